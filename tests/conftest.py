@@ -1,0 +1,113 @@
+"""Fixtures for all tests, and two options: ``--flavour`` chooses the server, ``--loop`` the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from tests.tools import servers
+from tests.tools.proxy import FaultProxy
+from tests.tools.servers import Certificates, Flavour, RedisServer, ServerMissing
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from tests.tools.celery_worker import CeleryWorker
+
+pytest_plugins = ["pytester", "tests.tools.leaks"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--flavour", choices=["redis", "valkey"], help="server of the fixtures; default: what there is")
+    parser.addoption("--loop", choices=["asyncio", "uvloop", "both"], default="asyncio", help="event loop of the tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (loop := config.getoption("--loop")) != "asyncio":
+        config.pluginmanager.register(_Loops(str(loop)))
+
+
+class _Loops:
+    """Registered on demand only: with it, the loop is among the parameters of each test."""
+
+    def __init__(self, loop: str) -> None:
+        import uvloop
+
+        factories = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+        self.factories = factories if loop == "both" else {loop: factories[loop]}
+
+    def pytest_asyncio_loop_factories(self) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+        return self.factories
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, object, object]:
+    """Skip a test, by name, that asks for a server which this machine has not."""
+    try:
+        return (yield)
+    except ServerMissing as missing:
+        pytest.skip(str(missing))
+
+
+pytest_runtest_call = pytest_runtest_setup
+
+
+@pytest.fixture(scope="session")
+def shared_redis_server(request: pytest.FixtureRequest) -> Generator[RedisServer]:
+    """One server for the session; for fixtures of a wider scope than a test. Nothing in it lasts."""
+    flavour = cast("Flavour | None", request.config.getoption("--flavour"))
+    with RedisServer(flavour=flavour) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(shared_redis_server: RedisServer) -> Generator[RedisServer]:
+    """An empty server with default settings, for this test. It may be paused, killed, reconfigured."""
+    server = shared_redis_server
+    server.reset()
+    defaults = server.settings()
+    yield server
+    if server.paused:
+        server.resume()
+    if not server.running or server.settings() != defaults:
+        server.restart()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    return redis_server.url()
+
+
+@pytest.fixture
+async def proxy(redis_server: RedisServer) -> AsyncGenerator[FaultProxy]:
+    """A transparent proxy in front of ``redis_server``, in the loop of the test; ``proxy.url()`` leads through it."""
+    async with FaultProxy(redis_server) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def certificates() -> Certificates:
+    """An authority, a server's and a client's certificate."""
+    return servers.certificates()
+
+
+@pytest.fixture(scope="session")
+def celery_worker() -> Generator[CeleryWorker]:
+    """A stock worker with a server of its own, for the session. Results are at ``celery_worker.backend``."""
+    from tests.tools.celery_worker import CeleryWorker
+
+    with RedisServer() as server, CeleryWorker(broker=server.url(0), backend=server.url(1)) as worker:
+        yield worker
+
+
+@pytest.fixture
+def celery_app(celery_worker: CeleryWorker) -> Generator[Celery]:
+    """The client's side of ``celery_worker``: ``celery_app.tasks["tests.add"].delay(2, 3)``."""
+    from tests.tools.celery_app import close_app, make_app
+
+    app = make_app(**celery_worker.config)
+    yield app
+    close_app(app)

@@ -1,0 +1,44 @@
+"""Functions for worker processes: they import this module, and nothing that takes long."""
+
+from __future__ import annotations
+
+import os
+import time
+
+__all__ = ["OddError", "die", "fail", "fail_oddly", "own_pid", "touch_and_sleep"]
+
+
+class OddError(Exception):
+    """Cannot be pickled: its constructor wants more than its ``args``."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def own_pid() -> int:
+    return os.getpid()
+
+
+def touch_and_sleep(path: str, seconds: float) -> str:
+    """Write our pid to a file, then sleep."""
+    with open(f"{path}.part", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(f"{path}.part", path)
+    time.sleep(seconds)
+    return "slept"
+
+
+def fail() -> None:
+    try:
+        raise KeyError("the cause")
+    except KeyError as error:
+        raise ValueError("the effect") from error
+
+
+def fail_oddly() -> None:
+    raise OddError("odd", 7)
+
+
+def die() -> None:
+    os._exit(1)

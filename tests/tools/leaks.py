@@ -1,0 +1,179 @@
+"""What outlives a test fails it: tasks, threads, sockets, subscriptions, errors reported to the event loop.
+
+A pytest plugin (``pytest_plugins = ["tests.tools.leaks"]``), and :class:`LeakCheck` for use by hand. Every test is
+checked, after its fixtures are gone: in its event loop, before pytest-asyncio cancels what is left there; and once more
+after the loop is closed, for threads. What is on its way out gets a short grace.
+
+``@pytest.mark.allow_leaks("threads", "sockets")`` leaves kinds out; without arguments, all. A test that provokes errors
+in the loop takes the fixture ``loop_errors``, looks at them, and clears it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+import stat
+import threading
+import time
+import traceback
+from collections.abc import AsyncGenerator, Collection, Generator
+from typing import Any
+
+import pytest
+
+from .servers import running_servers
+
+__all__ = ["KINDS", "LeakCheck", "LoopErrors"]
+
+KINDS = frozenset({"loop_errors", "sockets", "subscriptions", "tasks", "threads"})
+GRACE = 1.0  # seconds for what is on its way out
+INTERVAL = 0.005
+
+
+class LoopErrors(list[dict[str, Any]]):
+    """The contexts with which ``loop.call_exception_handler`` was called."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        loop.set_exception_handler(lambda loop, context: self.append(context))
+
+    def describe(self) -> list[str]:
+        descriptions: list[str] = []
+        for context in self:
+            error = context.get("exception")
+            details = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else f"{context}"
+            descriptions.append(f"error reported to the loop: {context.get('message')}\n{details}")
+        return descriptions
+
+
+class LeakCheck:
+    """Takes note of what there is when it is made, and finds what came since.
+
+    Args:
+        kinds: What to look for. Tasks are those of the running loop.
+        loop_errors: Where the loop's errors are collected.
+    """
+
+    def __init__(self, kinds: Collection[str] = KINDS, *, loop_errors: LoopErrors | None = None) -> None:
+        self.kinds = kinds
+        self.loop_errors = loop_errors
+        self._tasks = asyncio.all_tasks() if "tasks" in kinds else set[asyncio.Task[Any]]()
+        self._threads = set(threading.enumerate())
+        self._sockets = _sockets() if "sockets" in kinds else {}
+        self._subscriptions = _subscriptions() if "subscriptions" in kinds else set[tuple[int, str]]()
+
+    def found(self) -> list[str]:
+        """What is there that was not, each as a line."""
+        leaks: list[str] = []
+        if "tasks" in self.kinds:
+            for task in asyncio.all_tasks() - self._tasks - {asyncio.current_task()}:
+                leaks.append(f"task {task!r}")
+        if "threads" in self.kinds:
+            for thread in set(threading.enumerate()) - self._threads:
+                leaks.append(f"thread {thread.name}")
+        if "sockets" in self.kinds:
+            for inode, fd in _sockets().items():
+                if inode not in self._sockets and (ends := _ends(fd)) != "'' to ''":  # not a loop's pair to itself
+                    leaks.append(f"socket {fd}: {ends}")
+        if "subscriptions" in self.kinds:
+            for port, channel in sorted(_subscriptions() - self._subscriptions):
+                leaks.append(f"subscription to {channel!r} on the server at port {port}")
+        if "loop_errors" in self.kinds and self.loop_errors:
+            leaks += self.loop_errors.describe()
+        return leaks
+
+    def wait(self) -> list[str]:
+        """What is still there after a grace."""
+        deadline = time.monotonic() + GRACE
+        while (leaks := self.found()) and time.monotonic() < deadline:
+            time.sleep(INTERVAL)
+        return leaks
+
+    async def wait_in_loop(self) -> list[str]:
+        """As :meth:`wait`, while the loop goes on."""
+        gc.collect()  # exceptions that nobody looked at are reported by the garbage collector
+        await asyncio.sleep(0)  # what was closed just now is really closed in the next round of the loop
+        deadline = time.monotonic() + GRACE
+        while (leaks := self.found()) and time.monotonic() < deadline:
+            await asyncio.sleep(INTERVAL)
+        return leaks
+
+
+def _sockets() -> dict[int, int]:
+    """The sockets of this process: inode to file descriptor."""
+    found: dict[int, int] = {}
+    for name in os.listdir("/dev/fd"):
+        try:
+            status = os.fstat(int(name))
+        except OSError:  # the descriptor of the listing itself
+            continue
+        if stat.S_ISSOCK(status.st_mode):
+            found[status.st_ino] = int(name)
+    return found
+
+
+def _ends(fd: int) -> str:
+    try:
+        with socket.socket(fileno=os.dup(fd)) as duplicate:
+            return f"{duplicate.getsockname()!r} to {duplicate.getpeername()!r}"
+    except OSError:
+        return "not connected"
+
+
+def _subscriptions() -> set[tuple[int, str]]:
+    return {
+        (server.port, channel)
+        for server in running_servers()
+        for channel in server.channels() | server.shard_channels()
+    }
+
+
+# --- the plugin
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what is there now stays: the collection after each test need not go through it
+
+
+def _kinds(request: pytest.FixtureRequest) -> frozenset[str]:
+    marker = request.node.get_closest_marker("allow_leaks")
+    if marker is None:
+        return KINDS
+    assert KINDS.issuperset(marker.args), f"allow_leaks: known are {sorted(KINDS)}"
+    return KINDS.difference(marker.args) if marker.args else frozenset()
+
+
+def _fail(leaks: list[str]) -> None:
+    if leaks:
+        pytest.fail("outlived the test:\n" + "\n".join(f"- {leak}" for leak in leaks), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Generator[None]:
+    """Around everything else, the event loop included."""
+    check = LeakCheck(_kinds(request) - {"tasks", "loop_errors"})
+    yield
+    _fail(check.wait())
+
+
+@pytest.fixture(autouse=True)
+def no_leaks_in_loop(request: pytest.FixtureRequest, no_leaks: None) -> None:
+    """For tests that have a loop: around everything else in it."""
+    if request.node.get_closest_marker("asyncio"):
+        request.getfixturevalue("_no_leaks_in_loop")
+
+
+@pytest.fixture
+async def _no_leaks_in_loop(request: pytest.FixtureRequest, loop_errors: LoopErrors) -> AsyncGenerator[None]:  # pyright: ignore[reportUnusedFunction]
+    check = LeakCheck(_kinds(request) - {"threads"}, loop_errors=loop_errors)
+    yield
+    _fail(await check.wait_in_loop())
+
+
+@pytest.fixture
+async def loop_errors() -> LoopErrors:
+    """What was reported to the event loop of this test; must be empty in the end."""
+    return LoopErrors(asyncio.get_running_loop())
