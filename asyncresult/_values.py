@@ -1,0 +1,421 @@
+"""Bytes to plain values and back: kombu's JSON, the other serializers, compression.
+
+Theory of operation
+===================
+
+**The language** is what Celery writes: JSON by the rules of the standard library (NaN, integers of any size, lone
+surrogates, the last of two equal keys wins) with kombu's ``{"__type__": …, "__value__": …}`` for rich values.
+:data:`json_decode` defines it. msgspec's decoder is ten times as fast and either refuses or agrees: it refuses
+whatever is not strict JSON, and it agrees on everything else but the tags, which it does not know. So a text in
+which :func:`may_hold_tags` sees ``__type__``, also when a letter of that is spelled ``\\u00XX``, is kept from it.
+
+**In pieces.** A C decoder holds the GIL for as long as it runs: 0.3 s for 40 MB, and the event loop of every
+thread stands still. :func:`decode_in_pieces` therefore walks down the big containers in Python and hands the
+decoder at most :data:`PIECE_BYTES` at once. A regular expression guesses where a piece may end, and nothing
+depends on its guess: a parse that starts at the beginning of an item is determined, so a piece that decodes as a
+complete list (or mapping) did end between two items, and any other piece raises.
+
+**Compression** is undone chunk by chunk, so that a small stream cannot become more than the caller allows.
+
+Source: kombu/utils/json.py, kombu/serialization.py, kombu/compression.py (5.7).
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+import re
+import sys
+import uuid
+import zlib
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+__all__ = [
+    "COMPRESSED",
+    "NotInPieces",
+    "compression",
+    "decode_in_pieces",
+    "decompressed",
+    "escapes_ascii",
+    "json_decode",
+    "json_encode",
+    "known_serializer",
+    "may_hold_tags",
+    "register_type",
+    "serializer",
+]
+
+#: What the decoder gets at once: about 2 ms of work, after 5 ms to find where it may end.
+PIECE_BYTES = 256 * 1024
+#: How far Python walks down into big containers. Its own limit is not enough: 3.13.0 does not always keep it, and
+#: dies of a text of brackets.
+MAX_LEVELS = 100
+#: What is decompressed at once: the most by which the limit is overshot.
+CHUNK_BYTES = 1024 * 1024
+
+Bytes = bytes | bytearray
+
+
+# -- JSON with kombu's tags --------------------------------------------------------------------------------------
+
+_encoders: dict[type, tuple[str | None, Callable[[Any], Any]]] = {}
+_decoders: dict[str, Callable[[Any], Any]] = {
+    "bytes": lambda text: text.encode(),
+    "base64": lambda text: base64.b64decode(text.encode()),
+}
+
+
+def register_type(
+    cls: type, marker: str | None, encoder: Callable[[Any], Any], decoder: Callable[[Any], Any] = lambda value: value
+) -> None:
+    """Let JSON records hold values of a type of yours, for every backend of this process.
+
+    Args:
+        cls: The type; instances of its subclasses are encoded likewise.
+        marker: The ``__type__`` in the record. None stores what `encoder` returns as it is.
+        encoder: Makes a value that can be stored of an instance.
+        decoder: Makes an instance again of what `encoder` returned.
+
+    Source: kombu.utils.json.register_type. Worker and reader have to be told the same.
+    """
+    _encoders[cls] = (marker, encoder)
+    if marker is not None:
+        _decoders[marker] = decoder
+
+
+# A datetime is a date too: the more special one is asked first.
+register_type(datetime, "datetime", datetime.isoformat, datetime.fromisoformat)
+register_type(date, "date", lambda day: day.isoformat(), lambda text: datetime.fromisoformat(text).date())
+register_type(time, "time", lambda clock: clock.isoformat(), time.fromisoformat)
+register_type(Decimal, "decimal", str, Decimal)
+register_type(uuid.UUID, "uuid", lambda value: {"hex": value.hex}, lambda fields: uuid.UUID(**fields))
+
+
+def _tagged(value: Any) -> Any:
+    """What json shall write for a value that is not JSON's own."""
+    reducer = getattr(value, "__json__", None)
+    if reducer is not None:
+        return reducer()
+    for cls, (marker, encoder) in _encoders.items():
+        if isinstance(value, cls):
+            encoded = encoder(value)
+            return encoded if marker is None else {"__type__": marker, "__value__": encoded}
+    if isinstance(value, bytes):
+        try:
+            return {"__type__": "bytes", "__value__": value.decode()}
+        except UnicodeDecodeError:
+            return {"__type__": "base64", "__value__": base64.b64encode(value).decode()}
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _untagged(mapping: dict[str, Any]) -> Any:
+    """The value that a mapping of exactly the two keys stands for; any other mapping itself."""
+    if len(mapping) != 2 or "__type__" not in mapping or "__value__" not in mapping:
+        return mapping
+    decoder = _decoders.get(mapping["__type__"])
+    if decoder is None:
+        raise ValueError(f"no decoder is registered for the __type__ {mapping['__type__']!r}")
+    return decoder(mapping["__value__"])
+
+
+json_encode = json.JSONEncoder(default=_tagged).encode
+json_decode = json.JSONDecoder(object_hook=_untagged).decode
+_fast_decode = msgspec.json.Decoder().decode
+
+
+def may_hold_tags(text: Bytes) -> bool:
+    """Whether msgspec could read this JSON text differently."""
+    return text.find(b"__type__") >= 0 or escapes_ascii(text)
+
+
+def escapes_ascii(text: Bytes) -> bool:
+    """Whether a letter of ``__type__`` may be spelled as an escape. Celery writes none such, but anybody may."""
+    # The letters are in these rows of ASCII. Plain searches are faster than a pattern, which is slow to find nothing.
+    return text.find(b"\\u00") >= 0 and any(text.find(row) >= 0 for row in (b"\\u005", b"\\u006", b"\\u007"))
+
+
+# -- serializers -------------------------------------------------------------------------------------------------
+
+_CONTENT_TYPES = {"application/json": "json", "application/x-msgpack": "msgpack", "application/x-yaml": "yaml"}
+_MSGPACK_LEAVES = (str, int, float, bytes, type(None))
+
+
+def known_serializer(name: str) -> str:
+    """The short name of a serializer, given that or its content type. ValueError: not one of ours."""
+    name = _CONTENT_TYPES.get(name, name)
+    if name in ("pickle", "application/x-python-serialize"):
+        raise ValueError(
+            "asyncresult never loads pickles, because reading one runs whatever its writer wanted: "
+            "set result_serializer='json' in the workers"
+        )
+    if name not in _CONTENT_TYPES.values():
+        raise ValueError(f"unknown serializer {name!r}: it is one of 'json', 'msgpack' and 'yaml'")
+    return name
+
+
+def serializer(name: str, limit: int) -> tuple[Callable[[Any], bytes], Callable[[Bytes], Any]]:
+    """The functions that write and read; they may raise anything. ValueError: a package is missing."""
+    if name == "json":
+        return lambda value: json_encode(value).encode(), lambda data: json_decode(data.decode())
+    if name == "msgpack":
+        return _msgpack_encode, msgspec.msgpack.decode
+    try:
+        yaml = importlib.import_module("yaml")
+    except ImportError:
+        raise ValueError("the serializer 'yaml' needs PyYAML: pip install 'asyncresult[yaml]'") from None
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    def yaml_decode(data: Bytes) -> Any:
+        document = yaml.load(data.decode(), Loader=loader)
+        if _weight(document, {}) > limit:
+            raise ValueError("its references multiply beyond all measure")
+        return document
+
+    return lambda value: yaml.safe_dump(value).encode(), yaml_decode
+
+
+def _msgpack_encode(value: Any) -> bytes:
+    # msgspec would write a datetime or a Decimal as plain text, which no reader could tell from a text again.
+    # The order is free: a refusal is looked into by the caller.
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):
+            parts += part
+            parts += part.values()
+        elif isinstance(part, (list, tuple)):
+            parts += part
+        elif not isinstance(part, _MSGPACK_LEAVES):
+            raise TypeError(f"Object of type {type(part).__name__} is not MessagePack serializable")
+    return msgspec.msgpack.encode(value)
+
+
+def _weight(value: Any, known: dict[int, float]) -> float:
+    """How many values a walk meets: references can make a small YAML document huge, or endless."""
+    if not isinstance(value, (list, tuple, dict, set)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = float("inf")  # and that it stays for what contains itself
+        known[id(value)] = 1 + sum(_weight(v, known) for v in (value.values() if isinstance(value, dict) else value))
+    return known[id(value)]
+
+
+# -- compression -------------------------------------------------------------------------------------------------
+
+#: A compressed record: this, the content type, a NUL, the stream.
+COMPRESSED = b"\0celery-compressed\0"
+
+_GZIP, _BZ2, _LZMA = "application/x-gzip", "application/x-bz2", "application/x-lzma"
+_BROTLI, _ZSTD = "application/x-brotli", "application/zstd"
+_COMPRESSIONS = {
+    **dict.fromkeys(("gzip", "zlib", _GZIP), _GZIP),  # a zlib stream, whatever the name says
+    **dict.fromkeys(("bzip2", "bzip", _BZ2), _BZ2),
+    **dict.fromkeys(("lzma", "xz", _LZMA), _LZMA),
+    **dict.fromkeys(("brotli", _BROTLI), _BROTLI),
+    **dict.fromkeys(("zstd", "zstandard", _ZSTD), _ZSTD),
+}
+_NEEDS = {_BROTLI: "the package brotli, 1.2 or later", _ZSTD: "Python 3.14 or the package backports.zstd"}
+# liblzma takes the memory that the stream asks for; its strongest preset asks for 65 MB.
+_LZMA_MEMORY = 128 * 1024 * 1024
+
+
+def _first_module(*names: str) -> Any:
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            pass
+    return None
+
+
+# Imported now: later, it would be an import because of what Redis holds.
+_modules: dict[str, Any] = {
+    _GZIP: zlib,
+    _BZ2: _first_module("bz2"),
+    _LZMA: _first_module("lzma"),
+    _BROTLI: _first_module("brotli", "brotlicffi"),
+    _ZSTD: _first_module("compression.zstd", "backports.zstd"),
+}
+if _modules[_BROTLI] and not hasattr(_modules[_BROTLI].Decompressor, "can_accept_more_data"):
+    _modules[_BROTLI] = None  # before 1.2 there was no way to limit its output
+
+
+def compression(name: str) -> tuple[str, Any]:
+    """The content type and the module for a name or content type. ValueError: unknown or not installed."""
+    content_type = _COMPRESSIONS.get(name)
+    if content_type is None:
+        raise ValueError(f"unknown compression {name[:80]!r}")
+    if _modules[content_type] is None:
+        raise ValueError(f"{content_type} needs {_NEEDS.get(content_type, 'a Python that was built with it')}")
+    return content_type, _modules[content_type]
+
+
+def decompressed(name: str, body: Bytes) -> Iterator[bytes]:
+    """The content of one stream, by at most a little more than CHUNK_BYTES. It may raise anything."""
+    content_type, module = compression(name)
+    brotli = content_type == _BROTLI
+    stream: Any
+    if content_type == _GZIP:
+        stream = module.decompressobj()
+    elif content_type == _BZ2:
+        stream = module.BZ2Decompressor()
+    elif content_type == _LZMA:
+        stream = module.LZMADecompressor(memlimit=_LZMA_MEMORY)
+    elif content_type == _ZSTD:
+        stream = module.ZstdDecompressor()
+    else:
+        stream = module.Decompressor()
+
+    def ended() -> bool:
+        return bool(stream.is_finished() if brotli else stream.eof)
+
+    while not ended():
+        if brotli:
+            chunk = stream.process(body, output_buffer_limit=CHUNK_BYTES)
+        else:
+            chunk = stream.decompress(body, CHUNK_BYTES)
+        if not chunk and not ended():
+            raise EOFError("the stream is cut short")
+        yield chunk
+        # All but zlib keep for themselves what they have not looked at yet.
+        body = stream.unconsumed_tail if content_type == _GZIP else b""
+
+
+# -- JSON in pieces ----------------------------------------------------------------------------------------------
+
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+
+
+def _container(levels: int) -> bytes:
+    inner = rb'[^"\[\]{}]++|' + _STRING
+    if levels:
+        inner += rb"|" + _container(levels - 1)
+    return rb"[\[{](?:" + inner + rb")*+[\]}]"
+
+
+_ITEM = rb'[^"\[\]{},]*+(?:(?:' + _STRING + rb"|" + _container(8) + rb')[^"\[\]{},]*+)*+'
+# Items of a list or a mapping, each with its comma. The first alternative takes many plain ones in one go.
+_items = re.compile(rb'(?:[^"\[\]{}]*,|' + _ITEM + rb",)*+", re.DOTALL)
+_last_item = re.compile(_ITEM + rb"(?=[\]}])", re.DOTALL)
+_key = re.compile(_STRING, re.DOTALL)
+_colon = re.compile(rb"[ \t\n\r]*+:")
+_space = re.compile(rb"[ \t\n\r]*+")
+# The inside of a string, with whole escapes, and with both halves of a surrogate pair or none.
+_characters = re.compile(
+    rb'(?:[^"\\]++|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}'
+    rb"|\\u(?![dD][89abAB])[0-9a-fA-F]{4}|\\[^u])*+",
+    re.DOTALL,
+)
+
+
+class NotInPieces(Exception):
+    """The text is broken, or unusual: the ordinary decoder shall look at it."""
+
+
+def decode_in_pieces(text: Bytes) -> Any:
+    """Decode a JSON text as :data:`json_decode` does, never holding the GIL for long.
+
+    Raises:
+        NotInPieces, ValueError, RecursionError: It is not JSON, or not in a form that can be cut. Decoders of
+            tags may raise more.
+    """
+    value, end = _big_value(text, 0, MAX_LEVELS)
+    if _skip(_space, text, end) != len(text):
+        raise NotInPieces
+    return value
+
+
+def _skip(pattern: re.Pattern[bytes], text: Bytes, at: int, limit: int = sys.maxsize) -> int:
+    """Where the match ends that begins at `at`; `at` itself if there is none."""
+    match = pattern.match(text, at, limit)
+    return at if match is None else match.end()
+
+
+def _piece(opening: Bytes, inside: Bytes, closing: Bytes) -> Any:
+    """Decode ``[…]``, ``{…}`` or ``"…"``, given what is inside."""
+    text = bytes(opening + inside + closing)
+    if not may_hold_tags(text):
+        try:
+            return _fast_decode(text)
+        except ValueError:
+            pass
+    if opening != b"{" or not inside.strip():
+        return json_decode(text.decode())
+    # Part of a big mapping, not to be taken for a tag: a third key rules that out. JSON spells NUL in one way only.
+    if inside.find(b"\\u0000") >= 0:
+        raise NotInPieces
+    part = json_decode('{"\\u0000":0,' + inside.decode() + closing.decode())
+    del part["\0"]
+    return part
+
+
+def _big_value(text: Bytes, at: int, levels: int) -> tuple[Any, int]:
+    """Decode the value that begins at `at`, if it is not nested too deeply; also return where it ends."""
+    opening = text[at : at + 1]
+    if opening == b'"':
+        return _big_string(text, at + 1)
+    if opening not in (b"[", b"{") or not levels:
+        raise NotInPieces
+    items: list[Any] = []
+    mapping: dict[str, Any] = {}
+    add: Callable[[Any], None] = items.extend if opening == b"[" else mapping.update
+    closing = b"]" if opening == b"[" else b"}"
+    at += 1
+    while True:
+        end = _skip(_items, text, at, at + PIECE_BYTES)
+        if end > at:
+            part = _piece(opening, text[at : end - 1], closing)
+            if not part:
+                raise NotInPieces  # a comma with nothing before it
+            add(part)
+            at = end
+            continue
+        last = _last_item.match(text, at, at + PIECE_BYTES)
+        if last is not None:
+            part = _piece(opening, last[0], closing)
+            if not part and (items or mapping):
+                raise NotInPieces  # a comma with nothing after it
+            add(part)
+            at = last.end()
+            break
+        # The next item does not end within a piece: it is big itself.
+        start = at = _skip(_space, text, at)
+        if opening == b"{":
+            end = _skip(_key, text, at)
+            key = _piece(b"", text[at:end], b"")
+            at = _skip(_colon, text, end)
+            if at == end:
+                raise NotInPieces
+            value, at = _big_value(text, _skip(_space, text, at), levels - 1)
+            mapping[key] = value
+        else:
+            value, at = _big_value(text, at, levels - 1)
+            items.append(value)
+        if at - start < PIECE_BYTES // 2:
+            raise NotInPieces  # not long, but nested deeper than _ITEM: many of those would take for ever
+        at = _skip(_space, text, at)
+        if text[at : at + 1] != b",":
+            break
+        at += 1
+    if text[at : at + 1] != closing:
+        raise NotInPieces
+    return (items if opening == b"[" else _untagged(mapping)), at + 1
+
+
+def _big_string(text: Bytes, at: int) -> tuple[str, int]:
+    parts: list[str] = []
+    while text[at : at + 1] != b'"':
+        end = _skip(_characters, text, at, at + PIECE_BYTES)
+        while end < len(text) and text[end] & 0xC0 == 0x80:
+            end += 1  # not within a character of UTF-8
+        if end == at:
+            raise NotInPieces
+        parts.append(_piece(b'"', text[at:end], b'"'))
+        at = end
+    return "".join(parts), at + 1

@@ -1,0 +1,528 @@
+"""Celery's records: bytes to :class:`TaskMeta` and back, and the exceptions that they hold.
+
+Theory of operation
+===================
+
+A machine: no event loop, no clock, no I/O; the same bytes give the same record in every process. What the bytes
+say is the business of ``_values``, what a stored exception may become that of ``_failures``.
+
+**Reading** has a fast way and a slow one. The fast way is one call of msgspec's decoder, from the bytes straight
+into the record. It must refuse or agree, never differ. It refuses what is not strict JSON and every field of an
+unexpected name or type; what it would read differently, tags, is kept from it. Whatever does not come out of it as
+the complete record of the right task goes the slow way, which alone decides what is an error, and words it.
+
+**Who is asked.** The key decides whose record it is, never the bytes: a record that names another task is refused,
+one that names none is taken. An empty record is that of a pending task, as in Celery.
+
+**Nothing but the documented errors** leaves this module, whatever the bytes are. They carry an excerpt of the
+bytes and the text of what went wrong, but not the original error, which would keep the whole document alive.
+
+Source: celery/backends/base.py and celery/backends/redis.py (5.7).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+import typing
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from . import _failures, _values
+from ._failures import REVOKED_ERROR, RemoteTraceback, printable
+from ._values import Bytes, escapes_ascii, register_type
+from .errors import (
+    ResultDecodeError,
+    ResultEncodeError,
+    ResultTooLarge,
+    ResultTypeError,
+    TaskFailed,
+    TaskRevoked,
+)
+from .meta import TaskMeta
+from .states import EXCEPTION_STATES, PENDING, RETRY, REVOKED
+
+__all__ = ["DEFAULT_MAX_RESULT_BYTES", "Codec", "RemoteTraceback", "convert", "register_type"]
+
+DEFAULT_MAX_RESULT_BYTES = 64 * 1024 * 1024
+
+#: How deep the search for a value that cannot be stored goes; also see _values.MAX_LEVELS.
+_SEARCHED_LEVELS = 200
+
+_fast_decode = msgspec.json.Decoder(TaskMeta).decode
+
+_TEXT_FIELDS = ("traceback", "group_id", "parent_id", "name", "worker", "queue")
+#: In Celery's order. They stand between the five fields that are always there and task_id.
+_OPTIONAL_FIELDS = ("group_id", "parent_id", "name", "args", "kwargs", "worker", "retries", "queue", "heartbeat")
+_FIELDS = {"status", "result", "traceback", "children", "date_done", *_OPTIONAL_FIELDS, "task_id"}
+
+_PICKLED = "it is a pickle, which is never loaded: set result_serializer='json' in the workers"
+_LOOKS_LIKE = {
+    "json": "it looks like JSON: accept=('json',) would read it",
+    "msgpack": "it looks like MessagePack: accept=('json', 'msgpack') would read it",
+    "yaml": "it looks like YAML: accept=('json', 'yaml') would read it",
+}
+_looks_like_yaml = re.compile(rb"[A-Za-z_][\w.-]*:(?:\s|\Z)").match
+
+
+class Codec:
+    """Reads and writes the records of one backend. Immutable, and safe to use from any thread.
+
+    Args:
+        serializer: What to write: ``"json"``, ``"msgpack"`` or ``"yaml"`` (or a content type).
+        accept: What to read; `serializer` is always among it. A record does not say what it is written in.
+        compression: What to write: None, or one of ``gzip`` ``zlib`` ``bzip2`` ``bzip`` ``lzma`` ``xz`` ``brotli``
+            ``zstd`` ``zstandard``. All of these are read, whatever is set here.
+        max_result_bytes: The size of a record, stored or decompressed, above which it is refused.
+        exceptions: Classes that are made by calling them with the recorded arguments.
+
+    Raises:
+        ValueError: A name is unknown, is ``"pickle"``, or needs a package that is not installed; the size is not
+            positive; or a class is not an Exception that a coroutine can raise.
+    """
+
+    __slots__ = ("_compression", "_dumps", "_exceptions", "_fast_limit", "_limit", "_loads", "_serializer")
+
+    def __init__(
+        self,
+        *,
+        serializer: str = "json",
+        accept: Iterable[str] = ("json",),
+        compression: str | None = None,
+        max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
+        exceptions: Iterable[type[Exception]] = (),
+    ) -> None:
+        if max_result_bytes <= 0:
+            raise ValueError(f"max_result_bytes is a positive number of bytes, not {max_result_bytes!r}")
+        self._limit = max_result_bytes
+        self._serializer = _values.known_serializer(serializer)
+        names = {self._serializer, *map(_values.known_serializer, [accept] if isinstance(accept, str) else accept)}
+        pairs = {name: _values.serializer(name, max_result_bytes) for name in names}
+        self._dumps = pairs[self._serializer][0]
+        self._loads = {name: pair[1] for name, pair in pairs.items()}
+        self._fast_limit = max_result_bytes if "json" in names else -1
+        self._compression = _values.compression(compression) if compression else None
+        self._exceptions: dict[tuple[str, str], type[Exception]] = {}
+        for listed in exceptions:
+            cls: Any = listed
+            if not isinstance(cls, type) or not issubclass(cls, Exception) or issubclass(cls, _failures.NEVER_RAISED):
+                raise ValueError(f"exceptions= takes Exception classes that a coroutine can raise, not {cls!r}")
+            self._exceptions[cls.__module__, cls.__qualname__] = cls
+            # The short name is all that Celery records of an exception that it could not pickle.
+            self._exceptions.setdefault((cls.__module__, cls.__name__), cls)
+
+    # -- reading
+
+    def decode(self, task_id: str, payload: Bytes) -> TaskMeta:
+        """Read the record of a task.
+
+        Args:
+            task_id: The task whose key or channel held it.
+            payload: What was there. Empty stands for a pending task.
+
+        Raises:
+            ResultTooLarge: It is bigger than ``max_result_bytes``, as it is or decompressed.
+            ResultDecodeError: It cannot be read, or is the record of another task.
+        """
+        # may_hold_tags(), written out, because its call would be a tenth of the whole.
+        if (
+            len(payload) <= self._fast_limit
+            and payload.find(b"__type__") < 0
+            and (payload.find(b"\\") < 0 or not escapes_ascii(payload))
+        ):
+            try:
+                meta = _fast_decode(payload)
+            except (ValueError, RecursionError):
+                pass
+            else:
+                # `extra` is a field of the Struct and so has a name in JSON, too; nobody may use it.
+                if meta.task_id == task_id and meta.extra is None:
+                    return meta
+        plain = self._plain(task_id, payload)
+        if plain is not payload and plain[:1] == b"{":
+            return self.decode(task_id, plain)  # once at most: nothing compressed begins so
+        return self._read(task_id, plain)
+
+    def decode_large(self, task_id: str, payload: Bytes) -> TaskMeta:
+        """Do what :meth:`decode` does, with pauses for other threads; it belongs into a worker thread.
+
+        Only JSON is read in pieces. All in all it takes longer, up to three times. The pauses of the garbage
+        collector remain: they grow with the number of containers in the value.
+
+        Raises:
+            ResultDecodeError, ResultTooLarge: As :meth:`decode`.
+        """
+        plain = self._plain(task_id, payload)
+        if plain[:1] != b"{":
+            return self._read(task_id, plain)
+        if "json" in self._loads:
+            try:
+                document = _values.decode_in_pieces(plain)
+            except Exception:
+                pass  # broken, or unusual: decode will tell
+            else:
+                return self._record(task_id, document, plain)
+        return self.decode(task_id, plain)
+
+    def decode_group(self, group_id: str, payload: Bytes) -> Any:
+        """Read a saved group.
+
+        Returns:
+            Its ``as_tuple`` form, made of lists; None for an empty payload.
+
+        Raises:
+            ResultDecodeError, ResultTooLarge: As :meth:`decode`, with the group's id as their ``task_id``.
+        """
+        plain = self._plain(group_id, payload)
+        document = self._document(group_id, plain) if plain else {"result": None}
+        if not isinstance(document, dict) or "result" not in document:
+            raise _unreadable(group_id, plain, "it is not a saved group, which is a mapping with a 'result'")
+        return document["result"]
+
+    def _plain(self, task_id: str, payload: Bytes) -> Bytes:
+        """The payload, decompressed if it is marked as compressed."""
+        if len(payload) > self._limit:
+            raise ResultTooLarge(
+                f"the record of task {task_id!r} has {len(payload)} bytes, more than max_result_bytes={self._limit}",
+                task_id=task_id,
+                raw=bytes(payload[:256]),
+            )
+        if not payload.startswith(_values.COMPRESSED):
+            return payload
+        name, _, stream = payload[len(_values.COMPRESSED) :].partition(b"\0")
+        plain = bytearray()
+        try:
+            for chunk in _values.decompressed(name.decode(), stream):
+                plain += chunk
+                if len(plain) > self._limit:
+                    break
+        except Exception as error:
+            problem = f"it cannot be decompressed: {_text(error)}"
+        else:
+            if len(plain) <= self._limit:
+                return plain
+            raise ResultTooLarge(
+                f"the record of task {task_id!r} has {len(payload)} bytes and decompresses to at least {len(plain)}, "
+                f"more than max_result_bytes={self._limit}",
+                task_id=task_id,
+                raw=bytes(payload[:256]),
+            )
+        raise _unreadable(task_id, payload, problem)
+
+    def _document(self, task_id: str, plain: Bytes) -> Any:
+        """What the bytes say, read by the serializer to which their beginning points."""
+        start = bytes(plain[:64]).lstrip(b" \t\r\n")
+        first = start[0] if start else 0
+        if first == 0x80 or start.startswith((b"(d", b"}q")):  # protocols 2 and up, 0, 1
+            raise _unreadable(task_id, plain, _PICKLED)
+        if 0x81 <= first <= 0x8F or first in (0xDE, 0xDF):
+            kind = "msgpack"
+        elif first == ord("{"):
+            kind = "yaml" if "yaml" in self._loads and "json" not in self._loads else "json"
+        else:
+            kind = "yaml" if "yaml" in self._loads or _looks_like_yaml(start) else "json"
+        if kind not in self._loads:
+            raise _unreadable(task_id, plain, _LOOKS_LIKE[kind])
+        try:
+            return self._loads[kind](plain)
+        except RecursionError:
+            problem = "it is nested too deeply"
+        except Exception as error:
+            problem = _text(error)
+        # Out of the except block, or else the error becomes its context, with the document in it.
+        raise _unreadable(task_id, plain, f"{problem} (read as {kind})")
+
+    def _read(self, task_id: str, plain: Bytes) -> TaskMeta:
+        if not plain:
+            return TaskMeta(task_id=task_id, status=PENDING)
+        return self._record(task_id, self._document(task_id, plain), plain)
+
+    def _record(self, task_id: str, document: Any, plain: Bytes) -> TaskMeta:
+        """The record in a document, with the same checks as the fast way makes."""
+        if not isinstance(document, dict):
+            raise _unreadable(task_id, plain, f"it is of type {type(document).__name__}, not a mapping")
+        fields: dict[str, Any] = document
+        if not isinstance(fields.get("status"), str):
+            raise _unreadable(task_id, plain, "its field 'status' is missing or not a text")
+        written_id = fields.get("task_id")
+        if written_id and written_id != task_id:
+            raise _unreadable(task_id, plain, f"it is the record of another task, {printable(written_id)}")
+        for name in _TEXT_FIELDS:
+            if not isinstance(fields.get(name), str | None):
+                raise _unreadable(task_id, plain, f"its field {name!r} is not a text")
+        retries = fields.get("retries")
+        if not isinstance(retries, int | None) or isinstance(retries, bool):
+            raise _unreadable(task_id, plain, "its field 'retries' is not a whole number")
+        extra = {name: value for name, value in fields.items() if name not in _FIELDS}
+        if not all(isinstance(name, str) for name in extra):
+            raise _unreadable(task_id, plain, "the name of a field is not a text")
+        if extra.get("(extra)", "") is None:
+            del extra["(extra)"]  # the fast way cannot tell this from nothing
+        return TaskMeta(
+            task_id=task_id,
+            status=fields["status"],
+            result=fields.get("result"),
+            traceback=fields.get("traceback"),
+            children=fields.get("children"),
+            date_done_raw=fields.get("date_done"),
+            extra=extra or None,
+            **{name: fields.get(name) for name in _OPTIONAL_FIELDS},
+        )
+
+    def exception(self, meta: TaskMeta) -> Exception | None:
+        """Make the exception that a record holds: fresh at each call, to be raised by the caller.
+
+        It has the worker's traceback as its ``__cause__`` and a note that names task and worker. Nothing is
+        raised: a record that makes no sense gives :class:`TaskFailed`, too.
+
+        Returns:
+            :class:`TaskRevoked` for a task that was revoked. Else an instance of the recorded class, if it is listed
+            in ``exceptions`` or imported already (then its constructor does not run); else :class:`TaskFailed`.
+            None for a state that has no exception, and for a retry that was not caused by one.
+        """
+        if meta.status not in EXCEPTION_STATES or (meta.status == RETRY and not meta.result):
+            return None
+        name, module, args = _failures.read(meta.result)
+        facts: dict[str, Any] = {
+            "exc_type": name or "Exception",
+            "exc_module": module,
+            "exc_args": args,
+            "traceback": meta.traceback,
+            "task_id": meta.task_id,
+        }
+        exc: Exception | None = None
+        if meta.status == REVOKED or (name == REVOKED_ERROR[1] and module in (REVOKED_ERROR[0], None)):
+            exc = TaskRevoked(_failures.text_of(args) or "revoked", **facts)
+        elif name is not None and module is not None:
+            exc = self._rebuilt(module, name, args)
+        if exc is None:
+            title = ".".join(printable(part) for part in (module, name) if part) if name else ""
+            parts = [part for part in (title, _failures.text_of(args)) if part]
+            exc = TaskFailed(": ".join(parts) or "the worker recorded no exception", **facts)
+        note = " ".join(printable(part) for part in ("task", meta.name, meta.task_id) if part)
+        note += {REVOKED: " was revoked", RETRY: " is to be retried"}.get(meta.status, " failed")
+        note += f" on {printable(meta.worker)}" if meta.worker else ""
+        _failures.annotate(exc, note, meta.traceback)
+        return exc
+
+    def _rebuilt(self, module: str, name: str, args: tuple[Any, ...]) -> Exception | None:
+        listed = self._exceptions.get((module, name))
+        if listed is None:
+            cls = _failures.find(module, name)
+            return None if cls is None else _failures.make(cls, args)
+        try:
+            exc: Any = listed(*args)
+        except Exception:
+            return None
+        return exc if isinstance(exc, Exception) else None
+
+    # -- writing
+
+    def encode(self, meta: TaskMeta) -> bytes:
+        """Write a record, byte for byte as Celery does.
+
+        Raises:
+            ResultEncodeError: A value cannot be stored; its ``path`` says which.
+        """
+        done = meta.date_done_raw
+        document: dict[str, Any] = {
+            "status": meta.status,
+            "result": meta.result,
+            "traceback": meta.traceback,
+            "children": meta.children,
+            "date_done": done.isoformat() if isinstance(done, datetime) else done,
+        }
+        for name in _OPTIONAL_FIELDS:
+            value = getattr(meta, name)
+            if value is not None:
+                document[name] = value
+        for name, value in (meta.extra or {}).items():
+            document.setdefault(name, value)
+        document["task_id"] = meta.task_id
+        return self._encode(document)
+
+    def encode_group(self, tree: Any) -> bytes:
+        """Write a group, given in its ``as_tuple`` form.
+
+        Raises:
+            ResultEncodeError: As :meth:`encode`.
+        """
+        return self._encode({"result": tree})
+
+    def encode_exception(self, exc: BaseException) -> dict[str, Any]:
+        """Encode an exception as the ``result`` of a record. Nothing is raised.
+
+        Arguments that cannot be stored become their ``repr``. A failure that was read from a record itself is
+        written as what it was there.
+
+        Returns:
+            ``exc_type``, ``exc_message`` (the list of arguments) and ``exc_module``.
+        """
+        module, name, args = type(exc).__module__, type(exc).__qualname__, _failures.args_of(exc)
+        if isinstance(exc, TaskFailed) and exc.exc_module is not None:
+            module, name, args = exc.exc_module, exc.exc_type, exc.exc_args
+        elif isinstance(exc, TaskRevoked):
+            module, name = REVOKED_ERROR
+        return {"exc_type": name, "exc_message": [self._storable(arg) for arg in args], "exc_module": module}
+
+    def _storable(self, value: Any) -> Any:
+        try:
+            self._dumps(value)
+            return _lists(value)
+        except Exception:
+            return _repr(value)
+
+    def _encode(self, document: dict[str, Any]) -> bytes:
+        try:
+            data = self._dumps(document)
+        except Exception as error:
+            path, problem = self._culprit(document, "", ())
+            raise ResultEncodeError(
+                f"{path or 'the record'} cannot be stored as {self._serializer}: {problem or _text(error)}", path=path
+            ) from error
+        if self._compression is None:
+            return data
+        content_type, module = self._compression
+        return b"".join((_values.COMPRESSED, content_type.encode(), b"\0", module.compress(data)))
+
+    def _culprit(self, value: Any, path: str, outer: tuple[int, ...], attributes: bool = False) -> tuple[str, str]:
+        """Where in `value` is what cannot be stored, and why not; without a reason if all can be."""
+        if id(value) in outer:
+            return path, "it contains itself"
+        if len(outer) > _SEARCHED_LEVELS:
+            return re.split(r"[.[]", path)[0], "it is nested too deeply"
+        outer = (*outer, id(value))
+        try:
+            if isinstance(value, dict):
+                for key in value:
+                    if problem := self._problem({key: None}):
+                        return path, f"the key {_repr(key)}: {problem}"
+                items = [(self._member(path, key, attributes), item) for key, item in value.items()]
+            elif isinstance(value, (list, tuple)):
+                items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+            else:
+                if (problem := self._problem(value)) and self._serializer == "json" and hasattr(value, "__json__"):
+                    where, why = self._culprit(value.__json__(), path, outer, attributes=True)
+                    return (where, why) if why else (path, problem)
+                return path, problem
+            for where, item in items:
+                where, why = self._culprit(item, where, outer)
+                if why:
+                    return where, why
+        except Exception as error:
+            return path, _text(error)
+        return path, ""
+
+    @staticmethod
+    def _member(path: str, key: Any, attributes: bool) -> str:
+        if not path:
+            return str(key)
+        return f"{path}.{key}" if attributes and str(key).isidentifier() else f"{path}[{key!r}]"
+
+    def _problem(self, value: Any) -> str:
+        try:
+            self._dumps(value)
+        except Exception as error:
+            return _text(error)
+        return ""
+
+
+def _unreadable(task_id: str, raw: Bytes, problem: str) -> ResultDecodeError:
+    message = f"the record of task {task_id!r} cannot be read: {problem}"
+    return ResultDecodeError(message, task_id=task_id, raw=bytes(raw[:256]))
+
+
+def _text(error: Exception) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"[:300]
+    except Exception:
+        return type(error).__name__
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__} object whose repr() fails>"
+
+
+def _lists(value: Any) -> Any:
+    """A storable value with lists for its tuples, which is how it will be read."""
+    if isinstance(value, (list, tuple)):
+        return [_lists(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return value
+
+
+# -- the type that a caller expects ------------------------------------------------------------------------------
+
+
+def convert(value: Any, type: Any, *, task_id: str) -> Any:
+    """Make a value the type that a handle was told to expect.
+
+    Args:
+        value: What the record holds.
+        type: Any or None, and nothing is done; or what msgspec converts to (builtin and generic types, dataclasses,
+            TypedDict, NamedTuple, Enum, ``msgspec.Struct`` …), or pydantic's models, adapters and types with such
+            parts. Nothing is guessed: ``"1"`` is not an int. Keys of mappings are converted: JSON makes them text.
+        task_id: For the error.
+
+    Raises:
+        ResultTypeError: It is not of that type, or that is not such a type.
+    """
+    if type is Any or type is None:
+        return value
+    try:
+        adapter = _adapter(type)
+        if adapter is not None:
+            return adapter.validate_python(value)
+        # Bytes have a tag of their own in JSON: a text is not taken for their base64.
+        return msgspec.convert(value, type, str_keys=True, builtin_types=(bytes,))
+    except Exception as error:
+        name = getattr(type, "__qualname__", "") if not typing.get_args(type) else ""
+        raise ResultTypeError(
+            f"the result of task {task_id!r} is not of the type {name or _repr(type)}: {_complaint(error)}",
+            task_id=task_id,
+        ) from error
+
+
+def _adapter(type: Any) -> Any:
+    """pydantic's validator, for a type in which pydantic has a part; else None."""
+    if "pydantic" not in sys.modules:
+        return None
+    try:
+        return _pydantic_adapter(type)
+    except TypeError:
+        return _pydantic_adapter.__wrapped__(type)  # not hashable: something annotated with a dict, say
+
+
+@functools.lru_cache(maxsize=256)
+def _pydantic_adapter(type: Any) -> Any:
+    if not _of_pydantic(type):
+        return None
+    adapter: Any = sys.modules["pydantic"].TypeAdapter
+    return type if isinstance(type, adapter) else adapter(type)
+
+
+def _of_pydantic(part: Any) -> bool:
+    return (
+        hasattr(part, "__get_pydantic_core_schema__")
+        or hasattr(part, "__pydantic_validator__")
+        or type(part).__module__.partition(".")[0] == "pydantic"
+        or any(map(_of_pydantic, typing.get_args(part)))
+    )
+
+
+def _complaint(error: Exception) -> str:
+    """What is wrong, and where, with the value called ``result``."""
+    details: Any = getattr(error, "errors", None)
+    if callable(details):
+        complaints: Any = details()
+        first: dict[str, Any] = complaints[0]
+        return f"{first['msg']} - at `result{''.join(f'[{step!r}]' for step in first['loc'])}`"
+    return re.sub(r"`\$(.*?)`", r"`result\1`", str(error)) or type(error).__name__

@@ -1,0 +1,125 @@
+"""The record of one task, as its key holds it.
+
+The fields are those of Celery's meta document (celery/backends/base.py, 5.7). The record is plain
+data: it may hold a failure without raising it, and reading it touches no network.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from .errors import ResultDecodeError
+from .states import FAILURE, READY_STATES, SUCCESS
+
+__all__ = ["TaskMeta"]
+
+# datetime.fromisoformat of Python 3.11 and later reads every ISO 8601 form that Celery ever wrote, but
+# also week dates and the like: harmless. Anything that does not begin like a date is refused first.
+_LOOKS_LIKE_A_DATE = re.compile(r"\d{4}")
+#: Heartbeats that may be missing before a task counts as stale: one lost to a busy loop, one to the network.
+MISSED_HEARTBEATS = 3
+
+
+class TaskMeta(
+    msgspec.Struct,
+    kw_only=True,
+    frozen=True,
+    # A wrong or unknown field makes the C decoder refuse, and the slow path look closer (see codec).
+    forbid_unknown_fields=True,
+    rename={"date_done_raw": "date_done", "extra": "(extra)"},
+):
+    """What is known about a task: its state, its result or failure, and who ran it.
+
+    Attributes:
+        task_id: The id whose key held the record.
+        status: One of :mod:`asyncresult.states`, or any custom word.
+        result: The value; for FAILURE, RETRY and REVOKED the stored form of the exception (a mapping
+            with ``exc_type``, ``exc_message``, ``exc_module``); for other states what the task told.
+        traceback: The worker's traceback text.
+        children: What the task sent while it ran, in Celery's ``as_tuple`` form.
+        parent_id, group_id: Relatives, where the writer recorded them.
+        name, args, kwargs, worker, queue, retries: Recorded with Celery's ``result_extended``.
+        heartbeat: Who runs the task promised a sign of life: ``{"at": when the last one was given (seconds since
+            the epoch, the worker's clock), "interval": seconds between two}``. Our own addition to the format.
+        extra: Fields that are not part of the format (Celery's stamps).
+    """
+
+    status: str
+    task_id: str = ""
+    result: Any = None
+    traceback: str | None = None
+    children: Any = None
+    date_done_raw: Any = None
+    group_id: str | None = None
+    parent_id: str | None = None
+    name: str | None = None
+    args: Any = None
+    kwargs: Any = None
+    worker: str | None = None
+    retries: int | None = None
+    queue: str | None = None
+    heartbeat: Any = None
+    extra: dict[str, Any] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the task is over (SUCCESS, FAILURE or REVOKED)."""
+        return self.status in READY_STATES
+
+    @property
+    def successful(self) -> bool:
+        """Whether the task returned."""
+        return self.status == SUCCESS
+
+    @property
+    def failed(self) -> bool:
+        """Whether the task raised. A revoked task did not."""
+        return self.status == FAILURE
+
+    @property
+    def stale_at(self) -> float | None:
+        """When the worker counts as gone unless it gives another sign of life, in seconds since the epoch.
+
+        None where it promised none: by default, for final records, and for all that Celery writes.
+        """
+        beat = self.heartbeat
+        if self.ready or not isinstance(beat, dict):
+            return None
+        at, interval = beat.get("at"), beat.get("interval")
+        if not isinstance(at, (int, float)) or not isinstance(interval, (int, float)):
+            return None
+        return at + MISSED_HEARTBEATS * interval
+
+    @property
+    def stale(self) -> bool:
+        """Whether the worker has missed its heartbeats: it is dead, cut off, or blocks its event loop."""
+        due = self.stale_at
+        return due is not None and time.time() > due
+
+    @property
+    def date_done(self) -> datetime | None:
+        """When the task ended, timezone-aware; a time without offset is UTC (Celery before 5.5).
+
+        Raises:
+            ResultDecodeError: The writer stored something that is not a time.
+        """
+        raw = self.date_done_raw
+        if raw is None or raw == "":
+            return None
+        done = raw if isinstance(raw, datetime) else None
+        if isinstance(raw, str) and _LOOKS_LIKE_A_DATE.match(raw):
+            try:
+                done = datetime.fromisoformat(raw)
+            except ValueError:
+                pass
+        if done is None:
+            raise ResultDecodeError(
+                f"date_done of task {self.task_id!r} is not an ISO 8601 time: {str(raw)[:40]!r}",
+                task_id=self.task_id,
+            )
+        return done if done.tzinfo is not None else done.replace(tzinfo=UTC)
