@@ -1,0 +1,250 @@
+"""The table of waiters and the wire, in every order in which events can come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from asyncresult import _waiters
+from asyncresult._waiters import Waiters
+from asyncresult._wire import Wire
+from asyncresult.errors import AsyncResultError, BackendError
+from asyncresult.meta import TaskMeta
+from tests.tools.simulation import Violation, explore
+
+
+@pytest.mark.parametrize("waiters", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_no_order_of_events_loses_a_result_or_leaves_a_subscription(waiters: int) -> None:
+    """Stored implies resolved; nobody waiting implies nothing subscribed: over every history."""
+    histories = list(explore(waiters))
+    assert len(histories) > 5000 and max(map(len, histories)) > 15, "the walk was a long one"
+
+
+def test_no_order_of_events_loses_what_is_read_before_it_is_subscribed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for the keys of a bulk that are held back until reads have told how much of it is stored."""
+    monkeypatch.setattr(_waiters, "SUBSCRIBED_AT_ONCE", 0)
+    assert len(list(explore(2))) > 4000
+
+
+# Each mutation removes one rule of the protocol. The simulation must notice each, or it proves nothing.
+
+
+def a_miss_counts_though_it_was_read_before_the_ack(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Waiters.acked
+
+    def acked(self: Waiters, keys: Iterable[bytes]) -> None:
+        want, self._want_read = self._want_read, lambda entry: None  # type: ignore[method-assign]
+        original(self, keys)
+        self._want_read = want  # type: ignore[method-assign]
+
+    monkeypatch.setattr(Waiters, "acked", acked)
+    monkeypatch.setattr(Waiters, "_missed", lambda self, entry, sent: None)
+
+
+def nobody_waits_for_the_ack(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Waiters._flush
+
+    def flush(self: Waiters) -> None:
+        original(self)
+        for entry in self._entries.values():
+            if entry.subscription == _waiters._SENT:
+                entry.subscription = _waiters._ACKED
+                if entry.read == _waiters._EARLY:
+                    entry.read = _waiters._SURE
+
+    monkeypatch.setattr(Waiters, "_flush", flush)
+
+
+def no_second_read_after_a_reconnect(monkeypatch: pytest.MonkeyPatch) -> None:
+    connections: dict[int, int] = {}
+    original_connected, original_acked = Waiters.connected, Waiters.acked
+
+    def connected(self: Waiters) -> None:
+        connections[id(self)] = connections.get(id(self), 0) + 1
+        original_connected(self)
+
+    def acked(self: Waiters, keys: list[bytes]) -> None:
+        original_acked(self, keys)
+        if connections[id(self)] > 1:
+            self._to_read.clear()
+            for entry in self._entries.values():
+                if entry.read == _waiters._QUEUED:
+                    entry.read = _waiters._IDLE
+
+    original_init = Waiters.__init__
+
+    def init(self: Waiters, *args: Any, **kwargs: Any) -> None:
+        connections.pop(id(self), None)
+        original_init(self, *args, **kwargs)
+
+    monkeypatch.setattr(Waiters, "__init__", init)
+    monkeypatch.setattr(Waiters, "connected", connected)
+    monkeypatch.setattr(Waiters, "acked", acked)
+
+
+def unsubscribed_though_wanted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Waiters._reap
+
+    def reap(self: Waiters) -> None:
+        for entry in self._idle:
+            if entry.listeners is not None and entry.subscription != _waiters._NONE:
+                self._source.unsubscribe([entry.key])
+        original(self)
+
+    monkeypatch.setattr(Waiters, "_reap", reap)
+
+
+def never_unsubscribed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Waiters, "_reap", lambda self: None)
+
+
+def a_stale_ack_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SUBSCRIBE, UNSUBSCRIBE, SUBSCRIBE: the first acknowledgement is taken for the last."""
+    monkeypatch.setattr(Wire, "_settled", lambda self, channel: True)
+
+
+def a_lost_connection_keeps_its_acks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def disconnected(self: Waiters) -> None:
+        self._connected = False
+
+    monkeypatch.setattr(Waiters, "disconnected", disconnected)
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        a_miss_counts_though_it_was_read_before_the_ack,
+        nobody_waits_for_the_ack,
+        no_second_read_after_a_reconnect,
+        unsubscribed_though_wanted_again,
+        never_unsubscribed,
+        a_stale_ack_counts,
+        a_lost_connection_keeps_its_acks,
+    ],
+    ids=lambda mutation: mutation.__name__,
+)
+def test_the_simulation_notices(mutation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutation(monkeypatch)
+    with pytest.raises(Violation):
+        for _ in explore(2):
+            pass
+
+
+# Rules beside the order of events: what the simulation does not have in it.
+
+
+class Loop:
+    """Runs what is due when it is told to."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+    def call_soon(self, fn: Callable[[], None]) -> Any:
+        self.due.append(fn)
+
+    def call_later(self, delay: float, fn: Callable[[], None]) -> Any:
+        if delay == _waiters.LINGER:
+            self.due.append(fn)
+
+    def run(self) -> None:
+        while self.due:
+            due, self.due = self.due, []
+            for fn in due:
+                fn()
+
+
+class Table(Waiters):
+    """A table that is its own source, with a connection that stands."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.subscribed_to: list[bytes] = []
+        self.given_up: list[bytes] = []
+        self.asked: list[bytes] = []
+        self.decoding: list[Callable[[TaskMeta], None]] = []
+        decode: Any = lambda task_id, payload: TaskMeta(task_id=task_id, status="SUCCESS", result=payload)  # noqa: E731
+        source: Any = self
+        loop: Any = self.loop
+        super().__init__(source, decode, loop=loop, safety_interval=30.0)
+        self.connected()
+
+    def subscribe(self, keys: list[bytes]) -> None:
+        self.subscribed_to += keys
+
+    def unsubscribe(self, keys: list[bytes]) -> None:
+        self.given_up += keys
+
+    def fetch(self, keys: list[bytes]) -> None:
+        self.asked += keys
+
+    def decode_large(self, task_id: str, payload: bytes, done: Any) -> None:
+        self.decoding.append(done)
+
+
+class Waiter:
+    """Waits for a key; ``again`` makes it wait once more when it is told of an error."""
+
+    def __init__(self, table: Waiters, key: bytes, *, again: bool = False) -> None:
+        self.table, self.key, self.again = table, key, again
+        self.metas: list[TaskMeta] = []
+        self.errors: list[AsyncResultError] = []
+        table.add(key, "t", self)
+
+    def _on_record(self, meta: TaskMeta) -> None:
+        self.metas.append(meta)
+
+    def _on_error(self, error: AsyncResultError) -> None:
+        self.errors.append(error)
+        if self.again:
+            self.table.add(self.key, "t", self)
+
+
+def test_a_wait_begun_from_inside_a_refusal_is_subscribed() -> None:
+    table = Table()
+    waiter = Waiter(table, b"k", again=True)
+    table.loop.run()
+    table.refused([b"k"], BackendError("no"))
+    table.loop.run()
+    assert len(waiter.errors) == 1
+    assert table.subscribed_to == [b"k", b"k"]
+
+
+def test_a_key_that_may_be_subscribed_but_not_read_is_unsubscribed() -> None:
+    table = Table()
+    waiter = Waiter(table, b"k")
+    table.loop.run()
+    table.acked([b"k"])
+    table.unreadable([b"k"], BackendError("no"))
+    table.loop.run()
+    assert len(waiter.errors) == 1
+    assert table.given_up == [b"k"]
+    assert not table.wanted
+
+
+def test_a_large_record_that_is_not_final_and_was_read_too_early_is_read_again() -> None:
+    """As a small one is: the task may have ended between that read and the acknowledgement."""
+    table = Table()
+    Waiter(table, b"k")
+    table.loop.run()
+    assert table.asked == [b"k"]
+    table.acked([b"k"])
+    table.read([(b"k", b"x" * _waiters.LARGE_PAYLOAD_BYTES)])
+    [done] = table.decoding
+    done(TaskMeta(task_id="t", status="PROGRESS"))
+    table.loop.run()
+    assert table.asked == [b"k", b"k"]
+
+
+def test_waits_given_up_while_nothing_can_be_read_leave_nothing_behind() -> None:
+    table = Table()
+    steady = Waiter(table, b"steady")
+    table.loop.run()  # this read is never answered, as in an outage
+    for n in range(20 * _waiters.READ_CHUNK):
+        table.discard(b"%d" % n, Waiter(table, b"%d" % n))
+        if n % 100 == 0:
+            table.loop.run()
+    assert len(table._to_read) < 3 * _waiters.READ_CHUNK
+    table.read([(b"steady", b"v")])
+    assert [meta.result for meta in steady.metas] == [b"v"]
