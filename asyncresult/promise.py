@@ -1,0 +1,359 @@
+"""Promises: callbacks chained to a value that is still to come.
+
+Source: Promises/A+ 1.1, clauses 2.1 to 2.3; ECMAScript for ``finally_``, ``all``, ``all_settled``,
+``any`` and ``race``. Where Python has its own way, the method says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import weakref
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Literal, Never, TypeAlias, TypeVar, overload
+
+from ._promise import (
+    FULFILLED,
+    REJECTED,
+    BasePromise,
+    Callback,
+    Link,
+    Reaction,
+    Settler,
+    Source,
+    check_callable,
+    check_reason,
+    settle_with,
+)
+from ._thenable import Thenable
+
+__all__ = ["Promise", "Settled"]
+
+T_co = TypeVar("T_co", covariant=True)
+U = TypeVar("U")
+
+Resolve: TypeAlias = Callable[[Awaitable[U] | U], None]
+Reject: TypeAlias = Callable[[BaseException], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled(Generic[T_co]):
+    """How one of the inputs of :meth:`Promise.all_settled` ended.
+
+    Attributes:
+        status: ``"fulfilled"`` or ``"rejected"``; a cancelled promise counts as rejected.
+        value: The value, when fulfilled.
+        reason: The exception, when rejected.
+    """
+
+    status: Literal["fulfilled", "rejected"]
+    value: T_co | None = None
+    reason: BaseException | None = None
+
+
+class Promise(BasePromise[T_co], Thenable[T_co]):
+    """A value that is still to come, with callbacks, on the event loop that is running.
+
+    A promise may be awaited any number of times, from any number of tasks of its loop; cancelling one
+    that waits does not touch the promise. A rejection that nobody has seen when the promise is garbage
+    collected is reported to the loop's exception handler, as asyncio does for futures: awaiting the
+    promise sees it, a callback for it sees it, and every promise made by ``then`` takes it over.
+
+    Args:
+        executor: Called at once with two functions, ``resolve(value)`` and ``reject(exception)``, of
+            which the first call counts. What it raises rejects the promise. ``resolve`` follows
+            promises, awaitables and objects with a ``then`` method.
+
+    Raises:
+        RuntimeError: No event loop is running; in every method: not the loop the promise was made on.
+        TypeError: ``executor`` is not callable.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, executor: Callable[[Resolve[T_co], Reject], object] | None = None) -> None:
+        super().__init__()
+        if executor is not None:
+            check_callable("executor", executor)
+            Settler(self).run(executor)
+            del self  # see the theory of operation in _promise
+
+    def _promise(self) -> Promise[T_co]:
+        return self
+
+    def _then(
+        self,
+        on_success: Callable[[T_co], object] | None,
+        on_error: Callable[[Exception], object] | None,
+        *,
+        weak: bool,
+    ) -> Promise[Any]:
+        """See :meth:`Thenable.then`. Source: Promises/A+ 2.2."""
+        self._check_loop()
+        for name, callback in (("on_success", on_success), ("on_error", on_error)):
+            if callback is not None:
+                check_callable(name, callback)
+        target: Promise[Any] = Promise()
+        _Then(self, target, on_success, on_error, weak=weak)
+        return target
+
+    def _finally(self, fn: Callable[[], object]) -> Promise[T_co]:
+        """See :meth:`Thenable.finally_`. Source: ECMAScript, Promise.prototype.finally."""
+        self._check_loop()
+        check_callable("fn", fn)
+        target: Promise[T_co] = Promise()
+        _Finally(self, target, fn)
+        return target
+
+    @overload
+    @staticmethod
+    def resolve() -> Promise[None]: ...
+    @overload
+    @staticmethod
+    def resolve(value: Awaitable[U]) -> Promise[U]: ...
+    @overload
+    @staticmethod
+    def resolve(value: U) -> Promise[U]: ...
+    @staticmethod
+    def resolve(value: object = None) -> Promise[Any]:
+        """Return ``value`` if it is a promise, else a promise that is resolved with it."""
+        if isinstance(value, Promise):
+            return value
+        promise: Promise[Any] = Promise()
+        promise._resolve(value)
+        return promise
+
+    @staticmethod
+    def reject(reason: BaseException) -> Promise[Never]:
+        """Return a promise that is rejected with ``reason``.
+
+        Raises:
+            TypeError: ``reason`` is not an exception.
+        """
+        check_reason(reason)
+        promise: Promise[Never] = Promise()
+        promise._reject(reason)
+        return promise
+
+    @overload
+    @staticmethod
+    def all(items: Iterable[Awaitable[U]]) -> Promise[list[U]]: ...
+    @overload
+    @staticmethod
+    def all(items: Iterable[Awaitable[U] | U]) -> Promise[list[U]]: ...
+    @staticmethod
+    def all(items: Iterable[object]) -> Promise[Any]:
+        """Promise the values of all ``items`` in their order, or else the first rejection.
+
+        Here and in the three that follow, items may be values, promises, awaitables and thenables. None
+        is stopped when the outcome is known without it. Cancelling the promise lets go of the items, and
+        cancels the coroutines among them, as they were started here.
+        """
+        promise: Promise[list[Any]] = Promise()
+        inputs = list(items)
+        values: dict[int, object] = {}
+
+        def each(index: int, value: object, reason: BaseException | None) -> None:
+            if reason is not None:
+                promise._reject(reason)
+                return
+            values[index] = value
+            if len(values) == len(inputs):
+                promise._settle(FULFILLED, [values[i] for i in range(len(inputs))])
+
+        if inputs:
+            _Join(promise, inputs, each)
+        else:
+            promise._settle(FULFILLED, [])
+        return promise
+
+    @overload
+    @staticmethod
+    def all_settled(items: Iterable[Awaitable[U]]) -> Promise[list[Settled[U]]]: ...
+    @overload
+    @staticmethod
+    def all_settled(items: Iterable[Awaitable[U] | U]) -> Promise[list[Settled[U]]]: ...
+    @staticmethod
+    def all_settled(items: Iterable[object]) -> Promise[Any]:
+        """Promise how every one of ``items`` ended, in their order. Nothing but ``cancel`` rejects it."""
+        promise: Promise[list[Settled[Any]]] = Promise()
+        inputs = list(items)
+        records: dict[int, Settled[Any]] = {}
+
+        def each(index: int, value: object, reason: BaseException | None) -> None:
+            records[index] = Settled("rejected", reason=reason) if reason is not None else Settled("fulfilled", value)
+            if len(records) == len(inputs):
+                promise._settle(FULFILLED, [records[i] for i in range(len(inputs))])
+
+        if inputs:
+            _Join(promise, inputs, each)
+        else:
+            promise._settle(FULFILLED, [])
+        return promise
+
+    @overload
+    @staticmethod
+    def any(items: Iterable[Awaitable[U]]) -> Promise[U]: ...
+    @overload
+    @staticmethod
+    def any(items: Iterable[Awaitable[U] | U]) -> Promise[U]: ...
+    @staticmethod
+    def any(items: Iterable[object]) -> Promise[Any]:
+        """Promise the first value that one of ``items`` comes to.
+
+        If all of them are rejected, so is the promise, with an ``ExceptionGroup`` of their reasons in their
+        order. What was cancelled has no place in the group; if everything was, so is the promise. Of
+        nothing there is no first value, and no empty group: the reason is a ValueError.
+        """
+        promise: Promise[Any] = Promise()
+        inputs = list(items)
+        reasons: dict[int, BaseException] = {}
+
+        def each(index: int, value: object, reason: BaseException | None) -> None:
+            if reason is None:
+                promise._settle(FULFILLED, value)
+                return
+            reasons[index] = reason
+            if len(reasons) == len(inputs):
+                ordered = [reasons[i] for i in range(len(inputs))]
+                errors = [error for error in ordered if not isinstance(error, asyncio.CancelledError)]
+                # BaseExceptionGroup makes an ExceptionGroup of Exceptions.
+                promise._reject(BaseExceptionGroup("every promise was rejected", errors) if errors else ordered[0])
+
+        if inputs:
+            _Join(promise, inputs, each)
+        else:
+            promise._reject(ValueError("Promise.any() of nothing"))
+        return promise
+
+    @overload
+    @staticmethod
+    def race(items: Iterable[Awaitable[U]]) -> Promise[U]: ...
+    @overload
+    @staticmethod
+    def race(items: Iterable[Awaitable[U] | U]) -> Promise[U]: ...
+    @staticmethod
+    def race(items: Iterable[object]) -> Promise[Any]:
+        """Promise the outcome, good or bad, of the first of ``items`` to settle; of nothing, never."""
+        promise: Promise[Any] = Promise()
+
+        def each(index: int, value: object, reason: BaseException | None) -> None:
+            if reason is None:
+                promise._settle(FULFILLED, value)
+            else:
+                promise._reject(reason)
+
+        _Join(promise, list(items), each)
+        return promise
+
+
+class _Then(Reaction):
+    """Calls ``on_success`` or ``on_error``, and resolves ``target`` with what comes back."""
+
+    __slots__ = ("on_error", "on_success", "target")
+
+    def __init__(
+        self,
+        parent: BasePromise[Any],
+        target: BasePromise[Any],
+        on_success: Callback | None,
+        on_error: Callback | None,
+        *,
+        weak: bool,
+    ) -> None:
+        self.on_success = _weak(on_success) if weak else on_success
+        self.on_error = _weak(on_error) if weak else on_error
+        self.target = target
+        target._source = self
+        super().__init__(parent, contextvars.copy_context())
+
+    def react(self, parent: BasePromise[Any]) -> None:
+        if parent._state == FULFILLED:
+            callback, argument = self.on_success, parent._outcome
+        else:
+            callback, argument = self.on_error, parent._outcome.take()
+            if not isinstance(argument, Exception):  # cancellation and exits pass, as they pass "except Exception"
+                callback = None
+        if isinstance(callback, weakref.ref):
+            callback = callback()
+        try:
+            if callback is None:
+                self.target._adopt(parent)
+            else:
+                settle_with(self.target, callback, argument)
+        finally:
+            del self, parent, argument
+
+
+class _Finally(Reaction):
+    """Calls ``fn``, waits for what it returns, and gives ``target`` the outcome of the parent."""
+
+    __slots__ = ("fn", "target")
+
+    def __init__(self, parent: BasePromise[Any], target: BasePromise[Any], fn: Callable[[], object]) -> None:
+        self.fn = fn
+        self.target = target
+        target._source = self
+        super().__init__(parent, contextvars.copy_context())
+
+    def react(self, parent: BasePromise[Any]) -> None:
+        cleanup: BasePromise[Any] = BasePromise()
+        if parent._state == REJECTED:
+            parent._outcome.seen = True
+        self.target._source = Link(cleanup, partial(self._finish, parent), owned=True)
+        try:
+            settle_with(cleanup, self.fn)
+        finally:
+            del self, parent, cleanup
+
+    def _finish(self, parent: BasePromise[Any], cleanup: BasePromise[Any]) -> None:
+        self.target._adopt(parent if cleanup._state == FULFILLED else cleanup)
+
+
+class _Join(Source):
+    """Tells ``each`` how every one of ``items`` ends, until ``target`` is done and the rest is let go.
+
+    ``each`` gets the index, the value, and the reason or None.
+    """
+
+    __slots__ = ("each", "links", "target")
+
+    def __init__(
+        self, target: BasePromise[Any], items: list[object], each: Callable[[int, Any, BaseException | None], None]
+    ) -> None:
+        self.target = target
+        self.each = each
+        self.links: list[Link] = []
+        target._source = self
+        for index, item in enumerate(items):
+            promise: BasePromise[Any] = item if isinstance(item, BasePromise) else BasePromise()
+            promise._silence()
+            if promise is not item:
+                promise._resolve(item)
+            self.links.append(Link(promise, partial(self.react, index), owned=promise is not item))
+
+    def react(self, index: int, settled: BasePromise[Any]) -> None:
+        if settled._state == FULFILLED:
+            self.each(index, settled._outcome, None)
+        else:
+            self.each(index, None, settled._outcome.take())
+        if self.target.done():
+            for link in self._release():
+                link.let_go()
+
+    def stop(self) -> None:
+        for link in self._release():
+            link.stop()
+
+    def _release(self) -> list[Link]:
+        links, self.links = self.links, []  # a link holds its join
+        return links
+
+
+def _weak(callback: Callback | None) -> weakref.ref[Callback] | None:
+    if callback is None:
+        return None
+    return weakref.WeakMethod(callback) if inspect.ismethod(callback) else weakref.ref(callback)
