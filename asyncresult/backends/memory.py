@@ -1,0 +1,254 @@
+"""``memory://``: records in a dictionary of this process.
+
+The same contract as Redis, expiry and notifications included: keys are subscribed, acknowledged, read and
+published through the very table that serves the network backends, only without a network. Several loops
+and threads of the process may share a store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
+
+from .._waiters import Waiters
+from ..errors import BackendClosed
+from ._options import split_options
+from .base import Backend, BackendStats, Engine
+
+__all__ = ["MemoryBackend"]
+
+T = TypeVar("T")
+
+#: Writes between two sweeps over expired keys: keeps a store that is only written to bounded.
+WRITES_PER_EXPIRY_SWEEP = 1000
+
+
+class _Store:
+    """Keys with expiry, and the engines that listen. Guarded by a lock: threads share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._values: dict[bytes, tuple[bytes, float | None]] = {}
+        self._histories: dict[bytes, tuple[list[tuple[str, bytes]], float | None]] = {}
+        self._engines: weakref.WeakSet[MemoryEngine] = weakref.WeakSet()
+        self._writes = 0
+
+    def attach(self, engine: MemoryEngine) -> None:
+        with self._lock:
+            self._engines.add(engine)
+
+    def detach(self, engine: MemoryEngine) -> None:
+        with self._lock:
+            self._engines.discard(engine)
+
+    def get(self, key: bytes) -> bytes | None:
+        with self._lock:
+            held = self._values.get(key)
+            if held is None:
+                return None
+            value, deadline = held
+            if deadline is not None and deadline <= time.monotonic():
+                del self._values[key]
+                return None
+            return value
+
+    def set(self, key: bytes, value: bytes, expires: float | None) -> None:
+        deadline = time.monotonic() + expires if expires is not None else None
+        with self._lock:
+            self._values[key] = (value, deadline)
+            self._writes += 1
+            if self._writes % WRITES_PER_EXPIRY_SWEEP == 0:
+                now = time.monotonic()
+                tables: tuple[dict[bytes, Any], ...] = (self._values, self._histories)
+                for table in tables:
+                    for dead in [k for k, (_, d) in table.items() if d is not None and d <= now]:
+                        del table[dead]
+
+    def store(
+        self,
+        key: bytes,
+        value: bytes,
+        expires: float | None,
+        keep: Callable[[bytes | None], bool],
+        unless: bytes | None,
+        history: tuple[bytes, int] | None,
+    ) -> bool:
+        """Set and publish, unless ``keep(old value)`` or there is something under ``unless``."""
+        with self._lock:
+            if keep(self.get(key)) or (unless is not None and self.get(unless)):
+                return False
+            self.set(key, value, expires)
+            if history is not None:
+                self._remember(*history, value, expires)
+            self.publish(key, value)
+            return True
+
+    def delete(self, keys: Sequence[bytes]) -> int:
+        with self._lock:
+            for key in keys:
+                self._histories.pop(key, None)
+            return sum(self._values.pop(key, None) is not None for key in keys)
+
+    def _remember(self, key: bytes, count: int, value: bytes, expires: float | None) -> None:
+        """Add to the history under ``key``; ids are like those of a Redis stream."""
+        held = self.history(key, "0")
+        now = time.time_ns() // 1_000_000
+        last, number = _parts(held[-1][0]) if held else (0, 0)
+        held.append((f"{now}-0" if now > last else f"{last}-{number + 1}", value))
+        self._histories[key] = (held[-count:], time.monotonic() + expires if expires is not None else None)
+
+    def history(self, key: bytes, after: str) -> list[tuple[str, bytes]]:
+        with self._lock:
+            held, deadline = self._histories.get(key, ([], None))
+            if deadline is not None and deadline <= time.monotonic():
+                del self._histories[key]
+                return []
+            return [entry for entry in held if _parts(entry[0]) > _parts(after)]
+
+    def publish(self, channel: bytes, message: bytes) -> None:
+        with self._lock:
+            engines = list(self._engines)
+        for engine in engines:
+            engine.deliver(channel, message)
+
+
+def _parts(id: str) -> tuple[int, int]:
+    time, _, number = id.partition("-")
+    return int(time), int(number or 0)
+
+
+_shared: dict[str, _Store] = {}
+
+
+class MemoryBackend(Backend):
+    """Records of this process only.
+
+    Args:
+        name: Backends of the same name share their records; without a name each has its own.
+        options: See :class:`Backend`.
+    """
+
+    scheme: ClassVar[str] = "memory"
+
+    def __init__(self, name: str = "", **options: Any) -> None:
+        super().__init__(**options)
+        self.name = name
+        self.records = _shared.setdefault(name, _Store()) if name else _Store()
+
+    @classmethod
+    def from_url(cls, rest: str, given: dict[str, Any]) -> MemoryBackend:
+        """From what stands behind ``memory://``: a name, and options. Raises ValueError."""
+        url = urlsplit(f"//{rest}")
+        options, wrong = split_options(url, given, {})
+        if wrong:
+            raise ValueError(f"memory:// has no connection, so no option {min(wrong)!r}")
+        return cls(url.netloc + url.path, **options)
+
+    def _start_engine(self) -> Engine:
+        return MemoryEngine(self)
+
+    def __str__(self) -> str:
+        return f"memory://{self.name}"
+
+
+class MemoryEngine(Engine):
+    """One loop's view of a store. Answers come in the next tick, as they would from a network."""
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        super().__init__(backend)
+        self._backend = backend
+        self._store = backend.records
+        self._channels: set[bytes] = set()
+        self.waiters = Waiters(
+            self,
+            self.codec.decode,
+            loop=self.loop,
+            safety_interval=backend.safety_interval,
+            verify_key=backend.verify_key,
+        )
+        self.waiters.connected()
+        self._store.attach(self)
+
+    # -- the table's source ---------------------------------------------------------------------------
+
+    def subscribe(self, keys: list[bytes]) -> None:
+        self._channels.update(keys)
+        self.loop.call_soon(self.waiters.acked, keys)
+
+    def unsubscribe(self, keys: list[bytes]) -> None:
+        self._channels.difference_update(keys)
+
+    def deliver(self, channel: bytes, message: bytes) -> None:
+        """Called by the store, on any thread, while it holds its lock: only hand over."""
+        if channel in self._channels and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.waiters.pushed, channel, message)
+
+    def fetch(self, keys: list[bytes]) -> None:
+        self.loop.call_soon(lambda: self.waiters.read([(key, self._store.get(key)) for key in keys]))
+
+    # -- verbs ----------------------------------------------------------------------------------------
+
+    def read(self, key: bytes) -> asyncio.Future[bytes | None]:
+        return self._answer(self._store.get(key))
+
+    def read_many(self, keys: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
+        return self._answer([self._store.get(key) for key in keys])
+
+    def exists(self, key: bytes) -> asyncio.Future[bool]:
+        return self._answer(bool(self._store.get(key)))
+
+    def store(
+        self,
+        key: bytes,
+        payload: bytes,
+        status: str,
+        expires: float | None,
+        *,
+        unless: bytes | None = None,
+        history: tuple[bytes, int] | None = None,
+    ) -> asyncio.Future[bool]:
+        def keep(old: bytes | None) -> bool:
+            return self._backend.precedes(key, old, status)
+
+        return self._answer(self._store.store(key, payload, expires, keep, unless, history))
+
+    def history(self, key: bytes, after: str) -> asyncio.Future[list[tuple[str, bytes]]]:
+        return self._answer(self._store.history(key, after))
+
+    def put(self, key: bytes, payload: bytes, expires: float | None) -> asyncio.Future[None]:
+        self._store.set(key, payload, expires)
+        self._store.publish(key, payload)
+        return self._answer(None)
+
+    def delete(self, keys: Sequence[bytes]) -> asyncio.Future[int]:
+        return self._answer(self._store.delete(keys))
+
+    def _answer(self, value: T) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = self.loop.create_future()
+        self.loop.call_soon(_settle, future, value)
+        return future
+
+    def stats(self) -> BackendStats:
+        table = self.waiters
+        return BackendStats(
+            connected=True,
+            pending=table.pending,
+            subscribed=table.subscribed,
+            sweeps=table.sweeps,
+            decode_errors=table.decode_errors,
+        )
+
+    async def aclose(self, timeout: float) -> None:
+        self._store.detach(self)
+        self._channels.clear()
+        self.waiters.close(BackendClosed(f"{self._backend} was closed under the wait"))
+
+
+def _settle(future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():
+        future.set_result(value)

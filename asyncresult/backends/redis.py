@@ -1,0 +1,436 @@
+"""``redis://``, ``rediss://``, ``unix://`` and their ``valkey`` twins: one server.
+
+Two connections, for a reason that was measured: everything written to a subscribed client counts against
+Redis' ``client-output-buffer-limit pubsub`` (32 MB, or 8 MB for 60 s). With reads on the same connection,
+1,000 stored results of 100 kB never arrive: the server closes the connection again and again. So one
+connection only subscribes and listens (:mod:`.._connection`), the other asks and stores
+(:mod:`._commands`, redis-py).
+
+Keys and channels are Celery's: ``<prefix>celery-task-meta-<id>`` holds the record and is the channel on
+which each new record is published, byte for byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha1
+from typing import Any, ClassVar
+
+import redis.asyncio as aioredis
+from redis.credentials import StreamingCredentialProvider
+from redis.exceptions import NoScriptError
+
+from .._connection import Address, Dial, Sink, Subscriber, dial_address
+from .._waiters import READ_CHUNK, Waiters
+from .._wire import Wire
+from ..errors import AsyncResultError, BackendClosed
+from ..states import READY_STATES
+from ._client import LIBRARY, credentials, disconnect, make_client, pipelined
+from ._commands import Command, Commands, Job, first_error
+from ._options import Options, parse
+from .base import Backend, BackendStats, Engine
+
+__all__ = ["RedisBackend", "RedisEngine"]
+
+logger = logging.getLogger("asyncresult")
+
+# KEYS[1] the record's key; ARGV: payload, seconds to keep ('' for ever), '1' if the state is final, the
+# digest of an old record that the caller has looked at and allows to be replaced ('' if none); '1' if
+# nothing may be stored where the next key exists; how many records to keep in the stream at the last key.
+# Returns 1 stored, 0 kept the old one, 2 cannot tell (compressed, or another serializer: look yourself).
+# The status comes first in every document that Celery or this package writes; anything else is decoded.
+STORE_SCRIPT = b"""
+if ARGV[5] == '1' and redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+local old = redis.call('GET', KEYS[1])
+if old and old ~= '' and old ~= ARGV[1] and (ARGV[4] == '' or redis.sha1hex(old) ~= ARGV[4]) then
+  local status = string.match(old, '^{"status": ?"([^"\\\\]*)"')
+  if not status then
+    if string.byte(old) ~= 123 then return 2 end
+    local ok, record = pcall(cjson.decode, old)
+    if not ok then return 2 end
+    status = record['status']
+  end
+  if status == 'SUCCESS' then return 0 end
+  if ARGV[3] ~= '1' and (status == 'FAILURE' or status == 'REVOKED') then return 0 end
+end
+if ARGV[2] ~= '' then
+  redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+else
+  redis.call('SET', KEYS[1], ARGV[1])
+end
+if ARGV[6] ~= '0' then
+  redis.call('XADD', KEYS[#KEYS], 'MAXLEN', ARGV[6], '*', 'record', ARGV[1])
+  if ARGV[2] ~= '' then redis.call('EXPIRE', KEYS[#KEYS], ARGV[2]) end
+end
+redis.call('PUBLISH', KEYS[1], ARGV[1])
+return 1
+"""
+
+
+class RedisBackend(Backend):
+    """Records in one Redis or Valkey server.
+
+    Args:
+        url: ``redis://[[user]:password@]host[:port][/db][?option=value&…]``, ``rediss://`` for TLS,
+            ``unix:///path/to/socket``; ``valkey://`` and ``valkeys://`` mean the same.
+        options: Those of :class:`Backend`, and of the connections: ``db``, ``username``, ``password``,
+            ``credential_provider`` (redis-py's), ``client_name``, ``protocol`` (2: do not try RESP3),
+            ``retry`` (seconds a failed command is tried again, or a redis-py ``Retry``),
+            ``socket_timeout``, ``socket_connect_timeout`` (seconds), ``ssl_cert_reqs``, ``ssl_ca_certs``,
+            ``ssl_ca_path``, ``ssl_ca_data``, ``ssl_certfile``, ``ssl_keyfile``, ``ssl_password``,
+            ``ssl_check_hostname``, ``ssl_ciphers``.
+
+    Raises:
+        ValueError: The URL or an option makes no sense. The message names the known ones, and no secret.
+    """
+
+    scheme: ClassVar[str] = "redis"
+
+    def __init__(self, url: str = "redis://localhost:6379/0", **options: Any) -> None:
+        common, self.options = self._parse(url, options)
+        super().__init__(**common)
+        provider = self.options.credential_provider
+        if isinstance(provider, StreamingCredentialProvider):
+            # It awaits what these return, whatever its annotations say (redis-py: auth/token_manager.py).
+            hear: Any = provider
+            hear.on_next(self._credentials_renewed)
+            hear.on_error(self._credentials_not_renewed)
+
+    def _parse(self, url: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Options]:
+        return parse(url, options)
+
+    def _start_engine(self) -> Engine:
+        return RedisEngine(self, self.options)
+
+    async def _credentials_renewed(self, token: Any) -> None:
+        """The provider has a new token: every connection of every loop logs in again. Called on any thread."""
+        username, password = token.try_get("oid"), token.get_value()
+        for loop, engine in list(self._engines.items()):
+            if isinstance(engine, RedisEngine) and not loop.is_closed():
+                loop.call_soon_threadsafe(engine.login_again, username, password)
+
+    async def _credentials_not_renewed(self, error: Exception) -> None:
+        logger.warning("%s: the credential provider failed: %s", self, type(error).__name__)
+
+    def __str__(self) -> str:
+        scheme = "rediss" if self.options.tls else self.scheme
+        address = self.options.addresses[0]
+        if address.path is not None:
+            return f"unix://{address.path}?db={self.options.db}"
+        return f"{scheme}://{address}/{self.options.db}"
+
+
+class RedisEngine(Engine):
+    """Two connections to one server, and the table of waiters between them."""
+
+    def __init__(self, backend: Backend, options: Options) -> None:
+        super().__init__(backend)
+        self._backend = backend
+        self._options = options
+        self._publish = "SPUBLISH" if options.sharded else "PUBLISH"
+        self._script = STORE_SCRIPT.replace(b"'PUBLISH'", f"'{self._publish}'".encode())
+        self._script_sha = sha1(self._script, usedforsecurity=False).hexdigest()
+        self._patience = options.retry if isinstance(options.retry, (int, float)) else 0.0
+        self._tls = options.ssl_context()
+        self._script_known = False
+        self._looking: set[asyncio.Task[None]] = set()
+        self._reads: dict[bytes, list[asyncio.Future[bytes | None]]] = {}
+        self.waiters = Waiters(
+            self,
+            self.codec.decode,
+            loop=self.loop,
+            safety_interval=backend.safety_interval,
+            verify_key=backend.verify_key,
+        )
+        # asyncio.run cancels every task at its end. Take that as the end of this engine: whoever comes
+        # back on another loop gets a fresh one.
+        self._open().add_done_callback(lambda _: self._loop_ended())
+
+    # -- connections ----------------------------------------------------------------------------------
+
+    def _open(self) -> asyncio.Task[None]:
+        """Make the connections. Returns a task that lasts until they are closed."""
+        client = self._make_client(self._options.addresses[0])
+        self._commands = Commands(
+            functools.partial(pipelined, client), functools.partial(disconnect, client), address=str(self._backend)
+        )
+        self._subscriber = self._make_subscriber(self._dial, self.waiters)
+        self.subscribe = self._subscriber.subscribe
+        self.unsubscribe = self._subscriber.unsubscribe
+        return self._commands.ended
+
+    def _make_subscriber(self, dial: Dial, sink: Sink) -> Subscriber:
+        return Subscriber(
+            dial=dial,
+            wire=self._make_wire,
+            sink=sink,
+            address=str(self._backend),
+            heartbeat=self._backend.heartbeat,
+            connect_timeout=self._options.connect_timeout,
+        )
+
+    async def _dial(self, factory: Callable[[], asyncio.Protocol]) -> object:
+        return await dial_address(self._options.addresses[0], self._tls, factory)
+
+    async def _make_wire(self) -> Wire:
+        username, password = self._options.username, self._options.password
+        provider = self._options.credential_provider
+        if provider is not None:
+            username, password = await credentials(provider)
+        return Wire(
+            username=username,
+            password=password,
+            client_name=self._options.client_name,
+            library=LIBRARY,
+            resp3=self._options.protocol == 3,
+            sharded=self._options.sharded,
+        )
+
+    def _make_client(self, address: Address) -> aioredis.Redis:
+        return make_client(self._options, address, timeout=2 * self._backend.heartbeat)
+
+    def login_again(self, username: str | None, password: str) -> None:
+        """Use fresh credentials on the connections that stand; new ones ask the provider."""
+        for subscriber in self._subscribers:
+            subscriber.login_again(username, password)
+        words = (username, password) if username else (password,)
+        for commands in self._pumps:
+            commands.submit(Job([("AUTH", *words)], self._logged_in, lambda error: None, 0.0))
+
+    def _logged_in(self, replies: list[Any]) -> None:
+        if error := first_error(replies, str(self._backend)):
+            logger.warning("%s: the renewed credentials are refused: %s", self._backend, error)
+
+    @property
+    def _subscribers(self) -> Sequence[Subscriber]:
+        return (self._subscriber,)
+
+    @property
+    def _pumps(self) -> Sequence[Commands]:
+        return (self._commands,)
+
+    # -- the table's source (subscribe and unsubscribe are the subscriber's) -----------------------------
+
+    def fetch(self, keys: list[bytes]) -> None:
+        def done(replies: list[Any]) -> None:
+            error = first_error(replies, str(self._backend))
+            if error is not None:
+                failed(error)
+            else:
+                self.waiters.read([pair for read in zip(reads, replies, strict=True) for pair in _values(*read)])
+
+        def failed(error: AsyncResultError) -> None:
+            if not isinstance(error, BackendClosed):
+                self.waiters.unreadable(keys, error)
+            self.waiters.read([(key, None) for key in keys])
+
+        reads = self._each("MGET", keys)
+        self._send(Job(reads, done, failed, None))
+
+    # -- where commands go: everything to the one server -----------------------------------------------
+
+    def _send(self, job: Job) -> None:
+        self._commands.submit(job)
+
+    def _each(self, verb: str, keys: Sequence[bytes]) -> list[Command]:
+        """Commands that do ``verb`` to every key."""
+        return [(verb, *keys[i : i + READ_CHUNK]) for i in range(0, len(keys), READ_CHUNK)]
+
+    # -- verbs ----------------------------------------------------------------------------------------
+
+    def read(self, key: bytes) -> asyncio.Future[bytes | None]:
+        future: asyncio.Future[bytes | None] = self.loop.create_future()
+        if not self._reads:
+            self.loop.call_soon(self._send_reads)
+        self._reads.setdefault(key, []).append(future)
+        return future
+
+    def _send_reads(self) -> None:
+        """All the reads of one tick, each key once."""
+        reads, self._reads = self._reads, {}
+
+        def answered(outcome: asyncio.Future[list[bytes | None]]) -> None:
+            error = outcome.exception()
+            for futures, value in zip(reads.values(), [None] * len(reads) if error else outcome.result(), strict=True):
+                for future in futures:
+                    if future.done():
+                        continue
+                    if error is None:
+                        future.set_result(value)
+                    else:
+                        future.set_exception(error)
+
+        self.read_many(list(reads)).add_done_callback(answered)
+
+    def read_many(self, keys: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
+        reads = self._each("MGET", keys)
+
+        def in_order(replies: list[Any]) -> list[bytes | None]:
+            values = dict(pair for read in zip(reads, replies, strict=True) for pair in _values(*read))
+            return [values[key] for key in keys]
+
+        return self._submit(reads, in_order)
+
+    def exists(self, key: bytes) -> asyncio.Future[bool]:
+        # STRLEN, not EXISTS: an empty value counts as no record, as in Celery.
+        return self._submit([("STRLEN", key)], lambda replies: replies[0] > 0)
+
+    def delete(self, keys: Sequence[bytes]) -> asyncio.Future[int]:
+        return self._submit(self._each("DEL", keys), sum)
+
+    def put(self, key: bytes, payload: bytes, expires: float | None) -> asyncio.Future[None]:
+        lifetime = ("EX", int(expires)) if expires is not None else ()
+        return self._submit([("SET", key, payload, *lifetime), (self._publish, key, payload)], lambda replies: None)
+
+    def store(
+        self,
+        key: bytes,
+        payload: bytes,
+        status: str,
+        expires: float | None,
+        *,
+        unless: bytes | None = None,
+        history: tuple[bytes, int] | None = None,
+    ) -> asyncio.Future[bool]:
+        future: asyncio.Future[bool] = self.loop.create_future()
+        stream, count = history or (None, 0)
+        keys = [key, *(beside for beside in (unless, stream) if beside is not None)]
+        self._store(future, keys, payload, status, expires, (int(unless is not None), count), b"")
+        return future
+
+    def history(self, key: bytes, after: str) -> asyncio.Future[list[tuple[str, bytes]]]:
+        def records(replies: list[Any]) -> list[tuple[str, bytes]]:
+            return [(id.decode(), fields[b"record"]) for id, fields in replies[0]]  # as redis-py parses it
+
+        # Forever: somebody waits for it, and an outage does not end a wait.
+        return self._submit([("XRANGE", key, f"({after}", "+")], records, forever=True)
+
+    def _store(
+        self,
+        future: asyncio.Future[bool],
+        keys: list[bytes],
+        payload: bytes,
+        status: str,
+        expires: float | None,
+        beside: tuple[int, int],
+        seen: bytes,
+    ) -> None:
+        seconds = "" if expires is None else int(expires)
+        arguments = (len(keys), *keys, payload, seconds, int(status in READY_STATES), seen, *beside)
+
+        def done(replies: list[Any]) -> None:
+            if isinstance(replies[0], NoScriptError):  # the server was restarted, or is another one
+                self._script_known = False
+                self._store(future, keys, payload, status, expires, beside, seen)
+            elif error := first_error(replies, str(self._backend)):
+                _fail(future, error)
+            elif replies[0] == 2:
+                task = self.loop.create_task(self._store_with_look(future, keys, payload, status, expires, beside))
+                self._looking.add(task)
+                task.add_done_callback(self._looking.discard)
+            else:
+                _settle(future, replies[0] == 1)
+
+        script = ("EVALSHA", self._script_sha) if self._script_known else ("EVAL", self._script)
+        self._script_known = True
+        self._send(Job([(*script, *arguments)], done, functools.partial(_fail, future), self._patience))
+
+    async def _store_with_look(
+        self,
+        future: asyncio.Future[bool],
+        keys: list[bytes],
+        payload: bytes,
+        status: str,
+        expires: float | None,
+        beside: tuple[int, int],
+    ) -> None:
+        """The script could not read the old record: read it here, and replace exactly that one."""
+        try:
+            old = await self.read(keys[0])
+        except AsyncResultError as error:
+            _fail(future, error)
+            return
+        if self._backend.precedes(keys[0], old, status):
+            _settle(future, False)
+        else:
+            digest = sha1(old or b"", usedforsecurity=False).hexdigest().encode()
+            self._store(future, keys, payload, status, expires, beside, digest)
+
+    def _submit(
+        self, commands: list[Command], convert: Callable[[list[Any]], Any], forever: bool = False
+    ) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self.loop.create_future()
+
+        def done(replies: list[Any]) -> None:
+            error = first_error(replies, str(self._backend))
+            if error is not None:
+                _fail(future, error)
+            else:
+                _settle(future, convert(replies))
+
+        patience = None if forever else self._patience
+        self._send(Job(commands, done, functools.partial(_fail, future), patience))
+        return future
+
+    # -- life -----------------------------------------------------------------------------------------
+
+    @property
+    def last_error(self) -> str | None:
+        return next((s.last_error for s in self._subscribers if s.last_error is not None), None)
+
+    def stats(self) -> BackendStats:
+        table, subscribers = self.waiters, self._subscribers
+        return BackendStats(
+            connected=bool(subscribers) and all(subscriber.up for subscriber in subscribers),
+            pending=table.pending,
+            subscribed=table.subscribed,
+            reconnects=sum(subscriber.reconnects for subscriber in subscribers),
+            sweeps=table.sweeps,
+            decode_errors=table.decode_errors,
+            last_error=self.last_error,
+        )
+
+    async def aclose(self, timeout: float) -> None:
+        deadline = self.loop.time() + timeout
+        self.waiters.close(self._closed_error())
+        ending = self._stop_listening()
+        await self._drain(timeout)
+        ending |= self._stop_commands()
+        # A frozen server must not hold us: what has not ended by then ends with the loop.
+        await asyncio.wait(ending, timeout=max(0.05, deadline - self.loop.time()))
+
+    def _stop_listening(self) -> set[asyncio.Task[None]]:
+        """Close everything but the command connections; returns the tasks that are ending."""
+        return {subscriber.close() for subscriber in self._subscribers}
+
+    async def _drain(self, timeout: float) -> None:
+        await self._commands.drain(timeout)
+
+    def _stop_commands(self) -> set[asyncio.Task[None]]:
+        return {self._commands.close()}
+
+    def _closed_error(self) -> BackendClosed:
+        return BackendClosed(f"{self._backend} was closed under the wait")
+
+    def _loop_ended(self) -> None:
+        self._stop_listening()
+        self.waiters.close(self._closed_error())
+        self._backend._engine_ended(self)
+
+
+def _values(command: Command, values: Sequence[bytes | None]) -> Iterable[tuple[bytes, bytes | None]]:
+    """The keys of an MGET with what was found."""
+    return zip(command[1:], values, strict=True)
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _settle(future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():
+        future.set_result(value)

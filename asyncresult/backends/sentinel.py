@@ -1,0 +1,311 @@
+"""``sentinel://``: one primary at a time, and sentinels that know which.
+
+The sentinels are asked at each connect, all of them at once, and the answer with the highest configuration
+epoch counts: that is the sentinels' own rule for who is up to date, so one that was cut off and still names
+the old primary cannot win. What they name must also call itself a primary (ROLE).
+
+Three things tell of a failover while the connections stand, because any one of them may fail::
+
+    +switch-master   heard from every sentinel, on a small subscription of its own    at once
+    ROLE             asked with each heartbeat, on the command connection             after a heartbeat
+    READONLY         the answer to a write                                            at the next write
+
+Then both connections leave the old primary together, also when it is still alive and willing. A command
+that it holds is given up and sent again, a wait is subscribed and read anew at the new primary.
+
+Source: Redis documentation, "Guidelines for Redis clients with support for Redis Sentinel".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import redis.asyncio as aioredis
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from .._connection import Address, Subscriber, dial_address, permission_error
+from .._wire import Wire
+from ..errors import AsyncResultError
+from ._client import LIBRARY, ask, disconnect, pipelined
+from ._commands import Command, Commands, Job
+from ._options import Options, parse_sentinel
+from .base import Engine
+from .redis import RedisBackend, RedisEngine
+
+__all__ = ["SentinelBackend", "SentinelEngine"]
+
+#: Seconds that the other sentinels get once one has answered: one that is down must not hold us up.
+LATECOMERS = 0.25
+SWITCH = b"+switch-master"
+
+
+class SentinelBackend(RedisBackend):
+    """Records in the primary that Redis Sentinel or Valkey Sentinel names.
+
+    Args:
+        url: ``sentinel://[[user]:password@]host[:port][;host[:port]…][/db]?service=name``; user, password
+            and database are the data servers'. ``sentinels://`` for TLS. Celery's form, which repeats the
+            scheme in front of each host, is read too.
+        options: Those of :class:`RedisBackend`, and ``service`` (or Celery's ``master_name``),
+            ``min_other_sentinels``, ``sentinel_username``, ``sentinel_password``, ``sentinel_ssl`` (whether
+            the sentinels speak TLS, if that differs from the data servers), or Celery's ``sentinel_kwargs``.
+
+    Raises:
+        ValueError: The URL or an option makes no sense.
+    """
+
+    scheme: ClassVar[str] = "sentinel"
+
+    def _parse(self, url: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Options]:
+        return parse_sentinel(url, options)
+
+    def _start_engine(self) -> Engine:
+        return SentinelEngine(self, self.options)
+
+    def __str__(self) -> str:
+        assert self.options.sentinels is not None
+        hosts = ";".join(map(str, self.options.sentinels.addresses))
+        scheme = "sentinels" if self.options.tls else self.scheme
+        return f"{scheme}://{hosts}/{self.options.db}?service={self.options.service}"
+
+
+class SentinelEngine(RedisEngine):
+    """The engine of one server, except that each connect asks where that server is."""
+
+    def _open(self) -> asyncio.Task[None]:
+        assert self._options.sentinels is not None
+        self._sentinels = self._options.sentinels
+        self._sentinel_tls = self._sentinels.ssl_context()
+        self._client: aioredis.Redis | None = None
+        # Where the two connections lead; None while that is being found out.
+        self._client_at: Address | None = None
+        self._subscribed_at: Address | None = None
+        self._round: asyncio.Timeout | None = None
+        self._role_due = False
+        self._news = 0
+        self._commands = Commands(self._execute, self._reset, address=str(self._backend))
+        self._subscriber = self._make_subscriber(self._dial, self.waiters)
+        self.subscribe = self._subscriber.subscribe
+        self.unsubscribe = self._subscriber.unsubscribe
+        self._checking: asyncio.Task[None] | None = None
+        self._announcers = [_Announcer(self, address) for address in self._sentinels.addresses]
+        self._heartbeat = self.loop.call_later(self._backend.heartbeat, self._ask_role)
+        return self._commands.ended
+
+    # -- who is the primary ---------------------------------------------------------------------------
+
+    async def _resolve(self) -> Address:
+        """The address of the primary, by the sentinels' word and its own.
+
+        Raises:
+            redis.exceptions.AuthenticationError, NoPermissionError: A sentinel or the server refuses the user.
+            ssl.SSLCertVerificationError: A certificate does not convince.
+            redis.exceptions.ConnectionError: No sentinel answers, or none knows a primary that is one.
+        """
+        while True:
+            news = self._news
+            address = await self._ask_sentinels()
+            primary = await self._is_primary(address)
+            if news != self._news:  # a failover was announced meanwhile: the answer is void
+                continue
+            if not primary:
+                raise RedisConnectionError(f"the sentinels name {address}, which is no primary")
+            return address
+
+    async def _ask_sentinels(self) -> Address:
+        asking = {self.loop.create_task(self._ask_sentinel(address)) for address in self._sentinels.addresses}
+        answers: list[tuple[int, Address]] = []
+        troubles: list[Exception] = []
+        try:
+            while asking:
+                wait = LATECOMERS if answers else None
+                done, asking = await asyncio.wait(asking, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    break
+                for task in done:
+                    if isinstance(outcome := task.result(), tuple):
+                        answers.append(outcome)
+                    else:
+                        troubles.append(outcome)
+        finally:
+            for task in asking:
+                task.cancel()
+        if answers:
+            return max(answers, key=lambda answer: answer[0])[1]
+        for trouble in troubles:
+            # What no later attempt will make right comes before what passes.
+            if isinstance(trouble, AuthenticationError | NoPermissionError):
+                raise trouble
+            if isinstance(trouble.__context__, ssl.SSLCertVerificationError):
+                raise trouble.__context__
+        raise RedisConnectionError(f"no sentinel names a primary ({'; '.join(map(str, troubles))})")
+
+    async def _ask_sentinel(self, sentinel: Address) -> tuple[int, Address] | Exception:
+        """The configuration epoch of one sentinel and the primary that it names."""
+        service = self._options.service
+        try:
+            named, facts = await ask(
+                self._sentinels,
+                sentinel,
+                ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service),
+                ("SENTINEL", "MASTER", service),
+            )
+        except (RedisError, OSError) as error:
+            return error
+        if isinstance(named, Exception):
+            return named
+        if named is None:
+            return RedisConnectionError(f"{sentinel} does not know the service {service!r}")
+        # A user without +sentinel|master gets no epochs: then one answer is as good as another.
+        known = dict(zip(facts[::2], facts[1::2], strict=True)) if isinstance(facts, list) else {}
+        if int(known.get(b"num-other-sentinels", 0)) < self._options.min_other_sentinels:
+            return RedisConnectionError(f"{sentinel} knows too few other sentinels")
+        return int(known.get(b"config-epoch", 0)), Address(named[0].decode(), int(named[1]))
+
+    async def _is_primary(self, address: Address) -> bool:
+        (role,) = await ask(self._options, address, ("ROLE",))
+        return _says_primary(role)
+
+    # -- the connections ------------------------------------------------------------------------------
+
+    async def _dial(self, factory: Callable[[], asyncio.Protocol]) -> object:
+        self._subscribed_at = None
+        try:
+            address = await self._resolve()
+        except (AuthenticationError, NoPermissionError) as error:
+            raise permission_error(str(error)) from error
+        except RedisError as error:
+            raise ConnectionError(str(error)) from error
+        self._subscribed_at = address
+        self._primary_is(address)
+        return await dial_address(address, self._tls, factory)
+
+    async def _execute(self, commands: list[Command]) -> list[Any]:
+        try:
+            async with asyncio.timeout(None) as self._round:
+                if self._client is None or self._client_at is None:
+                    await self._reset()
+                    address = await self._resolve()
+                    self._client, self._client_at = self._make_client(address), address
+                    self._primary_is(address)
+                ask_role, self._role_due = self._role_due, False
+                replies = await pipelined(self._client, [*commands, ("ROLE",)] if ask_role else commands)
+                if ask_role and not _says_primary(replies.pop()):
+                    demoted = f"{self._client_at} is no primary any more"
+                    self._subscriber.abort(demoted)
+                    raise RedisConnectionError(demoted)
+                return replies
+        except (RedisError, OSError):
+            await self._reset()
+            raise
+        finally:
+            self._round = None
+
+    async def _reset(self) -> None:
+        client, self._client, self._client_at = self._client, None, None
+        if client is not None:
+            await disconnect(client)
+
+    # -- failovers ------------------------------------------------------------------------------------
+
+    def _primary_is(self, address: Address) -> None:
+        """Leave every other server."""
+        if self._subscribed_at not in (None, address):
+            self._subscribed_at = None
+            self._subscriber.abort(f"the primary is {address} now")
+        if self._client_at not in (None, address):
+            self._client_at = None
+            if self._round is not None:
+                self._round.reschedule(self.loop.time())
+
+    def announced(self, address: Address) -> None:
+        """A sentinel says that there was a failover."""
+        self._news += 1
+        self._primary_is(address)
+
+    def look_again(self) -> None:
+        """A sentinel is heard again: what it said meanwhile was missed."""
+        if self._checking is None or self._checking.done():
+            self._checking = self.loop.create_task(self._look(), name=f"asyncresult sentinels {self._backend}")
+
+    async def _look(self) -> None:
+        try:
+            self._primary_is(await self._resolve())
+        except (RedisError, OSError):
+            pass  # whoever needs a connection will find out too, and say so
+
+    def _ask_role(self) -> None:
+        self._role_due = True
+        self._commands.submit(Job([], lambda replies: None, lambda error: None, 0.0))
+        self._heartbeat = self.loop.call_later(self._backend.heartbeat, self._ask_role)
+
+    # -- life -----------------------------------------------------------------------------------------
+
+    def _stop_listening(self) -> set[asyncio.Task[None]]:
+        self._heartbeat.cancel()
+        ending = super()._stop_listening() | {announcer.close() for announcer in self._announcers}
+        if self._checking is not None:
+            self._checking.cancel()
+            ending.add(self._checking)
+        return ending
+
+
+class _Announcer:
+    """Hears one sentinel; the sink of a subscription that is about failovers instead of results."""
+
+    wanted = True
+
+    def __init__(self, engine: SentinelEngine, sentinel: Address) -> None:
+        self._engine = engine
+        self._service = engine._options.service.encode()
+        self._heard_before = False
+        options = engine._sentinels
+
+        async def wire() -> Wire:
+            return Wire(
+                username=options.username,
+                password=options.password,
+                client_name=options.client_name,
+                library=LIBRARY,
+                resp3=options.protocol == 3,
+            )
+
+        self._subscriber = Subscriber(
+            dial=functools.partial(dial_address, sentinel, engine._sentinel_tls),
+            wire=wire,
+            sink=self,
+            address=f"sentinel {sentinel}",
+            heartbeat=engine._backend.heartbeat,
+            connect_timeout=options.connect_timeout,
+        )
+        self._subscriber.subscribe([])
+        self.close = self._subscriber.close
+
+    def connected(self) -> None:
+        self._subscriber.subscribe([SWITCH])
+
+    def acked(self, keys: list[bytes]) -> None:
+        if self._heard_before:
+            self._engine.look_again()
+        self._heard_before = True
+
+    def pushed(self, key: bytes, payload: bytes) -> None:
+        words = payload.split()  # service, old host and port, new host and port
+        if len(words) == 5 and words[0] == self._service and words[4].isdigit():
+            self._engine.announced(Address(words[3].decode(), int(words[4])))
+
+    # Deaf for now: the other sentinels are heard too, and ROLE is asked.
+    def disconnected(self) -> None: ...
+    def dropped(self, keys: list[bytes]) -> None: ...
+    def refused(self, keys: list[bytes], error: AsyncResultError) -> None: ...
+    def fail_all(self, error: AsyncResultError) -> None: ...
+
+
+def _says_primary(role: Any) -> bool:
+    """Whether an answer to ROLE speaks of a primary; a user without +role is taken at the sentinels' word."""
+    return isinstance(role, NoPermissionError) or (isinstance(role, list) and role[0] in (b"master", b"primary"))

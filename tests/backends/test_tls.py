@@ -1,0 +1,122 @@
+"""TLS, mutual TLS and unix sockets, on both connections."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+
+import asyncresult
+from asyncresult import Backend, BackendUnavailable
+from asyncresult.backends._options import parse
+from tests.tools import servers
+from tests.tools.servers import Certificates, Flavour, RedisServer
+
+from .stock import new_ids, stock_store
+from .waiting import waits_for
+
+pytestmark = pytest.mark.topology
+
+
+@pytest.fixture(scope="module", params=["redis", "valkey"])
+def flavour(request: pytest.FixtureRequest) -> Flavour:
+    found: Flavour = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def tls_server(certificates: Certificates, flavour: Flavour) -> Iterator[RedisServer]:
+    # Also at an address that is not in the certificate.
+    elsewhere = {"bind": "127.0.0.1 -127.0.0.2"}
+    with RedisServer(flavour=flavour, tls=certificates, password="pä ss", options=elsewhere) as server:
+        yield server
+
+
+async def assert_works(backend: Backend, server: RedisServer) -> None:
+    """Both connections: a wait that is woken, a store, a read."""
+    theirs, ours = new_ids(2)
+    waiting = asyncio.ensure_future(backend.result(theirs).get(timeout=5))
+    await waits_for(backend, 1)
+    stock_store(server, backend, {theirs: 1})
+    assert await waiting == 1
+    await backend.mark_as_done(ours, 2)
+    assert await backend.result(ours) == 2
+
+
+@pytest.mark.parametrize("required", [{}, {"ssl_cert_reqs": "required"}, {"ssl_cert_reqs": "CERT_REQUIRED"}])
+async def test_a_certificate_that_the_authority_signed(tls_server: RedisServer, required: dict[str, str]) -> None:
+    async with asyncresult.connect(tls_server.url(2, **required)) as backend:
+        await assert_works(backend, tls_server)
+
+
+async def test_options_as_objects(tls_server: RedisServer, certificates: Certificates) -> None:
+    url = f"rediss://:{quote('pä ss')}@localhost:{tls_server.port}"
+    options = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_data": certificates.ca_cert.read_text()}
+    async with asyncresult.connect(url, **options) as backend:
+        await assert_works(backend, tls_server)
+
+
+@pytest.mark.parametrize("none", ["none", "CERT_NONE"])
+async def test_verification_is_switched_off_by_name_only(tls_server: RedisServer, none: str) -> None:
+    url = f"rediss://:{quote('pä ss')}@127.0.0.1:{tls_server.port}"
+    async with asyncresult.connect(f"{url}?ssl_cert_reqs={none}") as backend:
+        await assert_works(backend, tls_server)
+    async with asyncresult.connect(url, retry=0.1) as backend:  # the system's authorities did not sign it
+        with pytest.raises(BackendUnavailable, match="certificate"):
+            await backend.result("x").get(timeout=5)
+        with pytest.raises(BackendUnavailable, match="certificate"):
+            await backend.mark_as_started("x")
+
+
+async def test_another_authority_does_not_convince(tls_server: RedisServer) -> None:
+    strangers = servers.certificates()
+    async with asyncresult.connect(tls_server.url(ssl_ca_certs=str(strangers.ca_cert)), retry=0.1) as backend:
+        with pytest.raises(BackendUnavailable, match=r"certificate|authority"):
+            await backend.result("x").get(timeout=5)
+        with pytest.raises(BackendUnavailable, match="certificate"):
+            await backend.mark_as_started("x")
+
+
+async def test_a_certificate_of_another_host(tls_server: RedisServer) -> None:
+    """The name in the URL must stand in the certificate, unless that is switched off."""
+    url = tls_server.url().replace("@127.0.0.1:", "@127.0.0.2:")
+    async with asyncresult.connect(url, retry=0.1) as backend:
+        with pytest.raises(BackendUnavailable, match=r"not valid for '127\.0\.0\.2'"):
+            await backend.result("x").get(timeout=5)
+        with pytest.raises(BackendUnavailable, match=r"not valid for '127\.0\.0\.2'"):
+            await backend.mark_as_started("x")
+    async with asyncresult.connect(f"{url}&ssl_check_hostname=false") as backend:
+        await assert_works(backend, tls_server)
+
+
+async def test_mutual_tls(certificates: Certificates, flavour: Flavour) -> None:
+    with RedisServer(flavour=flavour, tls=certificates, mutual_tls=True) as server:
+        async with asyncresult.connect(server.url()) as backend:
+            await assert_works(backend, server)
+        nameless = f"rediss://127.0.0.1:{server.port}?ssl_ca_certs={quote(str(certificates.ca_cert))}"
+        async with asyncresult.connect(nameless, retry=0.1) as backend:
+            with pytest.raises(BackendUnavailable):
+                await backend.mark_as_started("x")
+
+
+async def test_plain_text_to_a_tls_port_is_an_outage(tls_server: RedisServer) -> None:
+    async with asyncresult.connect(f"redis://127.0.0.1:{tls_server.port}", retry=0.1) as backend:
+        with pytest.raises(BackendUnavailable):
+            await backend.mark_as_started("x")
+
+
+@pytest.mark.parametrize("scheme", ["unix", "redis+socket", "valkey+unix"])
+async def test_unix_sockets(tls_server: RedisServer, scheme: str) -> None:
+    async with asyncresult.connect(tls_server.url(2, unix=True, scheme=scheme)) as backend:
+        await assert_works(backend, tls_server)
+        assert {client["addr"].partition(":")[0] for client in tls_server.clients()} == {str(tls_server.unix_path)}
+
+
+def test_a_missing_file_is_an_error_now(certificates: Certificates) -> None:
+    with pytest.raises(ValueError, match=r"ssl_ca_certs=/no/such/file"):
+        parse("rediss://h?ssl_ca_certs=/no/such/file", {})
+    with pytest.raises(ValueError, match="none, optional, required"):
+        parse("rediss://h?ssl_cert_reqs=maybe", {})

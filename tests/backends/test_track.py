@@ -1,0 +1,515 @@
+"""The worker's side over every kind of backend: states, progress, history, signs of life, revoking."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from asyncresult import (
+    AsyncResult,
+    Backend,
+    BackendError,
+    GroupResult,
+    ResultEncodeError,
+    ResultTimeout,
+    TaskMeta,
+    TaskRevoked,
+    current_task,
+    gather,
+    scope,
+)
+from asyncresult._updates import Updates
+
+from .conftest import MakeBackend
+from .waiting import until, waits_for
+
+
+async def states(handle: AsyncResult[Any], **options: Any) -> list[TaskMeta]:
+    return [meta async for meta in handle.updates(timeout=10, **options)]
+
+
+class TestStates:
+    async def test_started_then_success(self, backend: Backend) -> None:
+        async with backend.track("t", name="resize") as task:
+            assert task.id == "t"
+            started = await backend.get_meta("t")
+            task.set_result({"url": "x"})
+        assert (started.status, started.name) == ("STARTED", "resize")
+        assert started.result["pid"] == os.getpid()
+        meta = await backend.get_meta("t")
+        assert (meta.status, meta.result, meta.children, meta.traceback) == ("SUCCESS", {"url": "x"}, [], None)
+        assert meta.date_done is not None
+
+    async def test_without_an_id_or_a_result(self, backend: Backend) -> None:
+        async with backend.track() as one, backend.track() as other:
+            pass
+        assert one.id != other.id
+        assert await backend.result(one.id).get(timeout=5) is None
+
+    async def test_failure_with_causes_groups_and_notes(self, backend: Backend) -> None:
+        error = ExceptionGroup("several", [KeyError("one"), ValueError("two")])
+        error.add_note("seen at night")
+        with pytest.raises(ExceptionGroup) as raised:
+            async with backend.track("t"):
+                try:
+                    raise OSError("the root")
+                except OSError as cause:
+                    raise error from cause
+        assert raised.value is error
+        meta = await backend.get_meta("t")
+        assert (meta.status, meta.result["exc_type"]) == ("FAILURE", "ExceptionGroup")
+        assert meta.traceback is not None
+        for words in ("the root", "direct cause", "Exception Group Traceback", "KeyError: 'one'", "seen at night"):
+            assert words in meta.traceback
+        assert meta.traceback.endswith("\n")
+
+    async def test_the_exception_is_rebuilt(self, backend: Backend) -> None:
+        with pytest.raises(LookupError):
+            async with backend.track("t"):
+                raise LookupError("nothing", 7)
+        with pytest.raises(LookupError) as raised:
+            await AsyncResult("t").get(timeout=5)
+        assert raised.value.args == ("nothing", 7)
+
+    async def test_a_value_that_does_not_fit_is_a_failure(self, backend: Backend) -> None:
+        with pytest.raises(ResultEncodeError):
+            async with backend.track("t") as task:
+                task.set_result(object())
+        meta = await backend.get_meta("t")
+        assert (meta.status, meta.result["exc_type"]) == ("FAILURE", "ResultEncodeError")
+
+    async def test_what_a_task_tells_about_itself(self, backend: Backend) -> None:
+        described = backend.track(
+            "t", name="n", args=(1, "a"), kwargs={"b": 2}, worker="w", queue="q", retries=2, parent_id="p", group_id="g"
+        )
+        async with described as task:
+            task.add_child(AsyncResult("child"))
+            task.add_child(GroupResult("group", [AsyncResult("member")]))
+        meta = await backend.get_meta("t")
+        assert (meta.name, meta.args, meta.kwargs) == ("n", [1, "a"], {"b": 2})
+        assert (meta.worker, meta.queue, meta.retries) == ("w", "q", 2)
+        assert (meta.parent_id, meta.group_id) == ("p", "g")
+        children = await AsyncResult("t").children()
+        assert children is not None
+        assert [child.id for child in children] == ["child", "group"]
+
+    async def test_retry_leaves_the_end_to_the_next_run(self, backend: Backend) -> None:
+        handle = AsyncResult[int]("t")
+        context = backend.track("t")
+        async with context as task:
+            await task.retry(ValueError("not yet"))
+        meta = await backend.get_meta("t")
+        assert (meta.status, meta.retries, meta.result["exc_type"]) == ("RETRY", 0, "ValueError")
+        assert "ValueError: not yet" in (meta.traceback or "")
+        async with context as task:
+            task.set_result(3)
+        assert await handle.get(timeout=5) == 3
+        assert await handle.retries() == 1
+
+    async def test_ignored(self, backend: Backend) -> None:
+        async with backend.track("t", ignore_result=True) as task:
+            await task.progress(1)
+            task.set_result(1)
+        with pytest.raises(ValueError, match="boom"):
+            async with backend.track("u", ignore_result=True):
+                raise ValueError("boom")
+        assert [meta.status for meta in await backend.get_many(["t", "u"])] == ["PENDING", "PENDING"]
+
+    async def test_a_redelivered_task_runs_again(self, backend: Backend) -> None:
+        """Its final state stands meanwhile; a success replaces a failure."""
+        with pytest.raises(ValueError, match="boom"):
+            async with backend.track("t"):
+                raise ValueError("boom")
+        async with backend.track("t") as task:
+            assert (await backend.get_meta("t")).status == "FAILURE"
+            task.set_result(1)
+        assert (await backend.get_meta("t")).status == "SUCCESS"
+
+    async def test_current_task(self, backend: Backend) -> None:
+        assert current_task() is None
+        async with backend.track() as outer:
+            async with backend.track() as inner:
+                assert current_task() is inner
+            assert current_task() is outer
+        assert current_task() is None
+
+    @pytest.mark.parametrize("wrong", [{"heartbeat": 0}, {"history": 0}, {"task_id": ""}])
+    async def test_wrong_arguments(self, backend: Backend, wrong: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="must"):
+            backend.track(**wrong)
+
+
+class TestCancelled:
+    async def test_a_cancelled_block_is_revoked(self, backend: Backend) -> None:
+        async def work() -> None:
+            async with backend.track("t"):
+                await asyncio.Event().wait()
+
+        running = asyncio.create_task(work())
+        await AsyncResult("t").until("STARTED", timeout=5)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        meta = await backend.get_meta("t")
+        assert (meta.status, meta.result["exc_message"]) == ("REVOKED", ["cancelled"])
+
+    async def test_cancelled_again_while_it_stores_that(self, backend: Backend) -> None:
+        async def work() -> None:
+            async with backend.track("t"):
+                await asyncio.Event().wait()
+
+        running = asyncio.create_task(work())
+        await AsyncResult("t").until("STARTED", timeout=5)
+        while not running.done():
+            running.cancel()
+            await asyncio.sleep(0)
+        assert (await backend.get_meta("t")).status == "REVOKED"
+
+    async def test_cancelled_before_the_block(self, backend: Backend) -> None:
+        """STARTED may be stored already: it must not stand for ever."""
+
+        async def work() -> None:
+            async with backend.track("t"):
+                pytest.fail("entered")
+
+        running = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+        assert (await backend.get_meta("t")).status == "REVOKED"
+
+
+class TestProgress:
+    async def test_shape(self, backend: Backend) -> None:
+        async with backend.track("t") as task:
+            await task.progress(3, 10, note="thumbnails")
+            meta = await AsyncResult("t").until("PROGRESS", timeout=5)
+        assert meta.result == {"current": 3, "total": 10, "note": "thumbnails"}
+
+    async def test_the_last_value_comes_before_the_end(self, backend: Backend) -> None:
+        async with backend.track("t", progress_interval=60, history=10) as task:
+            for step in range(1000):
+                await task.progress(step)
+        told = await states(AsyncResult("t"), since="0")
+        assert [meta.status for meta in told] == ["STARTED", "PROGRESS", "PROGRESS", "SUCCESS"]
+        assert [meta.result["current"] for meta in told[1:-1]] == [0, 999]
+
+    async def test_the_last_value_comes_in_time(self, backend: Backend) -> None:
+        async with backend.track("t", progress_interval=0.01) as task:
+            for step in range(1000):
+                await task.progress(step)
+            async for meta in AsyncResult("t").updates(timeout=5):
+                if meta.result == {"current": 999}:
+                    break
+
+    async def test_a_value_that_does_not_fit(self, backend: Backend) -> None:
+        async with backend.track("t") as task:
+            with pytest.raises(ResultEncodeError):
+                await task.progress(what=object())
+            await task.progress(1)
+            await AsyncResult("t").until("PROGRESS", timeout=5)
+
+    async def test_outside_the_block(self, backend: Backend) -> None:
+        async with backend.track("t") as task:
+            pass
+        with pytest.raises(RuntimeError, match="does not run"):
+            await task.progress(1)
+
+
+class TestHistory:
+    @pytest.fixture
+    async def finished(self, backend: Backend) -> AsyncResult[str]:
+        async with backend.track("t", history=100, progress_interval=0) as task:
+            for step in range(5):
+                await task.progress(step)
+                await AsyncResult("t").meta()  # the store before is done
+            task.set_result("done")
+        return AsyncResult("t")
+
+    async def test_all_states_are_kept(self, finished: AsyncResult[str]) -> None:
+        told = await states(finished, since="0")
+        assert [meta.status for meta in told] == ["STARTED", *["PROGRESS"] * 5, "SUCCESS"]
+        assert [meta.result["current"] for meta in told[1:-1]] == list(range(5))
+
+    async def test_resume_behind_each(self, finished: AsyncResult[str]) -> None:
+        seen: list[tuple[str | None, TaskMeta]] = []
+        stream = finished.updates(since="0")
+        async for meta in stream:
+            seen.append((stream.last_id, meta))
+        for number, (last_id, _) in enumerate(seen[:-1]):
+            assert await states(AsyncResult("t"), since=last_id) == [meta for _, meta in seen[number + 1 :]]
+        # Behind the last one: the end again, so that a stream always has one.
+        assert await states(AsyncResult("t"), since=seen[-1][0]) == [seen[-1][1]]
+
+    async def test_a_slow_reader_misses_nothing(self, backend: Backend) -> None:
+        """With room for one state it drops nearly all of what is published, and reads it all the same."""
+        stream = AsyncResult[None]("t").updates(since="0", maxsize=1, timeout=10)
+        assert (await anext(stream)).status == "PENDING"
+        async with backend.track("t", history=100, progress_interval=0) as task:
+            for step in range(20):
+                await task.progress(step)
+                await AsyncResult("t").meta()
+        told = [meta async for meta in stream]
+        assert [meta.result["current"] for meta in told[1:-1]] == list(range(20))
+
+    async def test_only_the_last_are_kept(self, backend: Backend) -> None:
+        async with backend.track("t", history=3, progress_interval=0) as task:
+            for step in range(5):
+                await task.progress(step)
+                await AsyncResult("t").meta()
+        told = await states(AsyncResult("t"), since="0")
+        assert [meta.result and meta.result["current"] for meta in told] == [3, 4, None]
+
+    async def test_a_task_without_history_is_followed_live(self, backend: Backend) -> None:
+        stream = AsyncResult[None]("t").updates(since="0", timeout=10)
+        assert (await anext(stream)).status == "PENDING"
+        async with backend.track("t"):
+            assert (await anext(stream)).status == "STARTED"
+        assert (await anext(stream)).status == "SUCCESS"
+        assert [meta async for meta in stream] == []
+
+    async def test_an_end_that_was_not_kept(self, backend: Backend) -> None:
+        """Written by somebody who does not know of the history."""
+        context = backend.track("t", history=5)
+        async with context as task:
+            await task.retry()
+        stream = AsyncResult[None]("t").updates(since="0", timeout=10)
+        assert [(await anext(stream)).status, (await anext(stream)).status] == ["STARTED", "RETRY"]
+        await backend.mark_as_done("t", 1)
+        assert [meta.status async for meta in stream] == ["SUCCESS"]
+
+    async def test_the_budget_holds(self, backend: Backend) -> None:
+        context = backend.track("t", history=5)
+        async with context as task:
+            await task.retry()
+        with pytest.raises(ResultTimeout):
+            await anext(await behind(AsyncResult("t").updates(since="0", timeout=0.05), "RETRY"))
+
+    async def test_forget_takes_it_along(self, finished: AsyncResult[str], backend: Backend) -> None:
+        assert await backend.forget("t") == 1
+        stream = AsyncResult[str]("t").updates(since="0")
+        assert (await anext(stream)).status == "PENDING"
+        await stream.aclose()
+
+    @pytest.mark.parametrize("wrong", ["", "x", "1-", "-1", "1-1-1", "$"])
+    async def test_wrong_since(self, backend: Backend, wrong: str) -> None:
+        with pytest.raises(ValueError, match="last_id"):
+            AsyncResult("t").updates(since=wrong)
+
+
+async def behind(stream: Updates, status: str) -> Updates:
+    async for meta in stream:
+        if meta.status == status:
+            return stream
+    raise AssertionError
+
+
+class TestHeartbeat:
+    async def test_signs_of_life_keep_a_task_fresh_and_are_no_news(self, backend: Backend) -> None:
+        handle = AsyncResult[None]("t")
+        watching = asyncio.create_task(states(handle))
+        await waits_for(backend, 1)
+        async with backend.track("t", heartbeat=0.02):
+            first = await backend.get_meta("t")
+            await until_later(backend, first)
+            assert not (await backend.get_meta("t")).stale
+        assert [meta.status for meta in await watching] == ["PENDING", "STARTED", "SUCCESS"]
+        assert (await backend.get_meta("t")).heartbeat is None
+
+    async def test_a_dead_worker_is_told_of_once(self, backend: Backend) -> None:
+        context = backend.track("t", heartbeat=0.02)
+        await context.__aenter__()
+        context._leave()  # as if its process had died: nothing more is stored
+        stream = AsyncResult[None]("t").updates(timeout=10)
+        first = await anext(stream)
+        assert first.status == "STARTED"
+        second = await anext(stream)
+        assert second == first
+        assert second.stale
+        assert (await backend.get_meta("t")).stale
+        await backend.mark_as_done("t", 1)
+        assert [meta.status async for meta in stream] == ["SUCCESS"]
+
+    async def test_who_comes_late_is_told_once_too(self, backend: Backend) -> None:
+        context = backend.track("t", heartbeat=0.001)
+        await context.__aenter__()
+        context._leave()
+        while not (await backend.get_meta("t")).stale:
+            await asyncio.sleep(0.001)
+        stream = AsyncResult[None]("t").updates(timeout=10)
+        assert (await anext(stream)).stale
+        coming = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0.01)
+        await backend.mark_as_done("t", 1)
+        assert (await coming).status == "SUCCESS"
+
+    async def test_signs_of_life_are_not_kept(self, backend: Backend) -> None:
+        async with backend.track("t", heartbeat=0.001, history=100):
+            await until_later(backend, await backend.get_meta("t"))
+        kept = await backend._engine().history(backend.key_beside("t", "history"), "0")
+        assert len(kept) == len(["STARTED", "SUCCESS"])
+
+    async def test_nobody_promised_anything(self, backend: Backend) -> None:
+        await backend.mark_as_started("t", pid=1)
+        assert (await backend.get_meta("t")).stale_at is None
+
+
+async def until_later(backend: Backend, first: TaskMeta) -> None:
+    """Until another sign of life was given."""
+    while (await backend.get_meta("t")).heartbeat["at"] == first.heartbeat["at"]:
+        await asyncio.sleep(0.001)
+
+
+class TestRevoke:
+    @pytest.fixture
+    async def elsewhere(self, make_backend: MakeBackend, backend: Backend) -> Backend:
+        """As another process sees it."""
+        return make_backend()
+
+    @pytest.fixture
+    async def running(self, backend: Backend) -> AsyncIterator[asyncio.Task[None]]:
+        """Task "t", which waits to be revoked."""
+
+        async def work() -> None:
+            async with backend.track("t", worker="w"):
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(work())
+        await AsyncResult("t").until("STARTED", timeout=5)
+        yield task
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def test_a_running_block(self, running: asyncio.Task[None], elsewhere: Backend) -> None:
+        (reply,) = await elsewhere.result("t").revoke(wait=True, timeout=5)
+        assert (reply.worker, reply.ok, reply.detail) == ("w", True, "t: revoked")
+        with pytest.raises(TaskRevoked, match="revoked"):
+            await running
+        with pytest.raises(TaskRevoked):
+            await elsewhere.result("t").get(timeout=5)
+
+    async def test_the_loop_around_it_goes_on(self, backend: Backend, elsewhere: Backend) -> None:
+        """A revoke ends the block with an exception, not the worker's own task with a cancellation."""
+        done: list[str] = []
+
+        async def worker() -> None:
+            for id in ("a", "b"):
+                try:
+                    async with backend.track(id):
+                        await (asyncio.Event().wait() if id == "a" else asyncio.sleep(0))
+                        done.append(id)
+                except TaskRevoked:
+                    done.append("revoked")
+
+        running = asyncio.create_task(worker())
+        await AsyncResult("a").until("STARTED", timeout=5)
+        await elsewhere.result("a").revoke()
+        await running
+        assert running.cancelling() == 0
+        assert done == ["revoked", "b"]
+
+    async def test_before_it_starts(self, backend: Backend, elsewhere: Backend) -> None:
+        """It never runs, and never is STARTED."""
+        async with backend.track():
+            pass  # from here on it is known that there are workers
+        handle = elsewhere.result("t")
+        assert await handle.revoke(wait=True, timeout=0.05) == []
+        watching = asyncio.create_task(states(handle))
+        await waits_for(elsewhere, 1)
+        for ignore in (False, True):
+            with pytest.raises(TaskRevoked):
+                async with backend.track("t", ignore_result=ignore):
+                    pytest.fail("entered")
+        assert [meta.status for meta in await watching] == ["PENDING", "REVOKED"]
+
+    async def test_forget_lifts_it(self, backend: Backend, elsewhere: Backend) -> None:
+        async with backend.track():
+            pass
+        await elsewhere.result("t").revoke()
+        await backend.forget("t")
+        async with backend.track("t"):
+            pass
+
+    async def test_without_workers_it_raises(self, backend: Backend) -> None:
+        with pytest.raises(BackendError, match="nobody"):
+            await backend.result("t").revoke()
+
+    async def test_stamps_are_not_ours(self, running: asyncio.Task[None], backend: Backend) -> None:
+        with pytest.raises(BackendError, match="nobody"):
+            await backend.result("t").revoke_by_stamped_headers({"a": "b"})
+
+    async def test_a_block_that_ends_all_the_same(self, backend: Backend, elsewhere: Backend) -> None:
+        async def stubborn() -> None:
+            async with backend.track("t") as task:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    task.set_result("finished first")
+
+        running = asyncio.create_task(stubborn())
+        await AsyncResult("t").until("STARTED", timeout=5)
+        await elsewhere.result("t").revoke()
+        await running
+        assert running.cancelling() == 0
+        assert await elsewhere.result("t").get(timeout=5) == "finished first"
+
+    async def test_revoked_and_cancelled_is_cancelled(self, backend: Backend) -> None:
+        context = backend.track("t")
+
+        async def work() -> None:
+            async with context:
+                await asyncio.Event().wait()
+
+        running = asyncio.create_task(work())
+        await AsyncResult("t").until("STARTED", timeout=5)
+        context._abort(False)
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
+        assert (await backend.get_meta("t")).status == "REVOKED"
+
+    async def test_on_timeout(self, running: asyncio.Task[None], elsewhere: Backend) -> None:
+        with pytest.raises(ResultTimeout):
+            await elsewhere.result("t").get(timeout=0.01, on_timeout="revoke")
+        with pytest.raises(TaskRevoked):
+            await running
+
+    async def test_on_cancel(self, running: asyncio.Task[None], elsewhere: Backend) -> None:
+        waiting = asyncio.create_task(elsewhere.result("t").get(on_cancel="revoke"))
+        await waits_for(elsewhere, 1)
+        waiting.cancel()
+        with pytest.raises(TaskRevoked):
+            await running
+        assert waiting.cancelled()
+
+    async def test_scope(self, running: asyncio.Task[None], elsewhere: Backend) -> None:
+        await elsewhere.mark_as_failure("other", ValueError("boom"))
+        with pytest.raises(ValueError, match="boom"):
+            async with scope() as tasks:
+                await gather(*(tasks.adopt(elsewhere.result(id)) for id in ("t", "other")), timeout=5)
+        with pytest.raises(TaskRevoked, match="terminated"):
+            await running
+
+    async def test_a_set(self, backend: Backend, elsewhere: Backend) -> None:
+        async def work(id: str) -> None:
+            async with backend.track(id):
+                await asyncio.Event().wait()
+
+        ids = ["a", "b", "c"]
+        running = [asyncio.create_task(work(id)) for id in ids]
+        handles = elsewhere.results(ids)
+        for handle in handles:
+            await handle.until("STARTED", timeout=5)
+        replies = await handles.revoke(wait=True, timeout=5)
+        assert sorted(reply.detail for reply in replies) == ["a: revoked", "b: revoked", "c: revoked"]
+        await asyncio.wait(running)
+        assert all(isinstance(task.exception(), TaskRevoked) for task in running)
+
+    async def test_nothing_is_left_listening(self, backend: Backend) -> None:
+        async with backend.track("t"):
+            await waits_for(backend, 1)
+        await until(lambda: backend.stats().pending == 0)
