@@ -1,0 +1,88 @@
+"""Structured concurrency that reaches the remote task."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from ._handle import AsyncResult
+from ._sets import ResultSet
+from .errors import AsyncResultError
+
+__all__ = ["Scope", "scope"]
+
+logger = logging.getLogger("asyncresult")
+
+H = TypeVar("H", bound="AsyncResult[Any] | ResultSet[Any]")
+
+#: Seconds that revoking may take when a block is left: a dead broker must not hold up the failure.
+REVOKE_TIMEOUT = 5.0
+
+
+class Scope:
+    """A block that owns the tasks it adopts. Made by :func:`scope`."""
+
+    def __init__(self, on_error: str, on_cancel: str) -> None:
+        for name, choice in (("on_error", on_error), ("on_cancel", on_cancel)):
+            if choice not in ("detach", "revoke"):
+                raise ValueError(f"{name} is 'detach' or 'revoke', not {choice!r}")
+        self._on_error = on_error
+        self._on_cancel = on_cancel
+        self._adopted: ResultSet[Any] = ResultSet([])
+
+    def adopt(self, handle: H) -> H:
+        """Revoke this task, or set of tasks, if the block fails before it is over. Returns the handle."""
+        self._adopted.results.append(handle)
+        return handle
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if exc is None:
+            return
+        choice = self._on_cancel if isinstance(exc, asyncio.CancelledError) else self._on_error
+        running: ResultSet[Any] = ResultSet([leaf for leaf in self._adopted._leaves() if not leaf.done()])
+        if choice != "revoke" or not running:
+            return
+        # A task of its own: this one may be cancelled, and the revocation must go out all the same.
+        revoking = asyncio.ensure_future(running.revoke(terminate=True))
+        try:
+            await asyncio.wait([revoking], timeout=REVOKE_TIMEOUT)
+        finally:
+            if revoking.done() and not revoking.cancelled():
+                failure = revoking.exception()
+                if isinstance(failure, AsyncResultError):
+                    logger.warning("%d tasks of a failed scope were not revoked: %s", len(running), failure)
+                    exc.add_note(f"asyncresult: the scope's tasks were not revoked: {failure}")
+                elif failure is not None:
+                    raise failure
+            else:
+                revoking.add_done_callback(_look_at_outcome)
+
+
+def _look_at_outcome(revoking: asyncio.Future[Any]) -> None:
+    if not revoking.cancelled() and (failure := revoking.exception()) is not None:
+        logger.warning("the tasks of a failed scope were not revoked: %s", failure)
+
+
+def scope(*, on_error: str = "revoke", on_cancel: str = "revoke") -> Scope:
+    """An async context manager: the tasks that it adopts are revoked when its block fails or is cancelled.
+
+    ::
+
+        async with asyncresult.scope() as tasks:
+            a = tasks.adopt(resize.delay(1))
+            b = tasks.adopt(resize.delay(2))
+            await asyncresult.gather(a, b)          # if one fails, the other is revoked
+
+    The failure itself passes through. If the tasks cannot be revoked, a note on it says so.
+
+    Args:
+        on_error, on_cancel: ``"revoke"``, or ``"detach"`` to leave the tasks alone.
+    """
+    return Scope(on_error, on_cancel)

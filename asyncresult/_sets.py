@@ -1,0 +1,529 @@
+"""Several results as one: sets and groups, and the same for handles that are not a set.
+
+How they are waited for stands in :mod:`._joins`, their streams in :mod:`._streams`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, Self, TypeVar, overload
+from weakref import WeakSet
+
+from ._doors import door_for
+from ._handle import AsyncResult
+from ._joins import Join, finish, look_at_all, over, timed_out
+from ._streams import Completed, SetUpdates
+from ._thenable import Thenable
+from .backends.base import LOOK_ONCE_TIMEOUT, Backend, check_timeout, handles
+from .control import Reply, revoke
+from .errors import ResultTimeout
+from .meta import TaskMeta
+from .promise import Promise
+from .states import SUCCESS
+
+__all__ = ["GroupResult", "ResultSet", "as_completed", "gather", "wait"]
+
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+
+
+class ResultSet(Sequence[AsyncResult[T]], Thenable[list[T]]):
+    """Several results, awaited together. Members may belong to different backends, and may be sets.
+
+    ``await rs`` is ``await rs.get()``. Making a set touches nothing.
+
+    Args:
+        results: Handles, groups or sets, in the order in which values are wanted.
+
+    Attributes:
+        results: The members, a list.
+
+    Raises:
+        TypeError: A member is none of these.
+    """
+
+    parent: AsyncResult[Any] | GroupResult[Any] | None = None
+
+    def __init__(self, results: Iterable[Any]) -> None:
+        self.results: list[Any] = list(results)
+        for member in self.results:
+            if not isinstance(member, (AsyncResult, ResultSet)):
+                raise TypeError(f"a ResultSet holds results, not {type(member).__name__}: {member!r:.60}")
+        self._streams: WeakSet[Completed[Any]] = WeakSet()
+
+    # -- members --------------------------------------------------------------------------------------
+
+    @overload
+    def __getitem__(self, index: int) -> AsyncResult[T]: ...
+    @overload
+    def __getitem__(self, index: slice) -> ResultSet[T]: ...
+    def __getitem__(self, index: int | slice) -> AsyncResult[T] | ResultSet[T]:
+        if isinstance(index, slice):
+            return ResultSet(self.results[index])
+        return self.results[index]  # type: ignore[no-any-return]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __iter__(self) -> Iterator[AsyncResult[T]]:
+        return iter(self.results)
+
+    def __contains__(self, member: object) -> bool:
+        return member in self.results
+
+    def add(self, result: AsyncResult[T]) -> None:
+        """Append ``result`` unless it is a member. Running ``as_completed`` loops will give it too."""
+        if result not in self.results:
+            self.results.append(result)
+            for stream in self._streams:
+                stream._join([result])
+
+    def update(self, results: Iterable[AsyncResult[T]]) -> None:
+        """:meth:`add` each."""
+        for result in results:
+            self.add(result)
+
+    def remove(self, result: AsyncResult[T] | str) -> None:
+        """Take a member, or the member of this id, out.
+
+        Raises:
+            KeyError: It is no member.
+        """
+        try:
+            self.results.remove(result)
+        except ValueError:
+            raise KeyError(result) from None
+
+    def discard(self, result: AsyncResult[T] | str) -> None:
+        """Take a member out if it is there."""
+        if result in self.results:
+            self.results.remove(result)
+
+    def clear(self) -> None:
+        """Take all members out."""
+        self.results.clear()
+
+    def _leaves(self) -> Iterator[AsyncResult[Any]]:
+        for member in self.results:
+            if isinstance(member, AsyncResult):
+                yield member
+            else:
+                yield from member._leaves()
+
+    @property
+    def supports_native_join(self) -> bool | None:
+        """As the first member; None when empty."""
+        return self.results[0].supports_native_join if self.results else None
+
+    # -- waiting ------------------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, list[T]]:
+        return self.get().__await__()
+
+    async def get(
+        self,
+        timeout: float | None = None,
+        *,
+        propagate: bool = True,
+        callback: Callable[[str, Any], object] | None = None,
+        return_exceptions: bool = False,
+    ) -> list[T]:
+        """Wait for all members.
+
+        Args:
+            timeout: The total budget in seconds; None waits for ever, 0 looks once.
+            propagate: Raise the first failure, at once. The other tasks go on.
+            callback: Called with id and value of each task as it ends.
+            return_exceptions: Put exceptions into the list in place of values; as ``propagate=False``.
+
+        Returns:
+            The values in the order of the members; a list in place of each member that is a set.
+
+        Raises: as :meth:`AsyncResult.get`.
+        """
+        fail_fast = propagate and not return_exceptions
+        leaves = list(self._leaves())
+        if check_timeout(timeout):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_ONCE_TIMEOUT):
+                    await look_at_all(leaves)
+            waiting = [leaf for leaf in leaves if not leaf.done() and not leaf.ignored]
+            failed = next((leaf for leaf in leaves if leaf._is_ready() and leaf._meta.status != SUCCESS), None)  # type: ignore[union-attr]
+            if waiting and not (failed and fail_fast):
+                raise timed_out(waiting, leaves, timeout)
+        await finish(Join(leaves, fail_fast, callback), leaves, timeout)
+        return self._values(fail_fast)
+
+    join = get
+    join_native = get
+
+    def _values(self, propagate: bool) -> list[T]:
+        return [_value(member, propagate) for member in self.results]
+
+    def as_completed(self, *, timeout: float | None = None) -> Completed[T]:
+        """The members' handles, done, in the order in which their tasks end; see :class:`Completed`."""
+        stream: Completed[T] = Completed(self._leaves(), timeout)
+        self._streams.add(stream)
+        return stream
+
+    async def wait(
+        self,
+        *,
+        timeout: float | None = None,
+        return_when: str = asyncio.ALL_COMPLETED,
+        count: int | None = None,
+    ) -> tuple[set[AsyncResult[T]], set[AsyncResult[T]]]:
+        """Wait for some or all members, as ``asyncio.wait`` does: a timeout is no error.
+
+        Args:
+            timeout: Seconds to wait at most; None waits for ever, 0 looks once.
+            return_when: FIRST_COMPLETED, FIRST_EXCEPTION or ALL_COMPLETED.
+            count: Return as soon as so many are done, instead.
+
+        Returns:
+            The handles that are done, and those that are not.
+
+        Raises:
+            ValueError: ``return_when`` is none of these.
+            RuntimeError, BackendClosed: As :meth:`AsyncResult.get`.
+        """
+        if return_when not in (asyncio.FIRST_COMPLETED, asyncio.FIRST_EXCEPTION, asyncio.ALL_COMPLETED):
+            raise ValueError(f"return_when is FIRST_COMPLETED, FIRST_EXCEPTION or ALL_COMPLETED, not {return_when!r}")
+        leaves = list(self._leaves())
+        wanted = min(len(leaves), 1 if return_when == asyncio.FIRST_COMPLETED else len(leaves))
+        if count is not None:
+            wanted = min(len(leaves), count)
+        async with Completed(leaves, timeout) as completed:
+            found = 0
+            try:
+                while found < wanted:
+                    handle = await completed.__anext__()
+                    found += 1
+                    if return_when == asyncio.FIRST_EXCEPTION and handle.exception is not None:
+                        break
+            except ResultTimeout:
+                pass
+        return {leaf for leaf in leaves if over(leaf)}, {leaf for leaf in leaves if not over(leaf)}
+
+    async def first_success(self, *, timeout: float | None = None) -> T:
+        """The value of the member that succeeds first. The other tasks go on.
+
+        Args:
+            timeout: The total budget in seconds; None waits for ever, 0 looks once.
+
+        Raises:
+            ExceptionGroup: All failed; holds their exceptions.
+            ValueError: There are no members.
+            ResultTimeout: None succeeded in time.
+            RuntimeError, BackendClosed: As :meth:`AsyncResult.get`.
+        """
+        if not self.results:
+            raise ValueError("no results to wait for")
+        failures: list[Exception] = []
+        async with Completed(self._leaves(), timeout) as completed:
+            async for handle in completed:
+                failure = None if handle.ignored else handle.exception
+                if failure is None:
+                    value: T = _value(handle, propagate=True)
+                    return value
+                failures.append(failure)
+        raise ExceptionGroup(f"all {len(failures)} tasks failed", failures)
+
+    def updates(self, *, timeout: float | None = None, maxsize: int = 1024) -> SetUpdates:
+        """The states of all members in one stream of ``(handle, record)``; see :class:`SetUpdates`."""
+        return SetUpdates(list(self._leaves()), timeout=timeout, maxsize=maxsize)
+
+    def _promise(self) -> Promise[list[T]]:
+        promise: Promise[list[T]] = Promise()
+        promise._silence()  # hidden: what is derived from it reports a rejection that nobody sees
+        leaves = list(self._leaves())
+        join = Join(leaves, fail_fast=True)
+
+        def settle(ended: asyncio.Future[Any]) -> None:
+            join.detach(leaves)
+            error = ended.exception()
+            try:
+                if error is not None:
+                    raise error
+                promise._resolve(self._values(True))
+            except Exception as failure:
+                promise._reject(failure.with_traceback(None))  # this frame holds the promise: no cycle
+
+        join.future.add_done_callback(settle)
+        return promise
+
+    # -- one look at all of them ------------------------------------------------------------------------------
+
+    async def ready(self) -> bool:
+        """Whether all tasks are over. Raises: as :meth:`AsyncResult.meta`, never what a task raised.
+
+        Wire: one MGET for each 1,000 members that are not known to be over.
+        """
+        return all(meta.ready for meta in await self._metas())
+
+    async def successful(self) -> bool:
+        """Whether all tasks returned. Raises: as :meth:`ready`."""
+        return all(meta.successful for meta in await self._metas())
+
+    async def failed(self) -> bool:
+        """Whether any task raised. Raises: as :meth:`ready`."""
+        return any(meta.failed for meta in await self._metas())
+
+    async def waiting(self) -> bool:
+        """Whether any task is not over. Raises: as :meth:`ready`."""
+        return not await self.ready()
+
+    async def completed_count(self) -> int:
+        """How many tasks have returned (as in Celery: without the failed ones). Raises: as :meth:`ready`."""
+        return sum(meta.successful for meta in await self._metas())
+
+    async def maybe_throw(self, callback: Callable[[str, Any], object] | None = None, propagate: bool = True) -> None:
+        """Look once and raise the first failure in the order of the members.
+
+        Args:
+            callback: Called with id and value (or None) of each member before.
+            propagate: False only calls the callback.
+
+        Raises: what the task raised; otherwise as :meth:`ready`.
+        """
+        await self._metas()
+        for leaf in self._leaves():
+            await leaf.maybe_throw(propagate=propagate, callback=callback)
+
+    maybe_reraise = maybe_throw
+
+    async def _metas(self) -> list[TaskMeta]:
+        return await look_at_all(list(self._leaves()))
+
+    async def forget(self) -> None:
+        """Delete the members' records. Raises: BackendError, BackendClosed."""
+        by_backend: dict[Backend, list[AsyncResult[Any]]] = {}
+        for leaf in self._leaves():
+            by_backend.setdefault(leaf.backend, []).append(leaf)
+        for backend, leaves in by_backend.items():
+            await backend.forget(*(leaf.id for leaf in leaves))
+            for leaf in leaves:
+                leaf._forgotten()
+
+    async def revoke(
+        self, *, terminate: bool = False, signal: str | None = None, wait: bool = False, timeout: float | None = None
+    ) -> list[Reply]:
+        """Ask whoever has the tasks, those of nested groups included, not to run them.
+
+        Args, returns, raises: as :meth:`AsyncResult.revoke`.
+        """
+        by_backend: dict[Backend, list[str]] = {}
+        for leaf in self._leaves():
+            by_backend.setdefault(leaf.backend, []).append(leaf.id)
+        replies = [
+            await revoke(backend, ids, terminate=terminate, signal=signal, wait=wait, timeout=timeout)
+            for backend, ids in by_backend.items()
+        ]
+        return [reply for answered in replies for reply in answered]
+
+    # -- forms ------------------------------------------------------------------------------------------
+
+    def to_celery(self, app: Any) -> Any:
+        """Celery's own results for these tasks, as a set or group. See :meth:`AsyncResult.to_celery`."""
+        return door_for(app).to_celery(self, app)
+
+    def __eq__(self, other: object) -> bool:
+        return self.results == other.results if isinstance(other, ResultSet) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.results,)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(str(member) for member in self.results[:5])
+        return f"<{type(self).__name__}: [{shown}{', …' if len(self) > 5 else ''}]>"
+
+
+class GroupResult(ResultSet[T]):
+    """The results of a group of tasks, with an id under which the list of members can be saved.
+
+    Args:
+        id: The group's id; a new one by default.
+        results: The members.
+        parent: The handle of what must succeed before the group runs.
+        backend: Where :meth:`save` stores; None is that of the first member, else the current one.
+    """
+
+    def __init__(
+        self,
+        id: str | None = None,
+        results: Iterable[Any] = (),
+        *,
+        parent: AsyncResult[Any] | GroupResult[Any] | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        super().__init__(results)
+        self.id = str(id) if id is not None else str(uuid.uuid4())
+        self.parent = parent
+        self._backend = backend
+
+    @property
+    def children(self) -> list[Any]:
+        """The members."""
+        return self.results
+
+    @property
+    def backend(self) -> Backend:
+        """Where the group is saved.
+
+        Raises:
+            RuntimeError: None is known and none is entered.
+        """
+        if self._backend is not None:
+            return self._backend
+        first: Backend = self.results[0].backend if self.results else AsyncResult(self.id).backend
+        return first
+
+    async def save(self, backend: Backend | None = None) -> Self:
+        """Store which results belong to this group, in Celery's form. Returns itself.
+
+        Raises: as :meth:`Backend.save_group`.
+        """
+        await (backend or self.backend).save_group(self)
+        return self
+
+    async def delete(self, backend: Backend | None = None) -> None:
+        """Delete the saved list; the members' records stay. Raises: BackendError, BackendClosed."""
+        await (backend or self.backend).delete_group(self.id)
+
+    @classmethod
+    async def restore(cls, id: str, backend: Backend | None = None) -> GroupResult[Any] | None:
+        """The group saved under ``id``, or None.
+
+        Raises:
+            ResultDecodeError: What is saved there makes no sense.
+            BackendError, BackendClosed: It could not be read.
+            RuntimeError: No backend is given, and none is entered.
+        """
+        from ._tree import restore_group
+
+        return await restore_group(id, backend)
+
+    def as_tuple(self) -> tuple[tuple[str, Any], list[Any]]:
+        """Celery's portable form: ``((id, parent's form or None), [members' forms])``."""
+        parent = self.parent.as_tuple() if self.parent is not None else None
+        return (self.id, parent), [member.as_tuple() for member in self.results]
+
+    def as_list(self) -> list[str]:
+        """The id of the group, of its members and of its parents."""
+        above = self.parent.as_list() if self.parent is not None else []
+        return [self.id, *(id for member in self.results for id in member.as_list()), *above]
+
+    def __bool__(self) -> bool:
+        return bool(self.id or self.results)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, GroupResult):
+            return self.id == other.id and self.results == other.results and self.parent == other.parent
+        return self.id == other if isinstance(other, str) else NotImplemented
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(self.id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_group, (type(self), self.id, self.results, self.parent)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.id} [{', '.join(str(member) for member in self.results[:5])}]>"
+
+
+def _value(member: Any, propagate: bool) -> Any:
+    if not isinstance(member, AsyncResult):  # a set; asking for that is slow, as its type is abstract
+        return member._values(propagate)
+    if member.ignored:
+        return None
+    if member._is_ready():
+        return member._outcome(propagate=propagate)
+    error = member._error
+    assert error is not None
+    if propagate:
+        raise error
+    return error
+
+
+def _rebuild_group(cls: type[GroupResult[Any]], id: str, results: list[Any], parent: Any) -> GroupResult[Any]:
+    return cls(id, results, parent=parent)
+
+
+# -- the same, for handles that are not a set -----------------------------------------------------------------
+
+
+@overload
+async def gather(
+    a: AsyncResult[A], /, *, timeout: float | None = None, return_exceptions: bool = False
+) -> tuple[A]: ...
+@overload
+async def gather(
+    a: AsyncResult[A], b: AsyncResult[B], /, *, timeout: float | None = None, return_exceptions: bool = False
+) -> tuple[A, B]: ...
+@overload
+async def gather(
+    a: AsyncResult[A],
+    b: AsyncResult[B],
+    c: AsyncResult[C],
+    /,
+    *,
+    timeout: float | None = None,
+    return_exceptions: bool = False,
+) -> tuple[A, B, C]: ...
+@overload
+async def gather(
+    a: AsyncResult[A],
+    b: AsyncResult[B],
+    c: AsyncResult[C],
+    d: AsyncResult[D],
+    /,
+    *,
+    timeout: float | None = None,
+    return_exceptions: bool = False,
+) -> tuple[A, B, C, D]: ...
+@overload
+async def gather(
+    *results: AsyncResult[T], timeout: float | None = None, return_exceptions: bool = False
+) -> tuple[T, ...]: ...
+async def gather(
+    *results: AsyncResult[Any], timeout: float | None = None, return_exceptions: bool = False
+) -> tuple[Any, ...]:
+    """Wait for all ``results``; their values in order, a tuple. Args, raises: as :meth:`ResultSet.get`."""
+    return tuple(await ResultSet(results).get(timeout, return_exceptions=return_exceptions))
+
+
+def as_completed(results: Iterable[AsyncResult[T]], *, timeout: float | None = None) -> Completed[T]:
+    """The handles, done, in the order in which their tasks end: ``async for handle in as_completed(results)``.
+
+    Args:
+        timeout: The total budget in seconds; None waits for ever, 0 looks once.
+
+    Returns, raises: see :class:`Completed`.
+    """
+    return ResultSet[T](results).as_completed(timeout=timeout)
+
+
+async def wait(
+    results: Iterable[AsyncResult[T]],
+    *,
+    timeout: float | None = None,
+    return_when: str = asyncio.ALL_COMPLETED,
+    count: int | None = None,
+) -> tuple[set[AsyncResult[T]], set[AsyncResult[T]]]:
+    """Wait for some or all ``results``. Args, returns, raises: as :meth:`ResultSet.wait`."""
+    return await ResultSet[T](results).wait(timeout=timeout, return_when=return_when, count=count)
+
+
+handles.results = ResultSet
+handles.group = GroupResult
