@@ -1,0 +1,198 @@
+"""Requests to revoke: when messages are lost, connections break, or several workers are asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+import asyncresult
+from asyncresult import Backend, BackendClosed, Executor, TaskRevoked
+from asyncresult.control import Reply, Revocation, revoke, revoke_by_stamped_headers
+from tests.backends.waiting import until, waits_for
+from tests.tools.proxy import FaultProxy
+from tests.tools.servers import RedisServer
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[Backend]:
+    async with asyncresult.connect("memory://") as backend:
+        yield backend
+
+
+class Ear:
+    """Somebody who has a task."""
+
+    def __init__(self, backend: Backend, task_id: str, worker: str = "w", *, ok: bool = True) -> None:
+        self.heard: list[bool] = []
+        self._ok = ok
+        self._ear = Revocation(backend, task_id, worker, self._abort)
+        self.close = self._ear.close
+
+    def _abort(self, terminate: bool) -> tuple[bool, str]:
+        self.heard.append(terminate)
+        return self._ok, "done" if self._ok else "impossible"
+
+
+class TestReplies:
+    async def test_of_whoever_has_the_task(self, backend: Backend) -> None:
+        one, other = Ear(backend, "a", "w1"), Ear(backend, "b", "w2", ok=False)
+        replies = await revoke(backend, ["a", "b"], wait=True, timeout=5)
+        assert sorted(replies, key=str) == [Reply("w1", True, "a: done"), Reply("w2", False, "b: impossible")]
+        one.close()
+        other.close()
+
+    async def test_the_wait_ends_with_the_last_of_them(self, backend: Backend) -> None:
+        ear = Ear(backend, "a")
+        start = time.monotonic()
+        await revoke(backend, ["a"], wait=True, timeout=60)
+        assert time.monotonic() - start < 10
+        ear.close()
+
+    async def test_nobody_has_it(self, backend: Backend) -> None:
+        ear = Ear(backend, "a")
+        replies = await revoke(backend, ["a", "b"], wait=True, timeout=0.05)
+        assert [reply.worker for reply in replies] == ["w"]
+        ear.close()
+
+    async def test_a_second_request_is_heard_too(self, backend: Backend) -> None:
+        ear = Ear(backend, "a")
+        await revoke(backend, ["a"], wait=True, timeout=5)
+        await revoke(backend, ["a"], terminate=True, wait=True, timeout=5)
+        assert ear.heard == [False, True]
+        ear.close()
+
+    async def test_the_backend_is_closed_meanwhile(self, backend: Backend) -> None:
+        ear = Ear(backend, "a")
+        asking = asyncio.create_task(revoke(backend, ["b"], wait=True, timeout=60))
+        await waits_for(backend, 2)
+        await backend.aclose()
+        with pytest.raises(BackendClosed):
+            await asking
+        ear.close()
+
+    async def test_nothing_is_left_waiting(self, backend: Backend) -> None:
+        Ear(backend, "a").close()
+        await revoke(backend, ["a"], wait=True, timeout=0.01)
+        await until(lambda: backend.stats().subscribed == 0)
+
+
+class TestOtherWays:
+    class Celery:
+        def __init__(self) -> None:
+            self.asked: list[Any] = []
+
+        async def revoke(
+            self, ids: Sequence[str], *, terminate: bool, signal: str | None, wait: bool, timeout: float | None
+        ) -> list[Reply]:
+            self.asked.append(list(ids))
+            return [Reply("celery", True)]
+
+        async def revoke_by_stamped_headers(
+            self, headers: Mapping[str, Any], *, terminate: bool, signal: str | None, wait: bool, timeout: float | None
+        ) -> list[Reply]:
+            self.asked.append(dict(headers))
+            return [Reply("celery", True)]
+
+    async def test_all_are_asked(self, backend: Backend) -> None:
+        way = self.Celery()
+        backend.controllers.append(way)
+        assert await revoke(backend, ["a"], wait=True) == [Reply("celery", True)]
+        ear = Ear(backend, "a")
+        replies = await revoke(backend, ["a"], wait=True, timeout=5)
+        assert [reply.worker for reply in replies] == ["celery", "w"]
+        assert await revoke_by_stamped_headers(backend, {"k": "v"}) == [Reply("celery", True)]
+        assert way.asked == [["a"], ["a"], {"k": "v"}]
+        ear.close()
+
+
+class TestLost:
+    """A request is a stored record, so that it is lost no more than a result is."""
+
+    async def test_the_notification(self, redis_server: RedisServer, proxy: FaultProxy) -> None:
+        async with (
+            asyncresult.connect(proxy.url(), safety_interval=0.1) as ours,
+            asyncresult.connect(redis_server.url()) as theirs,
+        ):
+            ear = Ear(ours, "a")
+            await waits_for(ours, 1)
+            proxy.drop_messages()
+            await revoke(theirs, ["a"])
+            await until(lambda: ear.heard)
+            sweeps = ours.stats().sweeps
+            await until(lambda: ours.stats().sweeps > sweeps + 2)
+            assert ear.heard == [False], "once, however often it is read"
+            ear.close()
+
+    async def test_the_connection(self, redis_server: RedisServer, proxy: FaultProxy) -> None:
+        async with asyncresult.connect(proxy.url()) as ours, asyncresult.connect(redis_server.url()) as theirs:
+            ear = Ear(ours, "a")
+            await waits_for(ours, 1)
+            proxy.refuse()
+            proxy.cut()
+            await until(lambda: ours.stats().reconnects)
+            await revoke(theirs, ["a"])
+            assert ear.heard == []
+            proxy.clear()
+            await until(lambda: ear.heard)
+            ear.close()
+
+    async def test_between_start_and_subscription(self, redis_server: RedisServer, proxy: FaultProxy) -> None:
+        """The task is STARTED, its ear not acknowledged yet: the read that follows finds the request."""
+        async with asyncresult.connect(proxy.url()) as ours, asyncresult.connect(redis_server.url()) as theirs:
+            proxy.delay(0.2, "SUBSCRIBE")
+
+            async def work() -> None:
+                async with ours.track("a"):
+                    await asyncio.Event().wait()
+
+            running = asyncio.create_task(work())
+            await theirs.result("a").until("STARTED", timeout=5)
+            await revoke(theirs, ["a"])
+            with pytest.raises(TaskRevoked):
+                await running
+
+
+class TestNonsense:
+    @pytest.mark.parametrize("request_record", [{}, {"result": None}, {"status": "REVOKE", "result": "all"}], ids=str)
+    async def test_in_place_of_a_request(self, backend: Backend, request_record: dict[str, Any]) -> None:
+        ear = Ear(backend, "a")
+        payload = json.dumps({"status": "X", "task_id": "a", **request_record}).encode()
+        await backend._engine().put(backend.key_beside("a", "revoke"), payload, None)
+        await revoke(backend, ["a"], wait=True, timeout=5)
+        assert ear.heard == [False]
+        ear.close()
+
+    async def test_unreadable(self, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+        """The task cannot be revoked then; it says so, and runs."""
+        async with Executor() as executor:
+            await backend._engine().put(backend.key_beside("a", "revoke"), b"{", None)
+            handle = executor.options(task_id="b").submit(asyncio.sleep, 0, "ran")
+            assert await handle.get(timeout=5) == "ran"
+            ear = Ear(backend, "a")
+            await until(lambda: "task a cannot be revoked" in caplog.text)
+            ear.close()
+
+    async def test_in_place_of_a_reply(self, backend: Backend) -> None:
+        ear = Ear(backend, "a")
+        asking = asyncio.create_task(revoke(backend, ["a", "b"], wait=True, timeout=5))
+        await until(lambda: ear.heard)
+        payload, _ = backend.records._values[backend.key_beside("a", "revoke")]  # type: ignore[attr-defined]
+        key = backend.key_beside("b", f"reply-{json.loads(payload)['result']['id']}")
+        for nonsense in ({"status": "REPLY", "result": 7}, {"status": "OTHER", "result": {}}):
+            await backend._engine().put(key, json.dumps({"task_id": "b", **nonsense}).encode(), None)
+        other = Ear(backend, "b", "w2")
+        assert sorted(reply.worker for reply in await asking) == ["w", "w2"]
+        ear.close()
+        other.close()
+
+
+async def test_keys_beside_a_record_are_on_its_node(backend: Backend) -> None:
+    from tests.tools.servers import slot_of
+
+    for id in ("a", "a{b}c", "{a}", "ü"):
+        assert slot_of(backend.key_beside(id, "revoke")) == slot_of(backend.task_key(id))
