@@ -1,0 +1,269 @@
+"""The one event loop behind all blocking calls of a process, in a thread of its own.
+
+The thread runs anyio's :class:`~anyio.from_thread.BlockingPortal`. It starts at the first call, is shared by
+all threads, ends at interpreter exit, and is left behind by a fork: the child starts its own.
+
+A call is handed over by hand, not through ``portal.call``: one ``call_soon_threadsafe`` there, one queue back,
+at half the cost. The thread that waits sits in ``SimpleQueue.get``, which a signal interrupts at once (Ctrl-C)
+and which lets it run the caller's callbacks where the caller expects them: in its own thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import functools
+import os
+import threading
+from asyncio.events import _get_running_loop
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import anyio
+from anyio.from_thread import BlockingPortal
+
+__all__ = ["Post", "refuse_running_loop", "run", "run_with_callbacks", "start", "stop"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Post = Callable[..., None]
+"""``post(fn, *args)``: have the thread that waits call ``fn(*args)``. What that raises ends the wait."""
+
+#: Seconds that the thread gets to end: a callback that blocks its loop must not hold up the end of the process.
+STOP_TIMEOUT = 5.0
+
+_MISSING: Any = object()
+
+
+def run(coro_fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call and await ``coro_fn(*args, **kwargs)`` on the portal's loop; block this thread until it ends.
+
+    It runs in a copy of the caller's context variables. Ctrl-C, or whatever else a signal handler raises
+    here, is raised at once; the coroutine is cancelled and left to end by itself.
+
+    Raises:
+        RuntimeError: An event loop runs on this thread (it would stand still), or the portal was stopped
+            meanwhile.
+        BaseException: What the coroutine raises.
+    """
+    refuse_running_loop(coro_fn)
+    return _Call(coro_fn, *args, **kwargs).wait(_the_portal())
+
+
+def run_with_callbacks(
+    coro_fn: Callable[[Post], Awaitable[T]],
+    *,
+    interval: float | None = None,
+    on_interval: Callable[[], object] | None = None,
+) -> T:
+    """Like :func:`run`, for ``coro_fn(post)``: what it posts is called here, in order, before this returns.
+
+    Args:
+        on_interval: Called in this thread each ``interval`` seconds, while there is nothing else to do.
+    """
+    refuse_running_loop(coro_fn)
+    call: _Call[T] = _Call(lambda: coro_fn(call.post))
+    return call.wait(_the_portal(), interval, on_interval)
+
+
+def start(coro_fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    """Like :func:`run`, but do not wait, and on any thread. Cancelling the future cancels the coroutine."""
+
+    async def contained() -> T:
+        try:
+            return await coro_fn(*args, **kwargs)
+        except (SystemExit, KeyboardInterrupt) as error:  # asyncio lets these end the loop
+            raise RuntimeError(f"{error!r} was raised where it can end nothing") from error
+
+    return asyncio.run_coroutine_threadsafe(contained(), _the_portal().loop)
+
+
+def refuse_running_loop(called: Callable[..., object]) -> None:
+    """Raise RuntimeError, naming the way to go, if an event loop runs on this thread."""
+    if _get_running_loop() is None:
+        return
+    name = getattr(called, "__qualname__", repr(called))
+    raise RuntimeError(
+        f"asyncresult.sync: {name}() would block the event loop that runs on this thread. "
+        f"Await asyncresult's own {name}() there (as in Jupyter, where a loop always runs), "
+        "or move the blocking code into 'await asyncio.to_thread(...)'"
+    )
+
+
+class _Call(Generic[T]):
+    """One blocking call, between the thread that waits and the loop's thread."""
+
+    __slots__ = ("_coro_fn", "_error", "_inbox", "_task", "_value")
+
+    def __init__(self, coro_fn: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> None:
+        self._coro_fn = functools.partial(coro_fn, *args, **kwargs)
+        # What the thread that waits is to call; None when the call is over.
+        self._inbox: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._task: asyncio.Task[None] | None = None
+        self._value: T = _MISSING
+        self._error: BaseException | None = None
+
+    # -- the thread that waits ------------------------------------------------------------------------
+
+    def wait(
+        self, portal: _Portal, interval: float | None = None, on_interval: Callable[[], object] | None = None
+    ) -> T:
+        portal.calls.add(self)
+        try:
+            portal.call_soon(self._begin, portal)
+            for todo in self._todo(interval, on_interval):
+                if todo is None:
+                    break
+                todo()
+        except BaseException:
+            portal.calls.discard(self)
+            portal.call_soon(self._cancel)
+            raise
+        if self._value is not _MISSING:
+            return self._value
+        try:
+            raise self._error or _stopped()
+        finally:
+            self._error = None  # it holds this frame, which holds it
+
+    def _todo(
+        self, interval: float | None, on_interval: Callable[[], object] | None
+    ) -> Iterator[Callable[[], object] | None]:
+        if on_interval is None:
+            while True:
+                yield self._inbox.get()
+        interval = interval or 0.0
+        due = monotonic() + interval
+        while True:
+            try:
+                yield self._inbox.get(timeout=max(0.0, due - monotonic()))
+            except Empty:
+                due = monotonic() + interval
+                yield on_interval
+
+    # -- the loop's thread ----------------------------------------------------------------------------
+
+    def post(self, fn: Callable[..., object], /, *args: Any) -> None:
+        self._inbox.put(functools.partial(fn, *args))
+
+    def _begin(self, portal: _Portal) -> None:
+        # Runs in the context that call_soon_threadsafe copied in the caller's thread, and so does the task.
+        self._task = portal.loop.create_task(self._await())
+        self._task.add_done_callback(lambda _: self.end(portal))
+
+    async def _await(self) -> None:
+        try:
+            self._value = await self._coro_fn()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # SystemExit too: it is the caller's, and would end the loop here
+            self._error = error
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def end(self, portal: _Portal) -> None:
+        """Let the caller go on, with what there is."""
+        if self in portal.calls:
+            portal.calls.discard(self)
+            self._inbox.put(None)
+
+
+class _Portal:
+    """A thread, its event loop, and the calls that wait for it."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self) -> None:
+        self.calls: set[_Call[Any]] = set()
+        ready: Future[BlockingPortal] = Future()
+        # A daemon, because the interpreter joins the others before it calls stop().
+        self._thread = threading.Thread(target=self._main, args=(ready,), name="asyncresult", daemon=True)
+        self._thread.start()
+        try:
+            self._anyio = ready.result()
+        except BaseException:  # Ctrl-C: the thread will find that nobody wants it
+            ready.cancel()
+            raise
+
+    def _main(self, ready: Future[BlockingPortal]) -> None:
+        try:
+            anyio.run(self._serve, ready)
+        finally:
+            for call in list(self.calls):  # those that came too late to become tasks
+                call.end(self)
+
+    async def _serve(self, ready: Future[BlockingPortal]) -> None:
+        self.loop = asyncio.get_running_loop()
+        async with BlockingPortal() as portal:
+            if ready.set_running_or_notify_cancel():
+                ready.set_result(portal)
+                await portal.sleep_until_stopped()
+
+    def call_soon(self, fn: Callable[..., object], /, *args: Any) -> None:
+        try:
+            self.loop.call_soon_threadsafe(fn, *args)
+        except RuntimeError:  # the loop is closed
+            for call in list(self.calls):
+                call.end(self)
+
+    def stop(self) -> None:
+        # Not through the portal's own methods: they would wait for the loop first, however long.
+        self.call_soon(lambda: self.loop.create_task(self._anyio.stop(cancel_remaining=True)))
+        self._thread.join(STOP_TIMEOUT)
+
+
+_portal: _Portal | None = None
+_starting = threading.Lock()
+#: Portals of the process that forked us, with the tasks on their loops. Kept, because they share descriptors with
+#: the parent: what closes its transports when it is destroyed would take them out of the parent's poll, too.
+_inherited: list[tuple[_Portal, set[asyncio.Task[Any]]]] = []
+
+
+def _the_portal() -> _Portal:
+    global _portal
+    portal = _portal
+    if portal is None:
+        with _starting:
+            portal = _portal
+            if portal is None:
+                portal = _portal = _Portal()
+    return portal
+
+
+def stop() -> None:
+    """End the thread; who waits gets RuntimeError. The next call starts another."""
+    global _portal
+    with _starting:
+        portal, _portal = _portal, None
+        if portal is not None:
+            portal.stop()
+
+
+def _stopped() -> RuntimeError:
+    return RuntimeError("the event loop of asyncresult.sync was stopped during this call")
+
+
+def _after_fork_in_child() -> None:
+    global _portal, _starting
+    if _portal is not None:
+        _inherited.append((_portal, asyncio.all_tasks(_portal.loop)))
+        _portal = None
+    _starting = threading.Lock()
+
+
+def _at_exit() -> None:
+    if _portal is not None:
+        # Only daemon threads can still wait. They end with the process, and need not be told with an error.
+        _portal.calls.clear()
+    stop()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,200 @@
+"""The blocking side of a backend, and which backend a blocking handle belongs to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from . import backends
+from ._beside_celery import current_app
+from ._portal import run
+from .backends import base
+from .meta import TaskMeta
+
+if TYPE_CHECKING:
+    from ._sync_result import AsyncResult
+    from ._sync_sets import GroupResult, ResultSet
+
+__all__ = ["Backend", "async_backend", "connect", "current_backend"]
+
+
+def connect(url: Any = None, **options: Any) -> Backend:
+    """Make a backend, from a URL or a Celery app. Nothing is connected before it is used.
+
+    See :func:`asyncresult.connect`.
+
+    ``with connect(url):`` makes it the current one, for all threads that have none of their own, and closes
+    it at the end.
+    """
+    return Backend(backends.connect(url, **options))
+
+
+def current_backend() -> Backend:
+    """The backend that the innermost ``with connect()`` block entered; else one for ``$ASYNCRESULT_URL``; else,
+    where Celery is loaded, that of its current app.
+
+    Raises:
+        RuntimeError: There is none of these.
+    """
+    return Backend(async_backend() or backends.current_backend())
+
+
+def async_backend(backend: Any = None, app: Any = None) -> base.Backend | None:
+    """The async backend that is meant; None is the current one, at the first use.
+
+    Args:
+        backend: A blocking backend, an async one, or Celery's.
+        app: A Celery app.
+
+    Raises:
+        TypeError: ``backend`` or ``app`` is nothing of the kind.
+        ValueError: The app's results are not where asyncresult can read them.
+    """
+    if isinstance(backend, Backend):
+        return backend._backend
+    if isinstance(backend, base.Backend):
+        return backend
+    if backend is not None:
+        app = getattr(backend, "app", backend)  # a backend of Celery's: its app's configuration says all
+    elif app is None and base.entered_backend() is None and not os.environ.get(backends.URL_VARIABLE):
+        app = current_app()
+    return backends.connect(app) if app is not None else None
+
+
+class Backend:
+    """Stores results of tasks, and tells who waits for them. Made by :func:`connect`.
+
+    All threads share its connections, two for each process. Equal to another that stands for the same.
+    """
+
+    def __init__(self, backend: base.Backend) -> None:
+        self._backend = backend
+
+    def __enter__(self) -> Self:
+        self._backend._enter()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self._backend._leave():
+            self.close()
+
+    def close(self, *, timeout: float = 2.0) -> None:
+        """Close the connections; every wait ends with BackendClosed, at once.
+
+        Args:
+            timeout: Seconds that writes under way get to finish.
+        """
+        run(self._backend.aclose, timeout=timeout)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the backend was closed."""
+        return self._backend.closed
+
+    def stats(self) -> base.BackendStats:
+        """Counters of the connections; zeros where there are none yet."""
+        return self._backend.stats()
+
+    # -- handles --------------------------------------------------------------------------------------
+
+    def result(self, id: str, *, type: Any = Any, parent: Any = None) -> AsyncResult[Any]:
+        """A handle on the result of task ``id``; touches nothing."""
+        from ._sync_result import AsyncResult
+
+        return AsyncResult(id, backend=self, parent=parent, type=type)
+
+    def results(self, ids: Iterable[str], *, type: Any = Any) -> ResultSet[Any]:
+        """Handles on several results, to be waited for together; touches nothing."""
+        from ._sync_sets import ResultSet
+
+        return ResultSet([self.result(id, type=type) for id in ids])
+
+    # -- records: each as the coroutine of this name, see :class:`asyncresult.Backend` ------------------------
+
+    def get_meta(self, task_id: str) -> TaskMeta:
+        """The record of one task as it is now; PENDING where there is none."""
+        return run(self._backend.get_meta, task_id)
+
+    def get_many(self, ids: Iterable[str]) -> list[TaskMeta]:
+        """The records of many tasks, in the order of ``ids``."""
+        return run(self._backend.get_many, ids)
+
+    def store_result(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        *,
+        traceback: str | None = None,
+        request: Any = None,
+        expires: float | None = None,
+    ) -> bool:
+        """Store a state of a task and announce it, in one atomic step; whether it was stored."""
+        return run(
+            self._backend.store_result, task_id, result, state, traceback=traceback, request=request, expires=expires
+        )
+
+    def mark_as_started(self, task_id: str, **meta: Any) -> bool:
+        """Store STARTED; ``meta`` says who runs it."""
+        return run(self._backend.mark_as_started, task_id, **meta)
+
+    def mark_as_done(self, task_id: str, result: Any, *, request: Any = None, expires: float | None = None) -> bool:
+        """Store SUCCESS with the value."""
+        return run(self._backend.mark_as_done, task_id, result, request=request, expires=expires)
+
+    def mark_as_failure(
+        self,
+        task_id: str,
+        exc: BaseException,
+        *,
+        traceback: str | None = None,
+        request: Any = None,
+        expires: float | None = None,
+    ) -> bool:
+        """Store FAILURE with the exception and its traceback text."""
+        return run(self._backend.mark_as_failure, task_id, exc, traceback=traceback, request=request, expires=expires)
+
+    def mark_as_retry(
+        self, task_id: str, exc: BaseException | None, *, traceback: str | None = None, request: Any = None
+    ) -> bool:
+        """Store RETRY with the exception that made a retry necessary."""
+        return run(self._backend.mark_as_retry, task_id, exc, traceback=traceback, request=request)
+
+    def mark_as_revoked(self, task_id: str, reason: str = "revoked", *, request: Any = None) -> bool:
+        """Store REVOKED."""
+        return run(self._backend.mark_as_revoked, task_id, reason, request=request)
+
+    def forget(self, *ids: str) -> int:
+        """Delete the records of ``ids``; how many there were."""
+        return run(self._backend.forget, *ids)
+
+    def save_group(self, group: GroupResult[Any]) -> None:
+        """Store which results belong to a group."""
+        run(self._backend.save_group, group)
+
+    def restore_group(self, id: str) -> Any:
+        """The ``as_tuple`` form of a saved group, or None; see :meth:`GroupResult.restore`."""
+        return run(self._backend.restore_group, id)
+
+    def delete_group(self, id: str) -> None:
+        """Delete a saved group; its members' results stay."""
+        run(self._backend.delete_group, id)
+
+    # -- forms ------------------------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        return self._backend is other._backend if isinstance(other, Backend) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._backend)
+
+    def __repr__(self) -> str:
+        return f"<blocking {self._backend!r}>"
+
+    def __str__(self) -> str:
+        """The backend's address without secrets."""
+        return str(self._backend)

@@ -1,0 +1,229 @@
+"""What single results and sets of results have in common in the blocking face."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from ._beside_celery import celerys_terms, document, in_celerys_terms
+from ._handle import AsyncResult as AsyncHandle
+from ._portal import Post, refuse_running_loop, run, run_with_callbacks, start
+from ._promise import check_callable
+from .errors import AsyncResultError
+from .meta import TaskMeta
+from .promise import _weak
+
+__all__ = ["OnMessage", "ResultBase", "Stream", "Updates", "blocking_get"]
+
+logger = logging.getLogger("asyncresult")
+
+ItemT = TypeVar("ItemT")
+
+OnMessage = Callable[[dict[str, Any]], object]
+
+
+class ResultBase:
+    """What single results and sets of results have in common."""
+
+    #: The result of the task that must succeed before, in a chain.
+    parent: Any = None
+
+    def _async(self) -> Any:
+        """What stands for this on the portal's loop."""
+        raise NotImplementedError
+
+    def to_celery(self, app: Any) -> Any:
+        """Celery's own result for this, with parents and members.
+
+        Args:
+            app: The Celery app that it shall belong to.
+        """
+        return self._async().to_celery(app)
+
+    def then(
+        self,
+        callback: Callable[[Any], object],
+        on_error: Callable[[Exception], object] | None = None,
+        weak: bool = False,
+        *,
+        executor: Executor | None = None,
+    ) -> Future[Any]:
+        """Call ``callback(self)`` when everything is over, whatever the outcome. Does not block.
+
+        The callback runs on the facade's event loop, once, also when nobody ever waits and when the result
+        was known long before. It may read what is known (``result``, ``state``, ``get()`` …); whatever
+        would have to wait raises RuntimeError there. Use ``executor`` for callbacks that block.
+
+        Args:
+            on_error: Called instead, with the exception of the (first) task that failed; also with what
+                ``callback`` raises.
+            weak: Hold the callbacks weakly; one that is gone by then is not called.
+            executor: Where the callbacks run, e.g. a ``concurrent.futures.ThreadPoolExecutor``.
+
+        Returns:
+            A future of what the callback returns. What it raises is also logged, unless ``on_error`` takes it.
+
+        Raises:
+            TypeError: A callback cannot be called.
+
+        Source: celery/result.py (5.7), AsyncResult.then; there nobody calls before somebody waits, and
+        ``on_error`` never hears of a task that failed.
+        """
+        check_callable("callback", callback)
+        if on_error is not None:
+            check_callable("on_error", on_error)
+        hold: Any = _weak if weak else _strong
+        return start(self._tell, hold(callback), hold(on_error), executor)
+
+    async def _tell(self, callback: Any, on_error: Any, executor: Executor | None) -> Any:
+        node = self._async()
+        failure: Exception | None
+        try:
+            await node.get(propagate=False)
+            failure = _failure_of(node)
+        except AsyncResultError as error:  # there is no record to be had
+            if on_error is None:
+                raise
+            failure = error
+
+        def tell() -> Any:
+            error, handler = failure, on_error and on_error()
+            if error is None or handler is None:
+                called = callback()
+                try:
+                    return called(self) if called is not None else None
+                except Exception as raised:
+                    if handler is None:
+                        logger.exception("a callback of %r failed", self)
+                        raise
+                    error = raised
+            return handler(error)
+
+        return await asyncio.wrap_future(executor.submit(tell)) if executor is not None else tell()
+
+
+class Stream(Iterator[ItemT]):
+    """What comes one by one while tasks run: ``for item in stream``.
+
+    Also a context manager, which stops waiting at the end of the block.
+    """
+
+    def __init__(self, source: AsyncIterator[Any], as_item: Callable[[Any], ItemT] | None = None) -> None:
+        self._source: Any = source
+        self._as_item = as_item
+
+    def __next__(self) -> ItemT:
+        """Raises: as the async iterator of this kind."""
+        with celerys_terms:
+            try:
+                item = run(self._source.__anext__)
+            except StopAsyncIteration:
+                raise StopIteration from None
+        return self._as_item(item) if self._as_item is not None else item
+
+    def close(self) -> None:
+        """Stop waiting. Harmless when repeated."""
+        run(self._source.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Updates(Stream[TaskMeta]):
+    """The states of one task as they are published. Made by :meth:`AsyncResult.updates`.
+
+    Source: :class:`asyncresult.Updates`, whose attributes it has.
+    """
+
+    @property
+    def dropped(self) -> int:
+        """How many states were lost because nobody took them."""
+        dropped: int = self._source.dropped
+        return dropped
+
+    @property
+    def last_id(self) -> str | None:
+        """Where to go on: ``updates(since=last_id)``, for tasks that keep a history."""
+        last_id: str | None = self._source.last_id
+        return last_id
+
+
+# -- waiting with callbacks -----------------------------------------------------------------------------------
+
+
+def blocking_get(
+    node: Any,
+    timeout: float | None,
+    *,
+    interval: float,
+    on_interval: Callable[[], object] | None,
+    on_message: OnMessage | None,
+    callback: Callable[[str, Any], object] | None = None,
+    **options: Any,
+) -> Any:
+    """``node.get(timeout, **options)`` on the loop, with the callbacks called here."""
+    if on_interval is None and on_message is None and callback is None:
+        return run(node.get, timeout, **options)
+
+    refuse_running_loop(node.get)
+
+    async def wait(post: Post) -> Any:
+        with _watching(node, on_message, post):
+            return await node.get(timeout, callback=callback and partial(post, callback), **options)
+
+    return run_with_callbacks(wait, interval=interval, on_interval=on_interval)
+
+
+@contextmanager
+def _watching(node: Any, on_message: OnMessage | None, post: Post) -> Generator[None]:
+    """While the block runs, each record that arrives for a task of ``node`` is posted to ``on_message``."""
+    feeds: list[Any] = (
+        [_Messages(leaf, partial(post, on_message)) for leaf in node._leaves() if not leaf.done()] if on_message else []
+    )
+    try:
+        for feed in feeds:
+            feed.handle._observe(feed)
+        yield
+    finally:
+        for feed in feeds:
+            feed.handle._unobserve(feed)
+
+
+class _Messages:
+    """A feed that keeps nothing."""
+
+    __slots__ = ("_tell", "handle")
+
+    def __init__(self, handle: AsyncHandle[Any], tell: Callable[[dict[str, Any]], None]) -> None:
+        self.handle = handle
+        self._tell = tell
+
+    def put(self, meta: TaskMeta) -> None:
+        self._tell(document(self.handle, meta))
+
+    def fail(self, error: AsyncResultError) -> None: ...
+
+
+# -- then() ---------------------------------------------------------------------------------------------------
+
+
+def _strong(callback: Any) -> Callable[[], Any] | None:
+    """As :func:`promise._weak`, for callbacks that are to stay."""
+    return (lambda: callback) if callback is not None else None
+
+
+def _failure_of(node: Any) -> Exception | None:
+    """The exception of the first task that failed."""
+    failures = (leaf.exception for leaf in node._leaves() if not leaf.ignored)
+    return next((in_celerys_terms(failure) for failure in failures if failure is not None), None)

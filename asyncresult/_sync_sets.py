@@ -1,0 +1,469 @@
+"""Many results at once, blocking, with the names and shapes of Celery's ``ResultSet`` and ``GroupResult``.
+
+A set keeps blocking handles; the async set that waits for them is made for each call, of the members of
+that moment.
+"""
+
+from __future__ import annotations
+
+import uuid
+from asyncio import ALL_COMPLETED
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Self, TypeVar, overload
+
+from . import _eager, _joins, _sets, _streams, _tree
+from ._beside_celery import assert_will_not_block, celerys_terms, document, in_celerys_terms
+from ._portal import run
+from ._sync_backend import Backend, async_backend
+from ._sync_base import OnMessage, ResultBase, Stream, blocking_get
+from ._sync_result import AsyncResult, EagerResult
+from .backends import base
+from .control import Reply
+from .meta import TaskMeta
+
+__all__ = ["GroupResult", "ResultSet", "as_completed", "gather", "result_from_tuple", "wait", "wrap"]
+
+T = TypeVar("T")
+
+
+class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
+    """Several results, waited for together. Members may belong to different backends, and may be sets.
+
+    Making a set touches nothing.
+
+    Args:
+        results: Results or sets, in the order in which values are wanted; Celery's own are taken, too.
+        app: Kept, for Celery's sake.
+        kwargs: Celery's ``ready_barrier`` and the like: accepted, without effect.
+
+    Attributes:
+        results: The members, a list.
+
+    Raises:
+        TypeError: Something else is among ``results``.
+    """
+
+    def __init__(self, results: Iterable[Any], app: Any = None, **kwargs: Any) -> None:
+        self.results: list[Any] = [_adopt(member) for member in results]
+        self._app = app
+
+    def _async(self) -> _sets.ResultSet[T]:
+        return _sets.ResultSet(member._async() for member in self.results)
+
+    def _leaves(self) -> Iterator[AsyncResult[Any]]:
+        for member in self.results:
+            yield from member._leaves()
+
+    @property
+    def app(self) -> Any:
+        """As given; else that of the first member."""
+        return self._app or (self.results[0].app if self.results else None)
+
+    @app.setter
+    def app(self, app: Any) -> None:
+        self._app = app
+
+    @property
+    def backend(self) -> Backend:
+        """That of the first member; the current one of an empty set."""
+        first = next(self._leaves(), None)
+        return first.backend if first is not None else Backend(_current(self._app))
+
+    @property
+    def supports_native_join(self) -> bool | None:
+        """As the first member; None when empty."""
+        return self.results[0].supports_native_join if self.results else None
+
+    # -- members --------------------------------------------------------------------------------------
+
+    @overload
+    def __getitem__(self, index: int) -> AsyncResult[T]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[AsyncResult[T]]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        return self.results[index]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __iter__(self) -> Iterator[AsyncResult[T]]:
+        return iter(self.results)
+
+    def add(self, result: Any) -> None:
+        """Append ``result`` unless it is a member."""
+        if result not in self.results:
+            self.results.append(_adopt(result))
+
+    def update(self, results: Iterable[Any]) -> None:
+        """:meth:`add` each."""
+        for result in results:
+            self.add(result)
+
+    def remove(self, result: AsyncResult[T] | str) -> None:
+        """Take a member, or the member of this id, out.
+
+        Raises:
+            KeyError: It is no member.
+        """
+        try:
+            self.results.remove(result)
+        except ValueError:
+            raise KeyError(result) from None
+
+    def discard(self, result: AsyncResult[T] | str) -> None:
+        """Take a member out if it is there."""
+        if result in self.results:
+            self.results.remove(result)
+
+    def clear(self) -> None:
+        """Take all members out."""
+        self.results.clear()
+
+    # -- waiting ------------------------------------------------------------------------------------------
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        callback: Callable[[str, Any], object] | None = None,
+        no_ack: bool = True,
+        on_message: OnMessage | None = None,
+        disable_sync_subtasks: bool = True,
+        on_interval: Callable[[], object] | None = None,
+        *,
+        return_exceptions: bool = False,
+    ) -> list[T]:
+        """Wait for all members. Callbacks are called in this thread.
+
+        Args:
+            timeout: The total budget in seconds; None waits for ever, 0 looks once.
+            propagate: Raise the first failure, at once. The other tasks go on.
+            interval: Seconds between two calls of ``on_interval``. Nothing is polled.
+            callback: Called with id and value of each task as it ends.
+            no_ack: Accepted for Celery's sake, without effect.
+            on_message: Called with each record of these tasks that arrives, as a dict.
+            disable_sync_subtasks: Refuse to wait inside a Celery task; see :func:`allow_join_result`.
+            on_interval: Called each ``interval`` seconds of waiting; what it raises ends the wait.
+            return_exceptions: Put exceptions into the list in place of values; as ``propagate=False``.
+
+        Returns:
+            The values in the order of the members, also where a callback is given; a list in place of each
+            member that is a set.
+
+        Raises: as :meth:`AsyncResult.get`.
+
+        Source: celery/result.py (5.7), ResultSet.join_native.
+        """
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        group = self._async()
+        with celerys_terms:
+            if callback is None and all(_joins.over(leaf) for leaf in group._leaves()):
+                values = group._values(propagate and not return_exceptions)
+            else:
+                values = blocking_get(
+                    group,
+                    timeout,
+                    interval=interval,
+                    on_interval=on_interval,
+                    on_message=on_message,
+                    callback=callback,
+                    propagate=propagate,
+                    return_exceptions=return_exceptions,
+                )
+        return [in_celerys_terms(value) for value in values]
+
+    join = get
+
+    def join_native(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        callback: Callable[[str, Any], object] | None = None,
+        no_ack: bool = True,
+        on_message: OnMessage | None = None,
+        on_interval: Callable[[], object] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> list[T]:
+        """:meth:`get`, with the last two parameters in Celery's other order."""
+        return self.get(timeout, propagate, interval, callback, no_ack, on_message, disable_sync_subtasks, on_interval)
+
+    def iter_native(
+        self,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: OnMessage | None = None,
+        on_interval: Callable[[], object] | None = None,
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """``(id, record)`` of each task as it ends, the record as a dict; see :meth:`as_completed`.
+
+        Args:
+            timeout: Seconds for all of them.
+            on_message: Called with each of these records.
+            interval, no_ack, on_interval: Accepted for Celery's sake, without effect.
+        """
+        for result in self.as_completed(timeout=timeout):
+            record = document(result._async(), result.meta())
+            if on_message is not None:
+                on_message(record)
+            yield result.id, record
+
+    def as_completed(self, *, timeout: float | None = None) -> Stream[AsyncResult[T]]:
+        """The members' handles, done, in the order in which their tasks end.
+
+        Raises (while iterating):
+            ResultTimeout: Not all ended within the budget.
+        """
+        group = self._async()
+        handles = self._by_handle()
+
+        async def begin() -> _streams.Completed[T]:
+            return group.as_completed(timeout=timeout)
+
+        return Stream(run(begin), lambda handle: handles[id(handle)])
+
+    def wait(
+        self, *, timeout: float | None = None, return_when: str = ALL_COMPLETED, count: int | None = None
+    ) -> tuple[set[AsyncResult[T]], set[AsyncResult[T]]]:
+        """Wait for some or all members; a timeout is no error. Gives those done and those not done.
+
+        Args:
+            return_when: FIRST_COMPLETED, FIRST_EXCEPTION or ALL_COMPLETED, as in ``concurrent.futures``.
+            count: Return as soon as so many are done, instead.
+        """
+        done, _ = run(self._async().wait, timeout=timeout, return_when=return_when, count=count)
+        over = {id(handle) for handle in done}
+        leaves = self._by_handle()
+        return (
+            {leaf for handle, leaf in leaves.items() if handle in over},
+            {leaf for handle, leaf in leaves.items() if handle not in over},
+        )
+
+    def first_success(self, *, timeout: float | None = None) -> T:
+        """The value of the member that succeeds first; see :meth:`asyncresult.ResultSet.first_success`."""
+        with celerys_terms:
+            return run(self._async().first_success, timeout=timeout)
+
+    def updates(self, *, timeout: float | None = None, maxsize: int = 1024) -> Stream[tuple[AsyncResult[T], TaskMeta]]:
+        """The states of all members in one stream of ``(handle, record)``; see :class:`asyncresult.SetUpdates`."""
+        handles = self._by_handle()
+        return Stream(
+            self._async().updates(timeout=timeout, maxsize=maxsize), lambda item: (handles[id(item[0])], item[1])
+        )
+
+    def _by_handle(self) -> dict[int, AsyncResult[T]]:
+        """The leaves, by the identity of the async handles for which they stand."""
+        return {id(leaf._async()): leaf for leaf in self._leaves()}
+
+    # -- one look at all of them ------------------------------------------------------------------------------
+
+    def ready(self) -> bool:
+        """Whether all tasks are over."""
+        return all(meta.ready for meta in self._metas())
+
+    def successful(self) -> bool:
+        """Whether all tasks returned."""
+        return all(meta.successful for meta in self._metas())
+
+    def failed(self) -> bool:
+        """Whether any task raised."""
+        return any(meta.failed for meta in self._metas())
+
+    def waiting(self) -> bool:
+        """Whether any task is not over."""
+        return not self.ready()
+
+    def completed_count(self) -> int:
+        """How many tasks have returned (as in Celery: without the failed ones)."""
+        return sum(meta.successful for meta in self._metas())
+
+    def _metas(self) -> list[TaskMeta]:
+        """The records of all leaves: from memory if they are over, else by one look at those that are not."""
+        group = self._async()
+        known = [leaf.snapshot if leaf._is_ready() else None for leaf in group._leaves()]
+        return run(group._metas) if None in known else [meta for meta in known if meta is not None]
+
+    def maybe_throw(self, callback: Callable[[str, Any], object] | None = None, propagate: bool = True) -> None:
+        """Look once and raise the first failure in the order of the members.
+
+        Args:
+            callback: Called with id and value (or None) of each member before.
+            propagate: False only calls the callback.
+        """
+        self._metas()  # one look at all of them, instead of one at each
+        for leaf in self._leaves():
+            leaf.maybe_throw(propagate=propagate, callback=callback)
+
+    maybe_reraise = maybe_throw
+
+    def forget(self) -> None:
+        """Delete the members' records."""
+        run(self._async().forget)
+
+    def revoke(
+        self,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> list[Reply]:
+        """Ask whoever has the tasks, those of nested groups included, not to run them.
+
+        Args:
+            connection: Accepted for Celery's sake, without effect.
+
+        Returns, raises: see :func:`asyncresult.control.revoke`.
+        """
+        return run(self._async().revoke, terminate=terminate, signal=signal, wait=wait, timeout=timeout)
+
+    # -- forms ------------------------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        return self.results == other.results if isinstance(other, ResultSet) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.results,)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: [{', '.join(str(member) for member in self.results)}]>"
+
+
+class GroupResult(ResultSet[T]):
+    """The results of a group of tasks, with an id under which the list of members can be saved.
+
+    Args:
+        id: The group's id; a new one by default.
+        results: The members.
+        parent: The result of what must succeed before the group runs.
+        kwargs: As of :class:`ResultSet`.
+    """
+
+    def __init__(
+        self, id: str | None = None, results: Iterable[Any] | None = None, parent: Any = None, **kwargs: Any
+    ) -> None:
+        super().__init__(results or (), **kwargs)
+        self.id = str(id) if id is not None else str(uuid.uuid4())
+        self.parent = parent
+
+    def _async(self) -> _sets.GroupResult[T]:
+        members = [member._async() for member in self.results]
+        return _sets.GroupResult(self.id, members, parent=self.parent._async() if self.parent is not None else None)
+
+    @property
+    def children(self) -> list[Any]:
+        """The members."""
+        return self.results
+
+    def save(self, backend: Any = None) -> Self:
+        """Store which results belong to this group, in Celery's form. Returns itself."""
+        run(self._store(backend).save_group, self)
+        return self
+
+    def delete(self, backend: Any = None) -> None:
+        """Delete the saved list; the members' records stay."""
+        run(self._store(backend).delete_group, self.id)
+
+    def _store(self, backend: Any) -> base.Backend:
+        return _current(None, backend) if backend is not None else self.backend._backend
+
+    @classmethod
+    def restore(cls, id: str, backend: Any = None, app: Any = None) -> GroupResult[Any] | None:
+        """The group that was saved under ``id``, or None. Raises: as :meth:`asyncresult.GroupResult.restore`."""
+        group = run(_sets.GroupResult.restore, id, _current(app, backend))
+        return cls._of(group) if group is not None else None
+
+    @classmethod
+    def _of(cls, group: _sets.GroupResult[Any]) -> Self:
+        above = wrap(group.parent) if group.parent is not None else None
+        return cls(group.id, [wrap(member) for member in group.results], above)
+
+    def as_tuple(self) -> tuple[tuple[str, Any], list[Any]]:
+        """Celery's portable form: ``((id, parent's form or None), [members' forms])``."""
+        return self._async().as_tuple()
+
+    def as_list(self) -> list[str]:
+        """The id of the group, of its members and of its parents."""
+        return self._async().as_list()
+
+    def __bool__(self) -> bool:
+        return bool(self.id or self.results)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, GroupResult):
+            return self.id == other.id and self.results == other.results and self.parent == other.parent
+        return self.id == other if isinstance(other, str) else super().__eq__(other)
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(self.id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.id, self.results, self.parent)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.id} [{', '.join(str(member) for member in self.results)}]>"
+
+
+# -- between the two faces, and Celery ------------------------------------------------------------------------
+
+
+def wrap(node: Any) -> Any:
+    """The blocking handle, or set, for an async one that nobody else uses."""
+    if isinstance(node, _sets.GroupResult):
+        return GroupResult._of(node)
+    if isinstance(node, _sets.ResultSet):
+        return ResultSet([wrap(member) for member in node.results])
+    return (EagerResult if isinstance(node, _eager.EagerResult) else AsyncResult)._of(node)
+
+
+def _adopt(result: Any) -> Any:
+    """A blocking handle or set, also for what is Celery's. Raises TypeError."""
+    return result if isinstance(result, ResultBase) else AsyncResult.from_celery(result)
+
+
+def _current(app: Any, backend: Any = None) -> base.Backend:
+    from .backends import current_backend
+
+    return async_backend(backend, app) or current_backend()
+
+
+def result_from_tuple(r: Any, app: Any = None) -> Any:
+    """A result, or group, from Celery's portable form, as ``as_tuple()`` gives it; a result is given back.
+
+    Args:
+        app: A Celery app, whose result backend is meant; None is the current backend.
+
+    Raises:
+        ValueError: Not of that form, or a chain of parents without end.
+
+    Source: celery/result.py (5.7), result_from_tuple.
+    """
+    return r if isinstance(r, ResultBase) else wrap(_tree.result_from_tuple(r, async_backend(None, app)))
+
+
+# -- the same, for results that are not a set -----------------------------------------------------------------
+
+
+def gather(*results: Any, timeout: float | None = None, return_exceptions: bool = False) -> tuple[Any, ...]:
+    """Wait for all ``results``; their values in order. See :meth:`ResultSet.get`."""
+    return tuple(ResultSet[Any](results).get(timeout, return_exceptions=return_exceptions))
+
+
+def as_completed(results: Iterable[Any], *, timeout: float | None = None) -> Stream[AsyncResult[Any]]:
+    """The handles, done, in the order in which their tasks end. See :meth:`ResultSet.as_completed`."""
+    return ResultSet[Any](results).as_completed(timeout=timeout)
+
+
+def wait(
+    results: Iterable[Any], *, timeout: float | None = None, return_when: str = ALL_COMPLETED, count: int | None = None
+) -> tuple[set[AsyncResult[Any]], set[AsyncResult[Any]]]:
+    """Wait for some or all ``results``. See :meth:`ResultSet.wait`."""
+    return ResultSet[Any](results).wait(timeout=timeout, return_when=return_when, count=count)

@@ -1,0 +1,52 @@
+"""The blocking face: scripts, threads, and code that was written for ``celery.result``.
+
+::
+
+    from asyncresult.sync import AsyncResult, connect      # where celery.result was imported from
+
+    with connect("redis://localhost/0"):
+        print(AsyncResult(task_id).get(timeout=10))
+
+The nouns are those of :mod:`asyncresult`, the shapes Celery's: ``r.state``, ``r.result`` and ``r.children`` are
+properties, ``r.get()`` blocks. One event loop in a thread of its own serves all threads of the process, over the
+same two connections. On a thread that runs an event loop everything that would wait raises RuntimeError at
+once: there, await :mod:`asyncresult`.
+
+The machinery stands in :mod:`._portal` (the loop), :mod:`._sync_backend`, :mod:`._sync_base`, :mod:`._sync_result`,
+:mod:`._sync_sets` and :mod:`._sync_executor`; what differs where Celery is loaded, in :mod:`._beside_celery`.
+"""
+
+from __future__ import annotations
+
+from asyncio import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+
+from ._beside_celery import allow_join_result, assert_will_not_block, denied_join_result
+from ._sync_backend import Backend, connect, current_backend
+from ._sync_base import ResultBase, Stream, Updates
+from ._sync_executor import Executor
+from ._sync_result import AsyncResult, EagerResult
+from ._sync_sets import GroupResult, ResultSet, as_completed, gather, result_from_tuple, wait
+
+__all__ = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
+    "AsyncResult",
+    "Backend",
+    "EagerResult",
+    "Executor",
+    "GroupResult",
+    "ResultBase",
+    "ResultSet",
+    "Stream",
+    "Updates",
+    "allow_join_result",
+    "as_completed",
+    "assert_will_not_block",
+    "connect",
+    "current_backend",
+    "denied_join_result",
+    "gather",
+    "result_from_tuple",
+    "wait",
+]
