@@ -1,0 +1,79 @@
+"""Coroutine functions as tasks of a stock worker.
+
+A worker calls a task's ``run`` and stores what it returns. Where ``run`` is a coroutine function it is
+wrapped: the coroutine runs on the one event loop of the process (:mod:`.._portal`, the loop of the blocking
+facade), and the worker's thread waits for it. An exception that a signal handler raises there (a soft time
+limit) cancels the coroutine.
+
+Celery keeps "which task am I" for each thread, and on the loop's thread many tasks take turns. So here it is
+a context variable: a task's ``request`` looks there first, and who sends from a coroutine is put on Celery's
+stack for as long as the sending takes.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from celery._state import _task_stack, get_current_task
+
+from .. import _portal
+
+__all__ = ["Running", "as_child", "running_task", "wrap_coroutine_function"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Running(NamedTuple):
+    """A task at work, and what it was asked."""
+
+    task: Any
+    request: Any
+
+
+_running: ContextVar[Running | None] = ContextVar("asyncresult_celery_task", default=None)
+
+#: The task whose coroutine runs here, on the event loop of a worker process; or None.
+running_task = _running.get
+
+
+def wrap_coroutine_function(cls: Any, run: Any) -> None:
+    """Set ``cls.run`` to a function that a worker can call, if ``run`` is a coroutine function."""
+    body = run.__func__ if isinstance(run, staticmethod) else run
+    if inspect.iscoroutinefunction(body):
+        blocking = _blocking(body)
+        cls.run = staticmethod(blocking) if isinstance(run, staticmethod) else blocking
+
+
+def _blocking(body: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
+    @functools.wraps(body)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        task = get_current_task()
+        running = Running(task, task.request) if task is not None else None
+
+        async def begin() -> R:
+            _running.set(running)
+            return await body(*args, **kwargs)
+
+        return _portal.run(begin)
+
+    return run
+
+
+@contextmanager
+def as_child() -> Generator[None]:
+    """Let Celery know, in this thread, which task's coroutine sends: it becomes the parent."""
+    running = _running.get()
+    if running is None or get_current_task() is running.task:
+        yield
+        return
+    _task_stack.push(running.task)
+    try:
+        yield
+    finally:
+        _task_stack.pop()

@@ -1,0 +1,32 @@
+"""Celery, as if it had been made for asyncio: ``value = await add.delay(2, 3)``.
+
+* :func:`connect` (also ``asyncresult.connect(app)``): a backend from the configuration of an app.
+* :func:`from_celery`, :func:`to_celery`: Celery's results as handles, and back.
+* :class:`Task`, :func:`install`: tasks that give handles, and are sent without blocking the event loop.
+* :func:`result_backend`: ``result_backend = "asyncresult+redis://…"`` in Celery's settings.
+
+Importing this module gives every signature ``adelay()`` and ``aapply_async()``.
+"""
+
+from __future__ import annotations
+
+from ._celery_backend import ResultBackend, SentinelResultBackend, result_backend
+from ._celery_config import connect
+from ._celery_control import CeleryController
+from ._celery_results import CeleryAsyncResult, CeleryGroupResult, from_celery, to_celery
+from ._celery_tasks import Task, install, task
+
+__all__ = [
+    "CeleryAsyncResult",
+    "CeleryController",
+    "CeleryGroupResult",
+    "ResultBackend",
+    "SentinelResultBackend",
+    "Task",
+    "connect",
+    "from_celery",
+    "install",
+    "result_backend",
+    "task",
+    "to_celery",
+]

@@ -1,0 +1,195 @@
+"""An app's configuration as a backend: what is honoured, and what is an error that names the setting."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import timedelta
+from typing import Any
+
+import celery
+import pytest
+import redis
+from celery.exceptions import ImproperlyConfigured
+
+import asyncresult
+from asyncresult import Backend, TaskMeta
+from asyncresult.backends.redis import RedisBackend
+from asyncresult.backends.sentinel import SentinelBackend
+from asyncresult.integrations.celery import CeleryController, connect
+from tests.integrations.celery_project import client
+from tests.tools.servers import Certificates, RedisServer, Sentinels
+
+
+class Provider(redis.CredentialProvider):
+    def get_credentials(self) -> tuple[str, str]:
+        return "user", "secret"
+
+
+def connected(**config: Any) -> Backend:
+    app = celery.Celery("configured", set_as_current=False)
+    app.conf.update(broker_url="memory://", **config)
+    return asyncresult.connect(app)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://", "redis://localhost:6379/0"),
+        ("redis://host:6380/3", "redis://host:6380/3"),
+        ("redis://host//3", "redis://host:6379/3"),
+        ("redis://host/3?db=5", "redis://host:6379/5"),
+        ("redis://:p%40ss@host/1", "redis://host:6379/1"),
+        ("rediss://host/1?ssl_cert_reqs=required", "rediss://host:6379/1"),
+        ("rediss://host/1?ssl_cert_reqs=CERT_NONE", "rediss://host:6379/1"),
+        ("redis+socket:///run/redis.sock?virtual_host=2", "unix:///run/redis.sock?db=2"),
+        ("asyncresult+redis+socket:///run/redis.sock?virtual_host=2", "unix:///run/redis.sock?db=2"),
+        ("asyncresult+redis://host:6380/3", "redis://host:6380/3"),
+        ("redis://host/0?socket_timeout=5&health_check_interval=10&socket_keepalive=true&max_connections=7&protocol=3",
+         "redis://host:6379/0"),
+    ],
+)  # fmt: skip
+def test_urls(url: str, shown: str) -> None:
+    assert str(connected(result_backend=url)) == shown
+
+
+def test_settings() -> None:
+    backend = connected(
+        result_backend="redis://user:p%40ss@host/1?client_name=me&socket_timeout=7",
+        result_expires=timedelta(minutes=5),
+        result_extended=True,
+        result_backend_transport_options={"global_keyprefix": "shop"},
+    )
+    assert isinstance(backend, RedisBackend)
+    options = backend.options
+    assert (options.username, options.password, options.client_name, options.socket_timeout) == (
+        "user",
+        "p@ss",
+        "me",
+        7,
+    )
+    assert (backend.expires, backend.result_extended) == (300, True)
+    assert backend.task_key("x") == b"shop_celery-task-meta-x"
+    assert connected(result_backend="redis://host", result_expires=None).expires is None
+    assert connected(result_backend="redis://host", redis_socket_timeout=3.0).options.socket_timeout == 3.0  # type: ignore[attr-defined]
+    assert connected(result_backend="redis://host").options.socket_timeout is None  # type: ignore[attr-defined]
+    spelled_out = connected(result_backend="redis", redis_host="there", redis_port=7000, redis_db=4)
+    assert str(spelled_out) == "redis://there:7000/4"
+
+
+@pytest.mark.skipif(celery.VERSION < (5, 7), reason="new in Celery 5.7")
+def test_settings_of_celery_57() -> None:
+    backend = connected(result_backend="redis://host", result_failure_expires=0, result_compression="gzip")
+    assert backend.failure_expires == 0
+    assert backend.codec.encode(TaskMeta(task_id="x", status="SUCCESS")).startswith(b"\0celery-compressed\0")
+    with pytest.raises(ImproperlyConfigured, match="result_compression"):
+        connected(result_backend="redis://host", result_compression="snappy")
+
+
+@pytest.mark.skipif(celery.VERSION < (5, 6), reason="new in Celery 5.6")
+def test_credential_provider() -> None:
+    backend = connected(result_backend="redis://host", redis_backend_credential_provider=Provider())
+    assert isinstance(backend, RedisBackend)
+    assert isinstance(backend.options.credential_provider, Provider)
+    assert (backend.options.username, backend.options.password) == (None, None)
+
+
+def test_sentinels_as_celery_spells_them() -> None:
+    backend = connected(
+        result_backend="sentinel://:pw@h1:26379/2;sentinel://:pw@h2:26380/2",
+        result_backend_transport_options={"master_name": "main", "sentinel_kwargs": {"password": "other"}},
+    )
+    assert isinstance(backend, SentinelBackend)
+    assert (backend.options.service, backend.options.password, backend.options.db) == ("main", "pw", 2)
+    assert backend.options.sentinels is not None
+    assert [str(address) for address in backend.options.sentinels.addresses] == ["h1:26379", "h2:26380"]
+    assert backend.options.sentinels.password == "other"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"result_backend": "rpc://"}, r"rpc:// keeps results in queues .* redis://.* sentinel://"),
+        ({"result_backend": None}, "has no result_backend"),
+        ({"result_backend": "disabled://"}, "disabled"),
+        ({"result_backend": "file:///somewhere"}, r"\(file\) is not Redis"),
+        ({"result_backend": "db+sqlite:///x"}, "is not Redis"),
+        ({"result_backend": "redis://host/0?nonsense=1"}, "'nonsense'"),
+        ({"result_backend": "redis://host", "result_serializer": "pickle"}, "result_serializer: .*pickles"),
+        ({"result_backend": "redis://host", "result_accept_content": ["json", "pickle"]}, "result_accept_content: "),
+        ({"result_backend": "sentinel://host"}, "which service"),
+    ],
+)
+def test_what_cannot_be_honoured_is_named(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        connected(**config)
+    assert "<Celery configured at" in str(caught.value)
+
+
+def test_no_secret_in_an_error() -> None:
+    with pytest.raises(ValueError, match="nonsense") as caught:
+        connected(result_backend="redis://user:secret@host/0?nonsense=1")
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_accept_content_is_about_messages_too() -> None:
+    """An app whose workers take pickled messages may well store JSON results."""
+    assert connected(result_backend="redis://host", accept_content=["json", "pickle"])
+
+
+def test_one_backend_per_app() -> None:
+    app = celery.Celery("configured", broker="memory://", backend="redis://host", set_as_current=False)
+    backend = asyncresult.connect(app)
+    assert asyncresult.connect(app) is backend is connect(app)
+    assert [type(way) for way in backend.controllers] == [CeleryController]
+    other = asyncresult.connect(app, heartbeat=1.0)
+    assert other is not backend
+    assert other.heartbeat == 1.0
+    assert asyncresult.connect(app) is other
+
+
+def test_what_is_no_app() -> None:
+    with pytest.raises(TypeError, match=r"builtins\.int is neither a URL nor"):
+        asyncresult.connect(5)
+
+
+def test_the_core_imports_no_celery() -> None:
+    """An app is recognised without any import of the integration by the user."""
+    code = """
+import sys, asyncresult
+assert not {"celery", "kombu", "anyio", "redis"} & set(sys.modules)
+import celery
+app = celery.Celery(broker="memory://", backend="redis://host:1/2")
+assert "asyncresult.integrations.celery" not in sys.modules
+assert str(asyncresult.connect(app)) == "redis://host:1/2"
+assert str(asyncresult.connect(celery.current_app)) == "redis://host:1/2"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+async def test_tls_and_a_password(certificates: Certificates) -> None:
+    with RedisServer(tls=certificates, password="pass") as server:
+        url = server.url(1).replace("?", "?ssl_cert_reqs=required&", 1) if "?" in server.url(1) else server.url(1)
+        with client(broker_url="memory://", result_backend=url) as app:
+            async with asyncresult.connect(app) as backend:
+                await backend.store_result("tls", 5, "SUCCESS")
+                assert await backend.result("tls") == 5
+            assert app.AsyncResult("tls").state == "SUCCESS"
+
+
+@pytest.mark.topology
+@pytest.mark.allow_leaks("sockets")  # Celery leaves its connections to the sentinels open
+async def test_sentinels() -> None:
+    """The same sentinels and the same primary, for Celery and for us."""
+    with Sentinels() as sentinels:
+        hosts = ";".join(f"sentinel://127.0.0.1:{sentinel.port}/1" for sentinel in sentinels.sentinels)
+        options = {"master_name": sentinels.service}
+        for prefix in ("", "asyncresult+"):
+            with client(
+                broker_url="memory://", result_backend=prefix + hosts, result_backend_transport_options=options
+            ) as app:
+                async with asyncresult.connect(app) as backend:
+                    await backend.store_result(f"s{prefix}", 5, "SUCCESS")
+                    assert await backend.result(f"s{prefix}") == 5
+                assert app.AsyncResult(f"s{prefix}").state == "SUCCESS"
