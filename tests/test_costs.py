@@ -1,0 +1,220 @@
+"""What a result costs, counted: a guard against slow creep that no noisy machine can trip.
+
+The counts are the same in each run: Python calls, callbacks of the loop, commands and bytes on the wire,
+bytes allocated. They are compared with those recorded in costs.json, for the versions of Python that stand
+there. Whoever changes one on purpose records it anew: ``RECORD_COSTS=1 python3 dev test tests/test_costs.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import sys
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import hiredis
+import pytest
+
+import asyncresult
+from asyncresult import AsyncResult, ResultSet
+from asyncresult._wire import Wire
+from asyncresult.backends.base import Backend
+from tests.tools.servers import RedisServer
+
+N = 1000
+ALLOWED = 0.10
+RECORD = Path(__file__).with_name("costs.json")
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+IDS = [f"00000001-0000-4000-8000-{index:012x}" for index in range(N)]
+
+Compare = Callable[[str, float], None]
+
+
+@pytest.fixture(scope="module")
+def compare() -> Compare:
+    """Compare a cost of one result with the recorded one; or record it."""
+    recorded: dict[str, dict[str, float]] = json.loads(RECORD.read_text(encoding="utf-8"))
+    recording = "RECORD_COSTS" in os.environ
+    if PYTHON not in recorded and not recording:
+        pytest.skip(f"no costs are recorded for Python {PYTHON}")
+
+    def compare(name: str, each: float) -> None:
+        if recording:
+            recorded.setdefault(PYTHON, {})[name] = round(each, 3)
+            RECORD.write_text(json.dumps(recorded, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            return
+        expected = recorded[PYTHON][name]
+        assert each <= expected * (1 + ALLOWED), f"{name}: {each:.3f} for each result, {expected} is recorded"
+        assert each >= expected * (1 - ALLOWED), f"{name} got better, {each:.3f} from {expected}: record it"
+
+    return compare
+
+
+@pytest.fixture
+async def memory() -> AsyncIterator[Backend]:
+    async with asyncresult.connect("memory://") as backend:
+        yield backend
+
+
+def record(id: str) -> bytes:
+    """A record as Celery writes it, of always the same length."""
+    return json.dumps(
+        {"status": "SUCCESS", "result": {"n": 1}, "traceback": None, "children": [], "date_done": None, "task_id": id}
+    ).encode()
+
+
+class Counting:
+    """Counts the Python functions called, and the callbacks given to the loop, in its block."""
+
+    calls = 0
+    callbacks = 0
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+
+    def __enter__(self) -> Counting:
+        loop = asyncio.get_running_loop()
+        call_soon = loop.call_soon
+
+        def counted(*arguments: Any, **options: Any) -> asyncio.Handle:
+            self.callbacks += 1
+            return call_soon(*arguments, **options)
+
+        self._patch.setattr(loop, "call_soon", counted)
+        sys.setprofile(self._called)
+        return self
+
+    def _called(self, frame: object, event: str, argument: object) -> None:
+        self.calls += event == "call"
+
+    def __exit__(self, *exc_info: object) -> None:
+        sys.setprofile(None)
+        self._patch.undo()
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counting]:
+    return lambda: Counting(monkeypatch)
+
+
+async def some_ticks() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def warm(backend: Backend) -> None:
+    """Have both connections stand."""
+    await backend.mark_as_done("warm", 1)
+    await AsyncResult("warm", backend=backend)
+
+
+def announced(backend: Backend) -> bytes:
+    """The messages of all results."""
+    messages = [(b"message", backend.task_key(id), record(id)) for id in IDS]
+    return b"".join(hiredis.pack_command(message) for message in messages)  # type: ignore[arg-type]
+
+
+def arrive(backend: Backend, data: bytes) -> None:
+    """What the connection does with what one read from the socket gave."""
+    messages, _ = Wire().receive(data)
+    pushed = backend._engine().waiters.pushed
+    for _, channel, payload in messages:
+        pushed(channel, payload)
+
+
+async def join(backend: Backend) -> list[Any]:
+    return await ResultSet([AsyncResult(id, backend=backend) for id in IDS])
+
+
+async def gather(backend: Backend) -> list[Any]:
+    return await asyncio.gather(*[AsyncResult(id, backend=backend) for id in IDS])
+
+
+@pytest.mark.parametrize("way", [join, gather])
+async def test_calls_and_callbacks(
+    way: Callable[[Backend], Any], memory: Backend, counting: Callable[[], Counting], compare: Compare
+) -> None:
+    """To wait, and to be woken. A join wakes once, however many it waits for."""
+    with counting() as waiting:
+        task = asyncio.ensure_future(way(memory))
+        await some_ticks()
+    data = announced(memory)
+    with counting() as arriving:
+        arrive(memory, data)
+        values = await task
+    assert values == [{"n": 1}] * N
+    compare(f"{way.__name__}: Python calls to wait", waiting.calls / N)
+    compare(f"{way.__name__}: Python calls to be woken", arriving.calls / N)
+    if way is join:
+        assert arriving.callbacks < 10
+    else:
+        compare("gather: callbacks of the loop", arriving.callbacks / N)
+
+
+@pytest.mark.parametrize("way", [join, gather])
+async def test_memory_of_a_waiting_handle(way: Callable[[Backend], Any], memory: Backend, compare: Compare) -> None:
+    await memory.get_meta("warm")
+    gc.collect()
+    tracemalloc.start()
+    try:
+        task = asyncio.ensure_future(way(memory))
+        await some_ticks()
+        gc.collect()
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    compare(f"{way.__name__}: bytes of a waiting handle", used / N)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.mark.parametrize("way", [join, gather])
+async def test_commands_to_wait(way: Callable[[Backend], Any], redis_server: RedisServer, compare: Compare) -> None:
+    """A thousand waits cost one SUBSCRIBE and at most two MGET: one beside it, one after the acknowledgement."""
+    async with asyncresult.connect(redis_server.url()) as backend:
+        await warm(backend)
+        redis_server.reset()
+        before = int(redis_server.info("stats")["total_net_input_bytes"])
+        task = asyncio.ensure_future(way(backend))
+        while backend.stats().subscribed < N or redis_server.commandstats().get("mget", 0) < 1:
+            await asyncio.sleep(0.01)
+        await backend.get_meta("behind the reads")
+        bytes_sent = int(redis_server.info("stats")["total_net_input_bytes"]) - before
+        commands = redis_server.commandstats()
+        assert commands["subscribe"] == 1
+        assert commands["mget"] <= 3
+        task.cancel()
+        await asyncio.wait([task])
+    # Two reads of the same keys at most, the subscription, and what this test itself asked.
+    assert bytes_sent / N <= 3 * (len("celery-task-meta-") + 36 + 8)
+
+
+async def test_commands_of_stored_results(redis_server: RedisServer) -> None:
+    """A thousand stored results cost one MGET; a thousand stores at once cost one command each, in one round trip."""
+    async with asyncresult.connect(redis_server.url()) as backend:
+        await warm(backend)
+        redis_server.reset()
+        await asyncio.gather(*[backend.mark_as_done(id, {"n": 1}) for id in IDS])
+        commands = redis_server.commandstats()
+        assert commands["evalsha"] <= N
+        assert (commands["get"], commands["set"], commands["publish"]) == (N, N, N)
+        assert [meta.result for meta in await backend.get_many(IDS)] == [{"n": 1}] * N
+        assert redis_server.commandstats()["mget"] == 1
+
+
+async def test_most_of_a_stored_bulk_is_not_subscribed(redis_server: RedisServer) -> None:
+    """The first thousand reads find everything stored: the other keys need no subscription."""
+    ids = [f"{number}-{id}" for number in range(3) for id in IDS]
+    async with asyncresult.connect(redis_server.url()) as backend:
+        await warm(backend)
+        await asyncio.gather(*[backend.mark_as_done(id, {"n": 1}) for id in ids])
+        redis_server.cli("CONFIG", "RESETSTAT")
+        assert await ResultSet([AsyncResult(id, backend=backend) for id in ids]) == [{"n": 1}] * 3 * N
+        commands = redis_server.commandstats()
+        assert (commands["subscribe"], commands["mget"]) == (1, 3)
