@@ -1,0 +1,279 @@
+"""The documentation is true: its code runs, its links lead somewhere, its tables are those of the code.
+
+How code is run. Programs, which have a title, are written to files; a block of text whose title is a command line is
+what that prints. The README's blocks are run as they stand, with the names that they take for granted. Both talk to
+the server of the test instead of to ``redis://localhost:6379``. The programs of docs/howto have tests of their own.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import asyncresult
+import asyncresult.sync
+from asyncresult import AsyncResult, _portal
+from asyncresult.backends import KNOWN_SCHEMES, _options
+from asyncresult.backends.base import Backend
+from tests.tools import api_reference
+from tests.tools.celery_worker import CeleryWorker
+from tests.tools.servers import RedisServer
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+SERVER = "redis://localhost:6379"
+
+
+def names(pages: list[Path]) -> list[str]:
+    return [str(page.relative_to(ROOT)) for page in pages]
+
+
+def each_page() -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+
+
+def blocks(page: Path, language: str) -> list[tuple[str, str]]:
+    """Title (or nothing) and text of each block of a language."""
+    found = re.findall(
+        rf'^( *)```{language}(?: title="([^"\n]*)")?\n(.*?)^ *```$',
+        page.read_text(encoding="utf-8"),
+        re.DOTALL | re.MULTILINE,
+    )
+    return [(title, textwrap.dedent(indent + code)) for indent, title, code in found]
+
+
+# --- code ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tutorial(tmp_path: Path, redis_server: RedisServer) -> Path:
+    """A directory with the programs of the tutorial."""
+    for title, code in blocks(DOCS / "tutorial.md", "python"):
+        (tmp_path / title).write_text(code.replace(SERVER, redis_server.url().removesuffix("/0")), encoding="utf-8")
+    return tmp_path
+
+
+OUTPUTS = blocks(DOCS / "tutorial.md", "text")
+
+
+@pytest.mark.parametrize(("command", "output"), OUTPUTS, ids=[command for command, _ in OUTPUTS])
+def test_tutorial(command: str, output: str, tutorial: Path, redis_server: RedisServer) -> None:
+    if command == "python ask.py":
+        server = redis_server.url()
+        with CeleryWorker(broker=server, app="tasks:app", env={"PYTHONPATH": f"{tutorial}{os.pathsep}{ROOT}"}):
+            assert run(command, tutorial) == output
+    else:
+        assert run(command, tutorial) == output
+
+
+def run(command: str, directory: Path) -> str:
+    """What a command line prints, errors included."""
+    script = f'python() {{ "{sys.executable}" -W error::DeprecationWarning:__main__ "$@"; }}\n{command}'
+    done = subprocess.run(
+        ["sh", "-c", script],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+    return done.stdout
+
+
+README = [code for _, code in blocks(ROOT / "README.md", "python")]
+
+
+async def run_block(code: str, server: str, **given: Any) -> dict[str, Any]:
+    """Run a block that may await, as ``python -m asyncio`` would; returns its names."""
+    # Compiled alone: the flags of this module are not those of a reader's.
+    compiled = compile(
+        code.replace(f"{SERVER}/0", server), "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
+    )
+    if (running := eval(compiled, given)) is not None:  # the block awaits
+        await running
+    return given
+
+
+async def test_readme_waiting(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    async with asyncresult.connect(redis_url) as backend:
+        for number in range(3):
+            await backend.mark_as_done(f"task-{number}", number)
+        uploaded = asyncio.get_running_loop().create_future()
+        ids = [f"task-{number}" for number in range(3)]
+        names = await run_block(
+            README[0], redis_url, task_id="task-1", ids=ids, resize=lambda value: value * 10, upload=uploaded.set_result
+        )
+        assert (names["value"], names["values"]) == (1, [0, 1, 2])
+        assert await uploaded == 10
+        assert capsys.readouterr().out == "SUCCESS 1\n"
+
+
+async def test_readme_celery(celery_worker: CeleryWorker) -> None:
+    from celery import Celery
+
+    from tests.tools.celery_app import close_app
+
+    declaration, _, code = README[1].partition("\n\n")
+    given = await run_block(
+        declaration, "", Celery=lambda *args, **options: Celery(*args, set_as_current=False, **options)
+    )
+    app = given["app"]
+    app.conf.update(celery_worker.config)
+    add = app.tasks["tests.add"]  # a shared task: of the class that this app wants
+    try:
+        ran = await run_block(code, "", asyncresult=asyncresult, app=app, add=add)
+        assert ran["value"] == 5
+        async with asyncresult.connect(app):
+            assert await ran["handle"].get(timeout=20) == 5
+    finally:
+        close_app(app)
+
+
+async def test_readme_executor(redis_url: str) -> None:
+    ran = await run_block(README[2], redis_url, make_thumbnails=len, album=["a", "b"])
+    assert ran["thumbnails"] == 2
+    async with asyncresult.connect(redis_url):
+        assert await AsyncResult(ran["handle"].id).get(timeout=10) == 2
+
+
+async def test_readme_sync(redis_url: str) -> None:
+    async with asyncresult.connect(redis_url) as backend:
+        await backend.mark_as_done("task", 1)
+        try:
+            await asyncio.to_thread(exec, compile(README[3], "README.md", "exec"), {"task_id": "task"})
+        finally:
+            await asyncio.to_thread(_portal.stop)  # its thread would serve the next test, too
+
+
+@each_page()
+def test_code_is_python_and_imports_what_there_is(page: Path) -> None:
+    for _, code in blocks(page, "python"):
+        tree = compile(code, page.name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "asyncresult":
+                module = importlib.import_module(str(node.module))
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
+
+
+# --- links -----------------------------------------------------------------------------------------
+
+
+def links(text: str) -> list[str]:
+    without_code = re.sub(r"^ *```.*?^ *```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", without_code)
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub and mkdocs make of the headings."""
+    headings = re.findall(
+        r"^#+ +(.*)$", re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@each_page()
+def test_links(page: Path) -> None:
+    for link in links(page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", link):
+            assert link.startswith("https://"), link
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{link} leads nowhere"
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), f"{link}: there is no such heading"
+
+
+@each_page()
+def test_no_path_of_a_machine(page: Path) -> None:
+    found = re.search(r"(?<![\w.:/])/(?:work|root|tmp|home|Users|mnt|opt)/\S*", page.read_text(encoding="utf-8"))
+    assert found is None, found
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """And every decision in the index of decisions, which is a page."""
+    navigation = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    decisions = {f"decisions/{link}" for link in links((DOCS / "decisions" / "README.md").read_text(encoding="utf-8"))}
+    assert navigation | decisions == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+
+
+# --- reference -------------------------------------------------------------------------------------
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    page = api_reference.PAGE.read_text(encoding="utf-8")
+    of_async, of_sync = page.split("## `asyncresult.sync`")
+    assert [name for name in asyncresult.__all__ if f"### `{name}`" not in of_async] == []
+    assert [name for name in asyncresult.sync.__all__ if not re.search(rf"^\* `{name}\b", of_sync, re.MULTILINE)] == []
+
+
+# The text of a signature is Python's business, and changes with it.
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the page is written by the oldest supported Python")
+def test_the_reference_is_up_to_date() -> None:
+    assert api_reference.PAGE.read_text(encoding="utf-8") == api_reference.reference(), (
+        "run python3 dev docs, or python -m tests.tools.api_reference"
+    )
+
+
+OPTIONS = (DOCS / "reference" / "options.md").read_text(encoding="utf-8")
+
+
+def table(heading: str) -> Iterator[list[str]]:
+    """The rows of the table below a heading."""
+    section = re.split(r"^## ", OPTIONS, flags=re.MULTILINE)
+    (text,) = [part for part in section if part.startswith(heading)]
+    for row in re.findall(r"^\| (`.*) \|$", text, re.MULTILINE):
+        yield [cell.strip() for cell in row.split(" | ")]
+
+
+def listed(heading: str) -> dict[str, str]:
+    """Options and defaults."""
+    return {name.strip("`"): default.strip("`") for name, default, _ in table(heading)}
+
+
+def objects(heading: str) -> set[str]:
+    return {name.strip("`") for name, _, text in table(heading) if "*object*" in text}
+
+
+def test_urls() -> None:
+    schemes = {scheme for row in table("URLs") for scheme in re.findall(r"`(\S+)://`", row[0])}
+    assert schemes == set(KNOWN_SCHEMES)
+
+
+def test_options_of_every_backend() -> None:
+    parameters = dict(inspect.signature(Backend).parameters)
+    assert listed("Records") == {name: repr(parameter.default) for name, parameter in parameters.items()}
+    in_urls = listed("Records").keys() - objects("Records")
+    assert in_urls == _options.BACKEND_OPTIONS.keys()
+
+
+def test_options_of_connections() -> None:
+    shown = listed("Connections")
+    in_urls = shown.keys() - {"credential_provider"}
+    assert in_urls == _options.CONNECTION_OPTIONS.keys()
+    assert objects("Records") | {"credential_provider"} == _options.OBJECT_OPTIONS
+    _, made = _options.parse("redis://", {})
+    fields = {"socket_connect_timeout": "connect_timeout"}
+    for name, default in shown.items():
+        if not name.startswith("ssl_"):
+            assert repr(getattr(made, fields.get(name, name))) == default, name
+
+
+def test_options_of_sentinel_and_cluster() -> None:
+    assert listed("Sentinel").keys() == _options.SENTINEL_OPTIONS.keys()
+    assert listed("Cluster").keys() == _options.CLUSTER_OPTIONS.keys()
