@@ -289,6 +289,8 @@ def decompressed(name: str, body: Bytes) -> Iterator[bytes]:
 
 # -- JSON in pieces ----------------------------------------------------------------------------------------------
 
+# The empty alternative at the end of a repeated group is for Python before 3.11.5, whose possessive repeats
+# stop where the last attempt failed instead of where it began (CPython issue 106052). An empty match does not fail.
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 
 
@@ -296,12 +298,12 @@ def _container(levels: int) -> bytes:
     inner = rb'[^"\[\]{}]++|' + _STRING
     if levels:
         inner += rb"|" + _container(levels - 1)
-    return rb"[\[{](?:" + inner + rb")*+[\]}]"
+    return rb"[\[{](?:" + inner + rb"|)*+[\]}]"
 
 
-_ITEM = rb'[^"\[\]{},]*+(?:(?:' + _STRING + rb"|" + _container(8) + rb')[^"\[\]{},]*+)*+'
+_ITEM = rb'[^"\[\]{},]*+(?:(?:' + _STRING + rb"|" + _container(8) + rb')[^"\[\]{},]*+|)*+'
 # Items of a list or a mapping, each with its comma. The first alternative takes many plain ones in one go.
-_items = re.compile(rb'(?:[^"\[\]{}]*,|' + _ITEM + rb",)*+", re.DOTALL)
+_items = re.compile(rb'(?:[^"\[\]{}]*,|' + _ITEM + rb",|)*+", re.DOTALL)
 _last_item = re.compile(_ITEM + rb"(?=[\]}])", re.DOTALL)
 _key = re.compile(_STRING, re.DOTALL)
 _colon = re.compile(rb"[ \t\n\r]*+:")
@@ -309,7 +311,7 @@ _space = re.compile(rb"[ \t\n\r]*+")
 # The inside of a string, with whole escapes, and with both halves of a surrogate pair or none.
 _characters = re.compile(
     rb'(?:[^"\\]++|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}'
-    rb"|\\u(?![dD][89abAB])[0-9a-fA-F]{4}|\\[^u])*+",
+    rb"|\\u(?![dD][89abAB])[0-9a-fA-F]{4}|\\[^u]|)*+",
     re.DOTALL,
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, cast
 
@@ -26,6 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts background jobs with SIGINT ignored, and Python then leaves it so: no Ctrl-C for those tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if (loop := config.getoption("--loop")) != "asyncio":
         config.pluginmanager.register(_Loops(str(loop)))
 
