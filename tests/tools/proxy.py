@@ -270,11 +270,12 @@ def _end(writer: asyncio.StreamWriter, how: Ending) -> None:
         writer.transport.abort()
 
 
-# What is sent to the server instead of a command that is to fail. The server knows no such command, and says so
-# whatever the state of the connection (before AUTH, loading, subscribed), in the right place among its other replies,
-# so that nothing has to be counted. In a transaction it makes the EXEC fail, as a refused command does.
-_REFUSED = b"*1\r\n$13\r\nPROXY.REFUSED\r\n"
-_REFUSAL = re.compile(rb"-ERR unknown command .PROXY\.REFUSED")
+# What is sent to the server instead of a command that is to fail: AUTH without its arguments, which is refused for
+# that whatever the state of the connection (before AUTH, loading, subscribed), in the right place among the other
+# replies, so that nothing has to be counted. In a transaction it makes the EXEC fail, as a refused command does.
+# (An unknown command will not do: before AUTH, newer Valkey servers answer that with NOAUTH.)
+_REFUSED = b"*1\r\n$4\r\nAUTH\r\n"
+_REFUSAL = re.compile(rb"-ERR wrong number of arguments for 'auth' command")
 
 
 class _Lane:
