@@ -1,4 +1,4 @@
-"""redis-py, configured: everything that asks or stores goes through a client that is made here.
+"""redis-py, configured: everything that asks or stores goes through a connection that is made here.
 
 Nothing is left to redis-py's defaults, which differ between 6.4 and 8 (retries, timeouts, protocol).
 """
@@ -6,15 +6,16 @@ Nothing is left to redis-py's defaults, which differ between 6.4 and 8 (retries,
 from __future__ import annotations
 
 import asyncio
-from typing import Any, TypeVar
+from typing import Any
 
+import hiredis
 import redis
 import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.connection import HiredisRespSerializer
 from redis.credentials import CredentialProvider
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
 
 from .._connection import Address
 from ..errors import BackendUnavailable
@@ -22,10 +23,12 @@ from ..version import __version__
 from ._commands import Command
 from ._options import Options, cert_reqs
 
-__all__ = ["LIBRARY", "ask", "credentials", "disconnect", "make_client", "pipelined"]
+__all__ = ["LIBRARY", "Line", "ask", "credentials"]
 
 #: Seconds for a question to a server that may be gone.
 ASK_TIMEOUT = 1.0
+#: Seconds of getting replies after which the time for silence begins anew.
+ENOUGH_TO_GO_ON = 0.5
 #: What CLIENT LIST shows of us.
 LIBRARY = ("asyncresult", __version__)
 _library_for_redis_py: dict[str, Any]
@@ -35,59 +38,97 @@ else:  # redis-py before 7.2
     _library_for_redis_py = {"lib_name": LIBRARY[0], "lib_version": LIBRARY[1]}
 
 
-def make_client(options: Options, address: Address, *, timeout: float) -> aioredis.Redis:
-    """A redis-py client for one server; nothing is connected yet.
+class Line:
+    """One redis-py connection, opened at the first round trip and again after it was lost.
+
+    Without redis-py's client, pool and pipelines: their bookkeeping, and a timeout for each reply, cost more than all
+    the rest of a store (benchmarks: store, store-each).
 
     Args:
-        timeout: Seconds for one round trip, unless the options say otherwise.
+        timeout: Seconds of silence after which a round trip has failed, unless the options say otherwise.
     """
-    provider = options.credential_provider
-    common: dict[str, Any] = {
-        "db": options.db,
-        "username": options.username,
-        "password": options.password,
-        "credential_provider": _Credentials(provider) if provider is not None else None,
-        "client_name": options.client_name,
-        **_library_for_redis_py,
-        # Set explicitly: the defaults of redis-py differ between 6.4 and 8.
-        "protocol": 2,
-        "socket_timeout": options.socket_timeout or timeout,
-        "socket_connect_timeout": options.connect_timeout,
-        "retry": Retry(NoBackoff(), 0) if isinstance(options.retry, (int, float)) else options.retry,
-        "health_check_interval": 0,
-    }
-    if address.path is not None:
-        pool = aioredis.ConnectionPool(connection_class=_UnixConnection, path=address.path, **common)
-    elif options.tls:
-        pool = aioredis.ConnectionPool(
-            connection_class=_TlsConnection,
-            host=address.host,
-            port=address.port,
-            **common,
-            **_redis_py_ssl(options),
+
+    def __init__(self, options: Options, address: Address, *, timeout: float) -> None:
+        provider = options.credential_provider
+        self._timeout = options.socket_timeout or timeout
+        self._retry = None if isinstance(options.retry, (int, float)) else options.retry
+        kwargs: dict[str, Any] = {
+            "db": options.db,
+            "username": options.username,
+            "password": options.password,
+            "credential_provider": _Credentials(provider) if provider is not None else None,
+            "client_name": options.client_name,
+            **_library_for_redis_py,
+            # Set explicitly: the defaults of redis-py differ between 6.4 and 8.
+            "protocol": 2,
+            "socket_timeout": None,  # one for the round trip is ours
+            "socket_connect_timeout": options.connect_timeout,
+            "retry": self._retry or Retry(NoBackoff(), 0),
+            "health_check_interval": 0,
+        }
+        self._connection: Any  # redis-py's annotations stop half-way
+        if address.path is not None:
+            self._connection = aioredis.UnixDomainSocketConnection(path=address.path, **kwargs)
+        elif options.tls:
+            kwargs |= {"host": address.host, "port": address.port, **_redis_py_ssl(options)}
+            self._connection = aioredis.SSLConnection(**kwargs)
+        else:
+            self._connection = aioredis.Connection(host=address.host, port=address.port, **kwargs)
+        # Before redis-py 8 the question has another name: what it finds may be lost then, and so is the connection.
+        self._is_stale = getattr(self._connection, "can_read", self._connection.can_read_destructive)
+
+    async def execute(self, commands: list[Command]) -> list[Any]:
+        """One round trip. Replies of single commands may be errors.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: The others have no replies.
+        """
+        if self._retry is None:
+            return await self._round_trip(commands)
+        replies: list[Any] = await self._retry.call_with_retry(
+            lambda: self._round_trip(commands), lambda _: self.disconnect()
         )
-    else:
-        pool = aioredis.ConnectionPool(connection_class=_TcpConnection, host=address.host, port=address.port, **common)
-    return aioredis.Redis(connection_pool=pool)
+        return replies
 
+    async def _round_trip(self, commands: list[Command]) -> list[Any]:
+        connection = self._connection
+        if connection.is_connected and await self._lost_or_out_of_step():
+            await connection.disconnect()
+        if not connection.is_connected:
+            await connection.connect()
+        replies: list[Any] = []
+        read, clock = connection.read_response, asyncio.get_running_loop().time
+        try:
+            # Cancelled, at the end of its time as by anybody else, redis-py closes the connection.
+            async with asyncio.timeout(self._timeout) as silence:
+                # Packed in C: the asyncio connections of redis-py do it in Python (benchmarks: fetch, store).
+                await connection.send_packed_command(b"".join(map(hiredis.pack_command, commands)))
+                began = clock()
+                for _ in commands:
+                    try:
+                        replies.append(await read())
+                    except ResponseError as error:
+                        replies.append(error)
+                    if clock() - began > ENOUGH_TO_GO_ON:
+                        began = clock()
+                        silence.reschedule(began + self._timeout)
+        except RuntimeError as error:
+            if "handler is closed" not in str(error):
+                raise
+            # uvloop's word for writing to a connection that was lost a moment ago; redis-py does not know it.
+            raise ConnectionResetError(str(error)) from error
+        return replies
 
-async def pipelined(client: aioredis.Redis, commands: list[Command]) -> list[Any]:
-    """One round trip. Replies of single commands may be errors."""
-    pipeline = client.pipeline(transaction=False)
-    for command in commands:
-        pipeline.execute_command(*command)
-    try:
-        return await pipeline.execute(raise_on_error=False)
-    except RuntimeError as error:
-        if "handler is closed" not in str(error):
-            raise
-        # uvloop's word for writing to a connection that was lost a moment ago; redis-py does not know it.
-        raise ConnectionResetError(str(error)) from error
+    async def _lost_or_out_of_step(self) -> bool:
+        """Whether there is something to read, though nothing was asked."""
+        try:
+            return bool(await self._is_stale())
+        except (RedisError, OSError):
+            return True
 
-
-async def disconnect(client: aioredis.Redis) -> None:
-    """Close its connections, also when the caller is cancelled meanwhile: redis-py would then leave them open."""
-    await asyncio.shield(client.connection_pool.disconnect())
+    async def disconnect(self) -> None:
+        """Close the connection, also when the caller is cancelled meanwhile: redis-py would then leave it open."""
+        await asyncio.shield(self._connection.disconnect())
 
 
 async def ask(options: Options, address: Address, *questions: Command) -> list[Any]:
@@ -96,12 +137,12 @@ async def ask(options: Options, address: Address, *questions: Command) -> list[A
     Raises:
         redis.exceptions.RedisError, OSError: Nobody answers there, or not us.
     """
-    client = make_client(options, address, timeout=ASK_TIMEOUT)
+    line = Line(options, address, timeout=ASK_TIMEOUT)
     try:
         async with asyncio.timeout(ASK_TIMEOUT):
-            return await pipelined(client, list(questions))
+            return await line.execute(list(questions))
     finally:
-        await disconnect(client)
+        await line.disconnect()
 
 
 async def credentials(provider: CredentialProvider) -> tuple[str | None, str]:
@@ -135,18 +176,3 @@ class _Credentials(CredentialProvider):
         except BackendUnavailable as error:
             raise RedisConnectionError(str(error)) from None  # redis-py hangs up at its own errors only
         return (username, password) if username else (password,)
-
-
-Connection = TypeVar("Connection", bound=aioredis.Connection | aioredis.UnixDomainSocketConnection)
-
-
-def _packing(kind: type[Connection]) -> type[Connection]:
-    """Packs commands in C. The asyncio connections of redis-py do it in Python (benchmarks: fetch, store)."""
-    packing: type[Connection] = type(kind.__name__, (kind,), {"pack_command": staticmethod(_pack)})
-    return packing
-
-
-_pack = HiredisRespSerializer().pack
-_TcpConnection = _packing(aioredis.Connection)
-_UnixConnection = _packing(aioredis.UnixDomainSocketConnection)
-_TlsConnection = _packing(aioredis.SSLConnection)

@@ -149,7 +149,6 @@ class Commands:
                         self._drained.set_result(None)
                     self._wake.clear()
                     await self._wake.wait()
-                    await asyncio.sleep(0)  # the rest of this tick's jobs travel along
                 self._take_round()
                 error = await self._try_round()
                 if self._task.cancelling():

@@ -38,13 +38,12 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import redis.asyncio as aioredis
 from redis.exceptions import AskError, AuthenticationError, MovedError, NoPermissionError, RedisError, ResponseError
 
 from .._connection import BACKOFF_FIRST, BACKOFF_LAST, Address, Subscriber, dial_address, permission_error
 from .._wire import SLOTS, slot_of
 from ..errors import AsyncResultError, BackendClosed, BackendError, BackendUnavailable
-from ._client import ask, disconnect, pipelined
+from ._client import Line, ask
 from ._commands import Command, Commands, Job
 from ._options import Options, parse_cluster
 from .base import BackendStats, Engine
@@ -244,16 +243,16 @@ class ClusterEngine(RedisEngine):
     def _node(self, address: Address) -> Commands:
         node = self._nodes.get(address)
         if node is None:
-            client = self._make_client(address)
+            line = self._make_line(address)
             node = self._nodes[address] = Commands(
-                functools.partial(self._execute, client),
-                functools.partial(disconnect, client),
+                functools.partial(self._execute, line),
+                line.disconnect,
                 address=str(address),
                 astray=self._went_astray,
             )
         return node
 
-    async def _execute(self, client: aioredis.Redis, commands: list[Command]) -> list[Any]:
+    async def _execute(self, line: Line, commands: list[Command]) -> list[Any]:
         slow = False
 
         def is_slow() -> None:
@@ -264,7 +263,7 @@ class ClusterEngine(RedisEngine):
 
         timer = self.loop.call_later(SLOW, is_slow)
         try:
-            return await pipelined(client, commands)
+            return await line.execute(commands)
         finally:
             timer.cancel()
             self._slow -= slow

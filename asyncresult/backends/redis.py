@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha1
 from typing import Any, ClassVar
 
-import redis.asyncio as aioredis
 from redis.credentials import StreamingCredentialProvider
 from redis.exceptions import NoScriptError
 
@@ -28,7 +27,7 @@ from .._waiters import READ_CHUNK, Waiters
 from .._wire import Wire
 from ..errors import AsyncResultError, BackendClosed
 from ..states import READY_STATES
-from ._client import LIBRARY, credentials, disconnect, make_client, pipelined
+from ._client import LIBRARY, Line, credentials
 from ._commands import Command, Commands, Job, first_error
 from ._options import Options, parse
 from .base import Backend, BackendStats, Engine
@@ -153,10 +152,8 @@ class RedisEngine(Engine):
 
     def _open(self) -> asyncio.Task[None]:
         """Make the connections. Returns a task that lasts until they are closed."""
-        client = self._make_client(self._options.addresses[0])
-        self._commands = Commands(
-            functools.partial(pipelined, client), functools.partial(disconnect, client), address=str(self._backend)
-        )
+        line = self._make_line(self._options.addresses[0])
+        self._commands = Commands(line.execute, line.disconnect, address=str(self._backend))
         self._subscriber = self._make_subscriber(self._dial, self.waiters)
         self.subscribe = self._subscriber.subscribe
         self.unsubscribe = self._subscriber.unsubscribe
@@ -189,8 +186,8 @@ class RedisEngine(Engine):
             sharded=self._options.sharded,
         )
 
-    def _make_client(self, address: Address) -> aioredis.Redis:
-        return make_client(self._options, address, timeout=2 * self._backend.heartbeat)
+    def _make_line(self, address: Address) -> Line:
+        return Line(self._options, address, timeout=2 * self._backend.heartbeat)
 
     def login_again(self, username: str | None, password: str) -> None:
         """Use fresh credentials on the connections that stand; new ones ask the provider."""
@@ -303,7 +300,9 @@ class RedisEngine(Engine):
 
     def history(self, key: bytes, after: str) -> asyncio.Future[list[tuple[str, bytes]]]:
         def records(replies: list[Any]) -> list[tuple[str, bytes]]:
-            return [(id.decode(), fields[b"record"]) for id, fields in replies[0]]  # as redis-py parses it
+            return [
+                (id.decode(), dict(zip(fields[::2], fields[1::2], strict=True))[b"record"]) for id, fields in replies[0]
+            ]
 
         # Forever: somebody waits for it, and an outage does not end a wait.
         return self._submit([("XRANGE", key, f"({after}", "+")], records, forever=True)

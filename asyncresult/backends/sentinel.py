@@ -24,14 +24,13 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import redis.asyncio as aioredis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .._connection import Address, Subscriber, dial_address, permission_error
 from .._wire import Wire
 from ..errors import AsyncResultError
-from ._client import LIBRARY, ask, disconnect, pipelined
+from ._client import LIBRARY, Line, ask
 from ._commands import Command, Commands, Job
 from ._options import Options, parse_sentinel
 from .base import Engine
@@ -81,9 +80,9 @@ class SentinelEngine(RedisEngine):
         assert self._options.sentinels is not None
         self._sentinels = self._options.sentinels
         self._sentinel_tls = self._sentinels.ssl_context()
-        self._client: aioredis.Redis | None = None
+        self._line: Line | None = None
         # Where the two connections lead; None while that is being found out.
-        self._client_at: Address | None = None
+        self._line_at: Address | None = None
         self._subscribed_at: Address | None = None
         self._round: asyncio.Timeout | None = None
         self._role_due = False
@@ -188,15 +187,15 @@ class SentinelEngine(RedisEngine):
     async def _execute(self, commands: list[Command]) -> list[Any]:
         try:
             async with asyncio.timeout(None) as self._round:
-                if self._client is None or self._client_at is None:
+                if self._line is None or self._line_at is None:
                     await self._reset()
                     address = await self._resolve()
-                    self._client, self._client_at = self._make_client(address), address
+                    self._line, self._line_at = self._make_line(address), address
                     self._primary_is(address)
                 ask_role, self._role_due = self._role_due, False
-                replies = await pipelined(self._client, [*commands, ("ROLE",)] if ask_role else commands)
+                replies = await self._line.execute([*commands, ("ROLE",)] if ask_role else commands)
                 if ask_role and not _says_primary(replies.pop()):
-                    demoted = f"{self._client_at} is no primary any more"
+                    demoted = f"{self._line_at} is no primary any more"
                     self._subscriber.abort(demoted)
                     raise RedisConnectionError(demoted)
                 return replies
@@ -207,9 +206,9 @@ class SentinelEngine(RedisEngine):
             self._round = None
 
     async def _reset(self) -> None:
-        client, self._client, self._client_at = self._client, None, None
-        if client is not None:
-            await disconnect(client)
+        line, self._line, self._line_at = self._line, None, None
+        if line is not None:
+            await line.disconnect()
 
     # -- failovers ------------------------------------------------------------------------------------
 
@@ -218,8 +217,8 @@ class SentinelEngine(RedisEngine):
         if self._subscribed_at not in (None, address):
             self._subscribed_at = None
             self._subscriber.abort(f"the primary is {address} now")
-        if self._client_at not in (None, address):
-            self._client_at = None
+        if self._line_at not in (None, address):
+            self._line_at = None
             if self._round is not None:
                 self._round.reschedule(self.loop.time())
 

@@ -181,8 +181,8 @@ async def test_a_write_that_meets_a_replica_goes_to_the_primary(own_sentinels: S
     engine: Any = backend._engine()
     (replica,) = own_sentinels.replicas
     await engine._reset()
-    engine._client_at = Address(replica.host, replica.port)
-    engine._client = engine._make_client(engine._client_at)
+    engine._line_at = Address(replica.host, replica.port)
+    engine._line = engine._make_line(engine._line_at)
     assert await backend.mark_as_done("x", "arrived")
     assert own_sentinels.primary.cli("EXISTS", backend.task_key("x"))
 
