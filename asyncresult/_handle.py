@@ -365,12 +365,15 @@ class AsyncResult(Thenable[T_co]):
 
     # -- the table's side, and who wants to know ------------------------------------------------------------
 
-    def _listen(self, callback: Callback) -> None:
-        """Have ``callback`` called once: with the end, or with what ends the wait. Never at once."""
+    def _listen(self, callback: Callback, *, read_early: bool = True) -> None:
+        """Have ``callback`` called once: with the end, or with what ends the wait. Never at once.
+
+        ``read_early``: see :meth:`._waiters.Waiters.add`.
+        """
         if self._is_ready():
             asyncio.get_running_loop().call_soon(callback, self, None)
             return
-        self._stand_in_table()
+        self._stand_in_table(read_early)
         held = self._callbacks
         if held is None:
             self._callbacks = callback
@@ -404,7 +407,7 @@ class AsyncResult(Thenable[T_co]):
             self._feeds = [other for other in self._feeds if other is not feed] or None
             self._leave_table_if_unwanted()
 
-    def _stand_in_table(self) -> None:
+    def _stand_in_table(self, read_early: bool = True) -> None:
         backend = self.backend
         table = backend._engine().waiters
         if self._table is table:
@@ -416,7 +419,7 @@ class AsyncResult(Thenable[T_co]):
             self._callbacks = self._feeds = None
         self._error = None
         self._table = table
-        table.add(backend.task_key(self.id), self.id, self)
+        table.add(backend.task_key(self.id), self.id, self, read_early=read_early)
 
     def _leave_table_if_unwanted(self) -> None:
         if self._callbacks is None and self._feeds is None and self._table is not None:

@@ -3,6 +3,9 @@
 A join is one future and a counter, whatever the number of members: every member is given the same
 callback. Failing fast, a timeout or a cancellation takes that callback off the others and leaves them,
 and their tasks, alone.
+
+Of many members, those whose results are stored already are found by reading first: they need neither a place
+in the table of waiters nor a subscription. The others are listened for, as each single one would be.
 """
 
 from __future__ import annotations
@@ -11,21 +14,106 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ._handle import AsyncResult
+from ._handle import AsyncResult, Callback
+from ._waiters import LARGE_PAYLOAD_BYTES, READ_CHUNK
 from .backends.base import LOOK_ONCE_TIMEOUT, Backend
-from .errors import AsyncResultError, ResultTimeout
+from .codec import Codec
+from .errors import AsyncResultError, ResultDecodeError, ResultTimeout
 from .meta import TaskMeta
 from .states import SUCCESS
 
-__all__ = ["Handle", "Join", "finish", "look_at_all", "look_at_each", "over", "timed_out"]
+__all__ = ["Handle", "Join", "Many", "finish", "look_at_all", "look_at_each", "over", "timed_out"]
 
 Handle = AsyncResult[Any]
+
+#: From so many handles on, reading comes first. For fewer, a round trip more costs more than their subscriptions.
+READ_FIRST = 100
+#: Seconds until an answer counts as overdue. Then all are listened for: their results need no read to arrive.
+OVERDUE = 0.5
+
+
+class Many:
+    """Has one callback told about many handles, once each and never at once; see :data:`Callback`.
+
+    Raises:
+        RuntimeError, BackendClosed: As :meth:`AsyncResult.get`.
+    """
+
+    __slots__ = ("_callback", "_ended", "_handles")
+
+    def __init__(self, handles: Sequence[Handle], callback: Callback) -> None:
+        self._handles = handles
+        self._callback = callback
+        self._ended = False
+        unread: dict[Backend, list[Handle]] = {}
+        for handle in handles:
+            # What stands in the table was read for somebody else, or is about to be.
+            if len(handles) < READ_FIRST or handle._table is not None or handle._is_ready():
+                handle._listen(callback)
+            else:
+                unread.setdefault(handle.backend, []).append(handle)
+        for backend, own in unread.items():
+            self._read(backend, own, 0)
+
+    def end(self) -> None:
+        """Take the callback off whoever still holds it."""
+        self._ended = True
+        for handle in self._handles:
+            if handle._callbacks is not None:
+                handle._unlisten(self._callback)
+
+    def _read(self, backend: Backend, handles: list[Handle], start: int) -> None:
+        """Read a chunk of the handles from ``start`` on, and see what to do about the others."""
+        chunk, others = handles[start : start + READ_CHUNK], start + READ_CHUNK
+        engine = backend._engine()
+        answer = engine.read_many([backend.task_key(handle.id) for handle in chunk])
+        timer = engine.loop.call_later(OVERDUE, answer.cancel)
+
+        def answered(_: object) -> None:
+            timer.cancel()
+            failed = answer.cancelled() or answer.exception() is not None
+            if self._ended:
+                return
+            if failed:
+                self._listen(handles[start:], read_early=True)  # the table will try again, for ever
+                return
+            payloads = answer.result()
+            # Where most are not stored yet, most of the others will not be either.
+            if sum(map(bool, payloads)) <= len(chunk) // 2:
+                self._listen(handles[others:], read_early=False)
+            elif others < len(handles):
+                self._read(backend, handles, others)  # on its way while these are decoded
+            self._take(chunk, payloads, backend.codec)
+
+        answer.add_done_callback(answered)
+
+    def _take(self, handles: list[Handle], payloads: list[bytes | None], codec: Codec) -> None:
+        for handle, payload in zip(handles, payloads, strict=True):
+            if payload and len(payload) < LARGE_PAYLOAD_BYTES:
+                try:
+                    handle._learn(codec.decode(handle.id, payload))
+                except ResultDecodeError:
+                    pass  # the table will read it again, and tell
+            if self._ended:
+                return
+            if handle._is_ready():
+                self._callback(handle, None)
+            else:
+                self._listen([handle], read_early=False)
+
+    def _listen(self, handles: Iterable[Handle], *, read_early: bool) -> None:
+        for handle in handles:
+            try:
+                handle._listen(self._callback, read_early=read_early)
+            except (AsyncResultError, RuntimeError) as error:  # closed meanwhile, or awaited on another loop
+                handle._error = error if isinstance(error, AsyncResultError) else AsyncResultError(str(error))
+                self._callback(handle, handle._error)
 
 
 class Join:
     """The callback of all members of a join."""
 
-    __slots__ = ("callback", "fail_fast", "future", "pending")
+    __slots__ = ("callback", "fail_fast", "future", "many", "pending")
 
     def __init__(
         self, handles: Iterable[Handle], fail_fast: bool, callback: Callable[[str, Any], object] | None = None
@@ -33,16 +121,15 @@ class Join:
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.fail_fast = fail_fast
         self.callback = callback
-        self.pending = 0
+        waiting: list[Handle] = []
         for handle in handles:
-            if handle.ignored:
-                continue
             if handle._is_ready():
                 self._look_at(handle, None)
-            else:
-                handle._listen(self)
-                self.pending += 1
-        if not self.pending:
+            elif not handle.ignored:
+                waiting.append(handle)
+        self.pending = len(waiting)
+        self.many = Many(waiting, self)
+        if not waiting:
             self.end(None)
 
     def __call__(self, handle: Handle, error: AsyncResultError | None) -> None:
@@ -74,12 +161,10 @@ class Join:
             else:
                 self.future.set_exception(error)
 
-    def detach(self, handles: Iterable[Handle]) -> None:
+    def detach(self) -> None:
         """Take the callback off whoever still holds it."""
         if self.pending:
-            for handle in handles:
-                if handle._callbacks is not None:
-                    handle._unlisten(self)
+            self.many.end()
 
 
 async def finish(join: Join, leaves: list[Handle], timeout: float | None) -> None:
@@ -97,7 +182,7 @@ async def finish(join: Join, leaves: list[Handle], timeout: float | None) -> Non
     finally:
         if timer is not None:
             timer.cancel()
-        join.detach(leaves)
+        join.detach()
 
 
 async def look_at_all(leaves: list[Handle]) -> list[TaskMeta]:

@@ -246,7 +246,7 @@ class ResultSet(Sequence[AsyncResult[T]], Thenable[list[T]]):
         join = Join(leaves, fail_fast=True)
 
         def settle(ended: asyncio.Future[Any]) -> None:
-            join.detach(leaves)
+            join.detach()
             error = ended.exception()
             try:
                 if error is not None:

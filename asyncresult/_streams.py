@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from ._handle import AsyncResult
-from ._joins import Handle, look_at_all, look_at_each, over, timed_out
+from ._joins import Handle, Many, look_at_all, look_at_each, over, timed_out
 from ._updates import Feed, deadline_of_look, same_state
 from .backends.base import check_timeout
 from .errors import AsyncResultError, BackendUnavailable
@@ -39,22 +39,22 @@ class Completed(AsyncIterator[AsyncResult[T]], Generic[T]):
         self._only_looks = check_timeout(timeout)
         loop = asyncio.get_running_loop()
         self._deadline = None if timeout is None else loop.time() + timeout
-        waiting = self._handles
-        self._feed: Feed[AsyncResult[T]] = Feed(
-            self, lambda: _detach(feed, waiting), maxsize=_UNBOUNDED, final=lambda _: True
-        )
-        feed = self._feed
-        self._arrived = _Arrived(feed)
+        waits: list[Many] = []
+        self._waits = waits
+        self._feed: Feed[AsyncResult[T]] = Feed(self, lambda: _end(waits), maxsize=_UNBOUNDED, final=lambda _: True)
         self._join(handles)
 
     def _join(self, handles: Iterable[AsyncResult[T]]) -> None:
+        feed = self._feed
+        waiting: list[AsyncResult[T]] = []
         for handle in handles:
             self._pending += 1
             if handle.ignored:
-                self._feed.put(handle)
+                feed.put(handle)
             else:
-                self._handles.append(handle)
-                handle._listen(self._arrived)
+                waiting.append(handle)
+        self._handles += waiting
+        self._waits.append(Many(waiting, lambda handle, error: feed.put(handle)))
 
     def __aiter__(self) -> Self:
         return self
@@ -90,28 +90,9 @@ class Completed(AsyncIterator[AsyncResult[T]], Generic[T]):
         self._feed.close()
 
 
-class _Arrived:
-    """The callback that all handles of a stream share."""
-
-    __slots__ = ("feed",)
-
-    def __init__(self, feed: Feed[Any]) -> None:
-        self.feed = feed
-
-    def __call__(self, handle: Handle, error: AsyncResultError | None) -> None:
-        self.feed.put(handle)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Arrived) and self.feed is other.feed
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _detach(feed: Feed[Any], handles: list[Any]) -> None:
-    arrived = _Arrived(feed)
-    for handle in handles:
-        if handle._callbacks is not None:
-            handle._unlisten(arrived)
+def _end(waits: list[Many]) -> None:
+    for wait in waits:
+        wait.end()
 
 
 class SetUpdates(AsyncIterator[tuple[AsyncResult[Any], TaskMeta]]):

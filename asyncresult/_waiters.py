@@ -16,10 +16,7 @@ gap between "not stored yet" and "published before I listened": whatever is stor
 published to a subscription that stands.
 
 Reads go out in chunks, one chunk in flight. Keys whose acknowledgement arrives while they still queue are
-therefore read once, after it: a join of 10,000 costs about one read a key, not two. Of a bulk only the
-first thousand keys are subscribed at once; the others are held back as long as reads find most of them
-stored, because those that are need no subscription at all. The first chunk of misses, or the last read,
-subscribes what is left.
+therefore read once, after it: 10,000 waits cost about one read a key, not two.
 
 Nobody waiting implies nothing subscribed: an entry that lost its last listener lingers for a moment (the
 key may be wanted again: a second ``await``, the next ``state()``) and is then unsubscribed in bulk.
@@ -45,8 +42,6 @@ __all__ = ["Listener", "Source", "Waiters"]
 
 #: Keys a read. Larger chunks gain nothing measurable (benchmarks: stored) and delay the first answer.
 READ_CHUNK = 1000
-#: Keys of a bulk that are subscribed before the first reads have told how much of it is stored already.
-SUBSCRIBED_AT_ONCE = READ_CHUNK
 #: Seconds that a key without listeners stays subscribed.
 LINGER = 0.05
 #: Payloads from this size are decoded on a worker thread, in pieces: 1 MB of JSON is some 5 ms of CPU.
@@ -156,8 +151,6 @@ class Waiters:
         self._to_subscribe: list[_Entry] = []
         self._to_read: deque[_Entry] = deque()  # a list would be copied for each chunk of a sweep
         self._reading = 0
-        self._held: list[_Entry] = []
-        self._misses = 0
         self._idle: list[_Entry] = []
         self._flush_handle: asyncio.Handle | None = None
         self._reap_handle: asyncio.TimerHandle | None = None
@@ -165,8 +158,12 @@ class Waiters:
 
     # -- the handles' side ----------------------------------------------------------------------------
 
-    def add(self, key: bytes, task_id: str, listener: Listener) -> None:
-        """Have ``listener`` told about ``key`` until its record is final or :meth:`discard` is called."""
+    def add(self, key: bytes, task_id: str, listener: Listener, *, read_early: bool = True) -> None:
+        """Have ``listener`` told about ``key`` until its record is final or :meth:`discard` is called.
+
+        Args:
+            read_early: Read beside the SUBSCRIBE, too; not only behind its acknowledgement, where it counts.
+        """
         entry = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = _Entry(key, task_id, listener)
@@ -178,7 +175,10 @@ class Waiters:
             entry.add(listener)  # while it lingered its messages were not looked at
             if entry.subscription == _NONE:
                 self._to_subscribe.append(entry)
-        self._want_read(entry)
+        if read_early or entry.subscription == _ACKED:
+            self._want_read(entry)
+        else:
+            self._schedule_flush()
         if self._sweep_handle is None:
             self._schedule_sweep()
 
@@ -198,7 +198,6 @@ class Waiters:
         self._entries.clear()
         self._to_subscribe.clear()
         self._to_read.clear()
-        self._held.clear()
         self._idle.clear()
         self._reading = 0
         for entry in entries:
@@ -219,8 +218,6 @@ class Waiters:
     def overdue(self) -> None:
         """The reads under way take long: nothing else waits for them any more."""
         self._reading = 0
-        held, self._held = self._held, []
-        self._subscribe(held, at_once=len(held))
         if self._to_read:
             self._schedule_flush()
 
@@ -250,7 +247,6 @@ class Waiters:
     def disconnected(self) -> None:
         """The connection is lost: no acknowledgement counts any more."""
         self._connected = False
-        self._held.clear()  # connected() asks for all of them
         for entry in list(self._entries.values()):
             if entry.listeners is None:
                 del self._entries[entry.key]  # the lost connection has unsubscribed it
@@ -338,10 +334,6 @@ class Waiters:
                     self._missed(entry, sent)
         if self._reading <= 0:
             self._reading = 0
-            if self._held and (self._misses > self._read_chunk // 2 or not self._to_read):
-                held, self._held = self._held, []
-                self._subscribe(held, at_once=len(held))
-            self._misses = 0
             if self._to_read:
                 self._schedule_flush()
 
@@ -365,7 +357,6 @@ class Waiters:
 
     def _missed(self, entry: _Entry, sent: int) -> None:
         """The key held nothing final when it was read."""
-        self._misses += 1
         if entry.suspicion is not None and sent != _QUEUED:
             self._fail(entry, entry.suspicion)
         elif sent == _EARLY and entry.subscription == _ACKED:
@@ -426,27 +417,19 @@ class Waiters:
         """Send what this tick asked for: one SUBSCRIBE series, one chunk of reads."""
         self._flush_handle = None
         if self._to_subscribe and self._connected:
-            wanted, self._to_subscribe = self._to_subscribe, []
-            self._subscribe(wanted, at_once=SUBSCRIBED_AT_ONCE)
+            keys = []
+            for entry in self._to_subscribe:
+                if entry.subscription == _NONE and entry.listeners is not None:
+                    entry.subscription = _SENT
+                    keys.append(entry.key)
+            self._to_subscribe.clear()
+            if keys:
+                self._source.subscribe(keys)
         elif self._to_subscribe:
             self._source.subscribe([])  # wakes the connection; connected() will ask for all of them
             self._to_subscribe.clear()
         if self._to_read and not self._reading:
             self._send_reads()
-
-    def _subscribe(self, entries: list[_Entry], *, at_once: int) -> None:
-        """Of a bulk that will be read, subscribe a part at once and hold back the rest until reads have told
-        whether most of it is stored already: what is needs no subscription (benchmarks: join-stored)."""
-        keys: list[bytes] = []
-        for entry in entries:
-            if entry.subscription == _NONE and entry.listeners is not None:
-                if len(keys) < at_once or entry.read != _QUEUED:
-                    entry.subscription = _SENT
-                    keys.append(entry.key)
-                else:
-                    self._held.append(entry)
-        if keys:
-            self._source.subscribe(keys)
 
     def _send_reads(self) -> None:
         keys: list[bytes] = []

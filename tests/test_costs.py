@@ -176,7 +176,7 @@ async def test_memory_of_a_waiting_handle(way: Callable[[Backend], Any], memory:
 
 @pytest.mark.parametrize("way", [join, gather])
 async def test_commands_to_wait(way: Callable[[Backend], Any], redis_server: RedisServer, compare: Compare) -> None:
-    """A thousand waits cost one SUBSCRIBE and at most two MGET: one beside it, one after the acknowledgement."""
+    """A thousand waits cost one SUBSCRIBE, and two reads of each key at most: one before or beside it, one after."""
     async with asyncresult.connect(redis_server.url()) as backend:
         await warm(backend)
         redis_server.reset()
@@ -188,7 +188,7 @@ async def test_commands_to_wait(way: Callable[[Backend], Any], redis_server: Red
         bytes_sent = int(redis_server.info("stats")["total_net_input_bytes"]) - before
         commands = redis_server.commandstats()
         assert commands["subscribe"] == 1
-        assert commands["mget"] <= 3
+        assert commands["mget"] <= 5  # acknowledgements may come in several pieces, and each is followed by a read
         task.cancel()
         await asyncio.wait([task])
     # Two reads of the same keys at most, the subscription, and what this test itself asked.
@@ -208,8 +208,8 @@ async def test_commands_of_stored_results(redis_server: RedisServer) -> None:
         assert redis_server.commandstats()["mget"] == 1
 
 
-async def test_most_of_a_stored_bulk_is_not_subscribed(redis_server: RedisServer) -> None:
-    """The first thousand reads find everything stored: the other keys need no subscription."""
+async def test_a_stored_bulk_is_not_subscribed(redis_server: RedisServer) -> None:
+    """Reads find everything stored."""
     ids = [f"{number}-{id}" for number in range(3) for id in IDS]
     async with asyncresult.connect(redis_server.url()) as backend:
         await warm(backend)
@@ -217,4 +217,4 @@ async def test_most_of_a_stored_bulk_is_not_subscribed(redis_server: RedisServer
         redis_server.cli("CONFIG", "RESETSTAT")
         assert await ResultSet([AsyncResult(id, backend=backend) for id in ids]) == [{"n": 1}] * 3 * N
         commands = redis_server.commandstats()
-        assert (commands["subscribe"], commands["mget"]) == (1, 3)
+        assert (commands.get("subscribe", 0), commands["mget"]) == (0, 3)

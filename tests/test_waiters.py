@@ -15,17 +15,12 @@ from asyncresult.meta import TaskMeta
 from tests.tools.simulation import Violation, explore
 
 
+@pytest.mark.parametrize("late", [(), (0,), (1,), (0, 1)])
 @pytest.mark.parametrize("waiters", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_no_order_of_events_loses_a_result_or_leaves_a_subscription(waiters: int) -> None:
+def test_no_order_of_events_loses_a_result_or_leaves_a_subscription(waiters: int, late: tuple[int, ...]) -> None:
     """Stored implies resolved; nobody waiting implies nothing subscribed: over every history."""
-    histories = list(explore(waiters))
-    assert len(histories) > 5000 and max(map(len, histories)) > 15, "the walk was a long one"
-
-
-def test_no_order_of_events_loses_what_is_read_before_it_is_subscribed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for the keys of a bulk that are held back until reads have told how much of it is stored."""
-    monkeypatch.setattr(_waiters, "SUBSCRIBED_AT_ONCE", 0)
-    assert len(list(explore(2))) > 4000
+    histories = list(explore(waiters, late))
+    assert len(histories) > 4000 and max(map(len, histories)) > 15, "the walk was a long one"
 
 
 # Each mutation removes one rule of the protocol. The simulation must notice each, or it proves nothing.
@@ -112,6 +107,19 @@ def a_lost_connection_keeps_its_acks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Waiters, "disconnected", disconnected)
 
 
+def no_read_where_the_ack_is_there_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Waiters.add
+
+    def add(self: Waiters, key: bytes, task_id: str, listener: Any, *, read_early: bool = True) -> None:
+        want = self._want_read
+        if not read_early:
+            self._want_read = lambda entry: None  # type: ignore[method-assign]
+        original(self, key, task_id, listener, read_early=read_early)
+        self._want_read = want  # type: ignore[method-assign]
+
+    monkeypatch.setattr(Waiters, "add", add)
+
+
 @pytest.mark.parametrize(
     "mutation",
     [
@@ -122,13 +130,14 @@ def a_lost_connection_keeps_its_acks(monkeypatch: pytest.MonkeyPatch) -> None:
         never_unsubscribed,
         a_stale_ack_counts,
         a_lost_connection_keeps_its_acks,
+        no_read_where_the_ack_is_there_already,
     ],
     ids=lambda mutation: mutation.__name__,
 )
 def test_the_simulation_notices(mutation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     mutation(monkeypatch)
     with pytest.raises(Violation):
-        for _ in explore(2):
+        for _ in explore(2, late=(1,)):
             pass
 
 

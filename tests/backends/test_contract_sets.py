@@ -15,6 +15,7 @@ import asyncresult
 from asyncresult import (
     AsyncResult,
     Backend,
+    BackendClosed,
     CycleError,
     EagerResult,
     GroupResult,
@@ -26,6 +27,8 @@ from asyncresult import (
     gather,
     result_from_tuple,
 )
+from asyncresult._joins import READ_FIRST
+from asyncresult._waiters import LARGE_PAYLOAD_BYTES, READ_CHUNK
 
 from .waiting import until, waits_for
 
@@ -123,6 +126,88 @@ async def test_a_callback_that_raises_ends_its_join_only(backend: Backend) -> No
     with pytest.raises(ZeroDivisionError):
         await bad
     assert await good == [0, 1]
+
+
+# -- many of them: what is stored is found by reading, before anything is listened for --------------------------------
+
+
+async def test_many_in_every_condition(backend: Backend) -> None:
+    """Stored, failed, unreadable, large, begun, to come, awaited by somebody else, twice: each gets what is its own."""
+    count = 3 * READ_FIRST
+    await store(backend, count - 50)
+    await fail(backend, "failed")
+    await backend._engine().put(backend.task_key("broken"), b"garbage", None)
+    await backend.mark_as_done("large", "x" * LARGE_PAYLOAD_BYTES)
+    await backend.mark_as_started("begun")
+    twice = AsyncResult("t7")
+    elsewhere = AsyncResult(f"t{count - 1}")
+    waiting_elsewhere = asyncio.ensure_future(elsewhere.get())
+    odd = [AsyncResult(id) for id in ("failed", "broken", "large", "begun")]
+    results = ResultSet([*odd, twice, elsewhere, twice, *backend.results(ids(count - 1))])
+    waiting = asyncio.ensure_future(results.get(return_exceptions=True))
+    await waits_for(backend, 51)
+    await backend.mark_as_done("begun", "ended")
+    await asyncio.gather(*(backend.mark_as_done(f"t{n}", n) for n in range(count - 50, count)))
+    failed, broken, large, begun, *numbers = await waiting
+    assert isinstance(failed, ValueError) and isinstance(broken, ResultDecodeError)
+    assert (large, begun) == ("x" * LARGE_PAYLOAD_BYTES, "ended")
+    assert numbers == [7, count - 1, 7, *range(count - 1)]
+    assert await waiting_elsewhere == count - 1
+    await until(lambda: backend.stats().pending == backend.stats().subscribed == 0)
+
+
+async def test_most_of_many_are_to_come(backend: Backend) -> None:
+    """More than are read at once: after the first chunk of misses the others are listened for at once."""
+    count = READ_CHUNK + READ_FIRST
+    await store(backend, 3)
+    waiting = asyncio.ensure_future(backend.results(ids(count)).get())
+    await waits_for(backend, count - 3)
+    await asyncio.gather(*(backend.mark_as_done(f"t{n}", n) for n in range(3, count)))
+    assert await waiting == list(range(count))
+
+
+async def test_a_stored_failure_among_many_ends_the_join(backend: Backend) -> None:
+    await store(backend, READ_FIRST)
+    await fail(backend, "t50")  # a SUCCESS stays
+    await fail(backend, "failed")
+    results = ResultSet([*backend.results(ids(READ_FIRST)), AsyncResult("failed"), *backend.results(["never"])])
+    with pytest.raises(ValueError, match="boom"):
+        await results
+    await until(lambda: backend.stats().pending == backend.stats().subscribed == 0)
+
+
+@pytest.mark.parametrize("ticks", range(5))
+async def test_many_are_cancelled_while_they_are_read(backend: Backend, ticks: int) -> None:
+    waiting = asyncio.ensure_future(backend.results(ids(READ_FIRST)).get())
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    await backend.get_meta("behind the reads")
+    await until(lambda: backend.stats().pending == backend.stats().subscribed == 0)
+
+
+@pytest.mark.parametrize("ticks", range(1, 5))
+async def test_the_backend_is_closed_while_many_are_read(make_backend: Callable[..., Backend], ticks: int) -> None:
+    backend = make_backend()
+    waiting = asyncio.ensure_future(backend.results(ids(READ_FIRST)).get())
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    await backend.aclose()
+    with pytest.raises(BackendClosed):
+        await waiting
+
+
+async def test_as_completed_over_many(backend: Backend) -> None:
+    await store(backend, READ_FIRST - 1)
+    found = []
+    async with backend.results(ids(READ_FIRST)).as_completed(timeout=30) as completed:
+        async for handle in completed:
+            found.append(handle.value)
+            if len(found) == READ_FIRST - 1:
+                await backend.mark_as_done(f"t{READ_FIRST - 1}", READ_FIRST - 1)
+    assert sorted(found) == list(range(READ_FIRST))
 
 
 async def test_members_of_different_backends(backend: Backend) -> None:

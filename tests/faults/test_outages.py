@@ -57,6 +57,39 @@ async def test_p1_10000_races_between_storing_and_awaiting(redis_server: RedisSe
     await nothing_left(redis_server, backend)
 
 
+async def test_p1_joins_begin_while_their_results_are_stored(redis_server: RedisServer, backend: Backend) -> None:
+    """A join of many reads first. What is stored between its read and its subscription is not lost."""
+    choice = random.Random(22)
+    joins = 40
+    names = [[f"{join}-{n}" for n in range(150)] for join in range(joins)]
+    storing = [asyncio.ensure_future(backend.mark_as_done(id, id)) for some in names for id in some]
+    waits = []
+    for some in names:
+        await asyncio.sleep(choice.random() / 200)
+        waits.append(asyncio.ensure_future(backend.results(some).get()))
+    await asyncio.gather(*storing)
+    async with asyncio.timeout(30):
+        assert await asyncio.gather(*waits) == names
+    await nothing_left(redis_server, backend)
+
+
+async def test_a_read_that_hangs_does_not_hold_up_a_join_of_many(
+    redis_server: RedisServer, proxy: FaultProxy, proxied: Backend
+) -> None:
+    """No answer comes from the command connection: half a second later the join listens, and gets what is published."""
+    await proxied.get_meta("warm")
+    names = ids(200)
+    let_go = asyncio.Event()
+    async with connect(redis_server.url()) as elsewhere:
+        with proxy.before("MGET", lambda request: let_go.wait()):
+            waiting = asyncio.ensure_future(proxied.results(names).get())
+            await waits_for(proxied, len(names))
+            await asyncio.gather(*(elsewhere.mark_as_done(id, id) for id in names))
+            async with asyncio.timeout(30):
+                assert await waiting == names
+            let_go.set()
+
+
 async def test_p1_a_slow_subscribe_loses_nothing(
     redis_server: RedisServer, proxy: FaultProxy, proxied: Backend
 ) -> None:

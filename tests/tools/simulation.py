@@ -14,7 +14,7 @@ nobody waits, nothing is subscribed and nothing is remembered.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import hiredis
@@ -86,9 +86,14 @@ class _Waiter:
 
 
 class World:
-    """One key, one server, two connections, and some waiters, one after another or together."""
+    """One key, one server, two connections, and some waiters, one after another or together.
 
-    def __init__(self, waiters: int) -> None:
+    Args:
+        late: The numbers of those waiters who want nothing read before the acknowledgement.
+    """
+
+    def __init__(self, waiters: int, late: Collection[int] = ()) -> None:
+        self.late = late
         self.loop = _Loop()
         self.stored: bytes | None = None
         # Connection A: what the client wrote and the server has not executed; what the server wrote and the
@@ -168,7 +173,7 @@ class World:
     def _await(self, number: int) -> None:
         self.had.add(number)
         self.waiting.add(number)
-        self.table.add(KEY, "t", self.waiters[number])
+        self.table.add(KEY, "t", self.waiters[number], read_early=number not in self.late)
 
     def _cancel(self, number: int) -> None:
         self.waiting.discard(number)
@@ -271,7 +276,6 @@ class World:
             entry and (entry.subscription, entry.read, len(entry.all()), self.table._to_subscribe.count(entry)),
             [e is entry for e in self.table._idle].__repr__(),
             [e is entry for e in self.table._to_read].__repr__(),
-            [e is entry for e in self.table._held].__repr__(),
             self.table._reading,
             sum(handle.run is not None for handle in self.loop.soon),
             sum(handle.run is not None for handle in self.loop.later),
@@ -288,14 +292,14 @@ _DECODED = {
 }
 
 
-def _after(history: tuple[str, ...], waiters: int) -> World:
-    world = World(waiters)
+def _after(history: tuple[str, ...], waiters: int, late: Collection[int]) -> World:
+    world = World(waiters, late)
     for name in history:
         world.actions()[name]()
     return world
 
 
-def explore(waiters: int) -> Iterator[tuple[str, ...]]:
+def explore(waiters: int, late: Collection[int] = ()) -> Iterator[tuple[str, ...]]:
     """Walk through all histories, the shortest first, until there is no new state; gives each that was checked.
 
     Raises:
@@ -306,10 +310,10 @@ def explore(waiters: int) -> Iterator[tuple[str, ...]]:
     while level:
         deeper: list[tuple[str, ...]] = []
         for history in level:
-            for name in _after(history, waiters).actions():
+            for name in _after(history, waiters, late).actions():
                 longer = (*history, name)
                 try:
-                    world = _after(longer, waiters)
+                    world = _after(longer, waiters, late)
                     if (state := world.state()) in seen:
                         continue
                     seen.add(state)
