@@ -140,7 +140,8 @@ class _Link(asyncio.Protocol):
             self.abort(f"protocol error: {error}")
             return
         pushed = self._sink.pushed
-        for _, channel, payload in messages:
+        in_turn = iter(messages)
+        for channel, payload in zip(in_turn, in_turn, strict=True):
             pushed(channel, payload)
         for event in events:
             self._happened(event)

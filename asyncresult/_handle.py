@@ -457,19 +457,24 @@ class AsyncResult(Thenable[T_co]):
         elif callbacks is not None:
             callbacks(self, error)
 
-    def _learn(self, meta: TaskMeta) -> None:
-        """Take a record that was read for this handle."""
+    def _learn(self, meta: TaskMeta) -> bool:
+        """Take a record that was read for this handle; whether the task is over now."""
         if self._is_ready():
-            return
-        if meta.ready:
-            table = self._table
-            self._on_record(meta)
-            if table is not None:
-                table.discard(self.backend.task_key(self.id), self)
-        elif meta.status != PENDING:
-            self._on_record(meta)
-        else:
+            return True
+        if meta.status not in READY_STATES:
+            if meta.status != PENDING:
+                self._on_record(meta)
+            else:
+                self._meta = meta
+            return False
+        table = self._table
+        if table is None:  # nobody to tell (benchmarks: join-stored)
             self._meta = meta
+            self._error = None
+        else:
+            self._on_record(meta)
+            table.discard(self.backend.task_key(self.id), self)
+        return True
 
     # -- callbacks, promises, futures -----------------------------------------------------------------------
 

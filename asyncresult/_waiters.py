@@ -42,8 +42,9 @@ __all__ = ["Listener", "Source", "Waiters"]
 
 #: Keys a read. Larger chunks gain nothing measurable (benchmarks: stored) and delay the first answer.
 READ_CHUNK = 1000
-#: Seconds that a key without listeners stays subscribed.
-LINGER = 0.05
+#: Seconds that a key without listeners stays subscribed. Unsubscribing costs as much as subscribing: not while the
+#: rest of a bulk arrives (benchmarks: join).
+LINGER = 0.5
 #: Payloads from this size are decoded on a worker thread, in pieces: 1 MB of JSON is some 5 ms of CPU.
 LARGE_PAYLOAD_BYTES = 1024 * 1024
 

@@ -124,7 +124,7 @@ def arrive(backend: Backend, data: bytes) -> None:
     """What the connection does with what one read from the socket gave."""
     messages, _ = Wire().receive(data)
     pushed = backend._engine().waiters.pushed
-    for _, channel, payload in messages:
+    for channel, payload in zip(messages[::2], messages[1::2], strict=True):
         pushed(channel, payload)
 
 

@@ -200,7 +200,7 @@ class World:
     def _receive(self) -> None:
         assert self.wire is not None
         messages, events = self.wire.receive(self.pushes.popleft())
-        for _, channel, payload in messages:
+        for channel, payload in zip(messages[::2], messages[1::2], strict=True):
             self.table.pushed(channel, payload)
         for event in events:
             if isinstance(event, Acked):
