@@ -126,9 +126,28 @@ def _untagged(mapping: dict[str, Any]) -> Any:
 @functools.cache
 def _json() -> tuple[Callable[[Any], str], Callable[[str], Any]]:
     """What writes and what reads, made by the first codec: the import of json takes a while (benchmarks: import)."""
-    import json
+    import json.encoder
 
-    return json.JSONEncoder(default=_tagged).encode, json.JSONDecoder(object_hook=_untagged).decode
+    library = json.JSONEncoder(default=_tagged).encode
+    decode = json.JSONDecoder(object_hook=_untagged).decode
+    # The library makes its C encoder anew for each document, a third of the time for a small one (benchmarks: store).
+    # One that is kept must not remember in which containers it is, for threads share it: hence the None.
+    encoder: Any = json.encoder
+    try:
+        chunks = encoder.c_make_encoder(
+            None, _tagged, encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True
+        )
+    except (AttributeError, TypeError):
+        return library, decode  # it is private: not every Python has one, or has it like this
+
+    def encode(value: Any) -> str:
+        try:
+            return "".join(chunks(value, 0))
+        except Exception:
+            pass
+        return library(value)  # tells what is wrong, also that a value contains itself
+
+    return encode, decode
 
 
 def json_decode(text: str) -> Any:
