@@ -130,8 +130,8 @@ def _json() -> tuple[Callable[[Any], str], Callable[[str], Any]]:
 
     library = json.JSONEncoder(default=_tagged).encode
     decode = json.JSONDecoder(object_hook=_untagged).decode
-    # The library makes its C encoder anew for each document, a third of the time for a small one (benchmarks: store).
-    # One that is kept must not remember in which containers it is, for threads share it: hence the None.
+    # The library makes its C encoder anew for each document: a third of the time for a small one (benchmarks:
+    # store-each). One that is kept must not remember in which containers it is, for threads share it: hence None.
     encoder: Any = json.encoder
     try:
         chunks = encoder.c_make_encoder(
@@ -275,8 +275,8 @@ def _first_module(*names: str) -> Any:
 
 
 def load_compressions() -> None:
-    """Import what undoes compression. To be called by each codec that is made: not when asyncresult is imported,
-    which would take twice its time (benchmarks: import), nor later, because of what Redis holds."""
+    """Import what undoes compression, for a codec that is made: not sooner (benchmarks: import), and not later, for
+    then it would be an import because of what Redis holds."""
     for content_type, names in _MODULES.items():
         if content_type not in _modules:
             module = _first_module(*names)

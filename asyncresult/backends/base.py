@@ -50,7 +50,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-# No dataclass: the first one costs as much as this whole room (benchmarks: import).
+# No dataclass: the first one costs more than the rest of this room (benchmarks: import).
 class BackendStats(msgspec.Struct, frozen=True):
     """A look at the connections that a backend has on an event loop.
 
