@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from asyncio import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from typing import TYPE_CHECKING
 
-from ._executor import Executor, value_of
+from ._handle import AsyncResult
+from ._updates import Updates
 from .backends import connect, current_backend
-from .backends.base import Backend, BackendStats
+from .backends.base import Backend, BackendStats, handles
 from .codec import register_type
 from .errors import (
     AsyncResultError,
@@ -24,23 +27,16 @@ from .errors import (
     TaskFailed,
     TaskRevoked,
 )
-from .graph import DependencyGraph
 from .meta import TaskMeta
-from .promise import Promise, Settled
-from .result import (
-    AsyncResult,
-    EagerResult,
-    GroupResult,
-    ResultSet,
-    Updates,
-    as_completed,
-    gather,
-    result_from_tuple,
-    scope,
-    wait,
-)
 from .version import __version__
-from .worker import TaskContext, current_task
+
+# What many programs never use is imported when somebody asks for it (benchmarks: import).
+if TYPE_CHECKING:
+    from ._executor import Executor, value_of
+    from .graph import DependencyGraph
+    from .promise import Promise, Settled
+    from .result import EagerResult, GroupResult, ResultSet, as_completed, gather, result_from_tuple, scope, wait
+    from .worker import TaskContext, current_task
 
 __all__ = [
     "ALL_COMPLETED",
@@ -85,3 +81,36 @@ __all__ = [
     "value_of",
     "wait",
 ]
+
+if not TYPE_CHECKING:  # a type checker that sees __getattr__ lets every name pass
+    _ROOMS = {
+        "_executor": ("Executor", "value_of"),
+        "control": (),
+        "graph": ("DependencyGraph",),
+        "promise": ("Promise", "Settled"),
+        "result": (
+            "EagerResult",
+            "GroupResult",
+            "ResultSet",
+            "as_completed",
+            "gather",
+            "result_from_tuple",
+            "scope",
+            "wait",
+        ),
+        "worker": ("TaskContext", "current_task"),
+    }
+
+    def __getattr__(name):
+        for room, names in _ROOMS.items():
+            if name in names or name == room:
+                module = importlib.import_module(f".{room}", __name__)
+                found = globals()[name] = module if name == room else getattr(module, name)
+                return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *__all__})
+
+    # Backends make some of these, too.
+    handles.load = __getattr__

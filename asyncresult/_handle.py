@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from ._doors import door_for
 from ._thenable import Thenable
 from ._updates import Observer, Updates
-from ._waiters import Waiters
 from .backends import current_backend
 from .backends.base import LOOK_ONCE_TIMEOUT, Backend, check_task_id, check_timeout, handles
 from .codec import convert
-from .control import Reply, revoke, revoke_by_stamped_headers, revoke_in_background
 from .errors import AsyncResultError, NotReady, ResultTimeout
 from .meta import TaskMeta
-from .promise import Promise
 from .states import EXCEPTION_STATES, PENDING, PROPAGATE_STATES, READY_STATES, SUCCESS
 
 if TYPE_CHECKING:
     from ._sets import GroupResult
+    from ._waiters import Waiters
+    from .control import Reply
     from .graph import DependencyGraph
+    from .promise import Promise
 
 __all__ = ["AsyncResult", "Callback"]
 
@@ -258,6 +258,8 @@ class AsyncResult(Thenable[T_co]):
                 raise
             except asyncio.CancelledError:
                 if on_cancel == "revoke":
+                    from .control import revoke_in_background
+
                     revoke_in_background(self.backend, [self.id])
                 raise
         value = self._outcome(propagate=propagate)
@@ -479,6 +481,8 @@ class AsyncResult(Thenable[T_co]):
     # -- callbacks, promises, futures -----------------------------------------------------------------------
 
     def _promise(self) -> Promise[T_co]:
+        from .promise import Promise  # few handles become promises (benchmarks: import)
+
         promise: Promise[T_co] = Promise()
         promise._silence()  # hidden: what is derived from it reports a rejection that nobody sees
 
@@ -710,6 +714,8 @@ class AsyncResult(Thenable[T_co]):
             BackendError: Nobody can be reached, or the request could not be sent. It never pretends.
             BackendClosed: The backend was closed.
         """
+        from .control import revoke  # as slow to import as the handles themselves (benchmarks: import)
+
         return await revoke(self.backend, [self.id], terminate=terminate, signal=signal, wait=wait, timeout=timeout)
 
     async def revoke_by_stamped_headers(
@@ -729,6 +735,8 @@ class AsyncResult(Thenable[T_co]):
 
         Returns, raises: as :meth:`revoke`.
         """
+        from .control import revoke_by_stamped_headers
+
         return await revoke_by_stamped_headers(
             self.backend, headers, terminate=terminate, signal=signal, wait=wait, timeout=timeout
         )

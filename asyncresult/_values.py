@@ -23,12 +23,11 @@ Source: kombu/utils/json.py, kombu/serialization.py, kombu/compression.py (5.7).
 from __future__ import annotations
 
 import base64
+import functools
 import importlib
-import json
 import re
 import sys
 import uuid
-import zlib
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -44,8 +43,8 @@ __all__ = [
     "decompressed",
     "escapes_ascii",
     "json_decode",
-    "json_encode",
     "known_serializer",
+    "load_compressions",
     "may_hold_tags",
     "register_type",
     "serializer",
@@ -124,8 +123,38 @@ def _untagged(mapping: dict[str, Any]) -> Any:
     return decoder(mapping["__value__"])
 
 
-json_encode = json.JSONEncoder(default=_tagged).encode
-json_decode = json.JSONDecoder(object_hook=_untagged).decode
+@functools.cache
+def _json() -> tuple[Callable[[Any], str], Callable[[str], Any]]:
+    """What writes and what reads, made by the first codec: the import of json takes a while (benchmarks: import)."""
+    import json.encoder
+
+    library = json.JSONEncoder(default=_tagged).encode
+    decode = json.JSONDecoder(object_hook=_untagged).decode
+    # The library makes its C encoder anew for each document: a third of the time for a small one (benchmarks:
+    # store-each). One that is kept must not remember in which containers it is, for threads share it: hence None.
+    encoder: Any = json.encoder
+    try:
+        chunks = encoder.c_make_encoder(
+            None, _tagged, encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True
+        )
+    except (AttributeError, TypeError):
+        return library, decode  # it is private: not every Python has one, or has it like this
+
+    def encode(value: Any) -> str:
+        try:
+            return "".join(chunks(value, 0))
+        except Exception:
+            pass
+        return library(value)  # tells what is wrong, also that a value contains itself
+
+    return encode, decode
+
+
+def json_decode(text: str) -> Any:
+    """Decode a JSON text with tags; this defines the language."""
+    return _json()[1](text)
+
+
 _fast_decode = msgspec.json.Decoder().decode
 
 
@@ -162,7 +191,8 @@ def known_serializer(name: str) -> str:
 def serializer(name: str, limit: int) -> tuple[Callable[[Any], bytes], Callable[[Bytes], Any]]:
     """The functions that write and read; they may raise anything. ValueError: a package is missing."""
     if name == "json":
-        return lambda value: json_encode(value).encode(), lambda data: json_decode(data.decode())
+        encode, decode = _json()
+        return lambda value: encode(value).encode(), lambda data: decode(data.decode())
     if name == "msgpack":
         return _msgpack_encode, msgspec.msgpack.decode
     try:
@@ -225,6 +255,16 @@ _NEEDS = {_BROTLI: "the package brotli, 1.2 or later", _ZSTD: "Python 3.14 or th
 _LZMA_MEMORY = 128 * 1024 * 1024
 
 
+_MODULES = {
+    _GZIP: ("zlib",),
+    _BZ2: ("bz2",),
+    _LZMA: ("lzma",),
+    _BROTLI: ("brotli", "brotlicffi"),
+    _ZSTD: ("compression.zstd", "backports.zstd"),
+}
+_modules: dict[str, Any] = {}
+
+
 def _first_module(*names: str) -> Any:
     for name in names:
         try:
@@ -234,16 +274,15 @@ def _first_module(*names: str) -> Any:
     return None
 
 
-# Imported now: later, it would be an import because of what Redis holds.
-_modules: dict[str, Any] = {
-    _GZIP: zlib,
-    _BZ2: _first_module("bz2"),
-    _LZMA: _first_module("lzma"),
-    _BROTLI: _first_module("brotli", "brotlicffi"),
-    _ZSTD: _first_module("compression.zstd", "backports.zstd"),
-}
-if _modules[_BROTLI] and not hasattr(_modules[_BROTLI].Decompressor, "can_accept_more_data"):
-    _modules[_BROTLI] = None  # before 1.2 there was no way to limit its output
+def load_compressions() -> None:
+    """Import what undoes compression, for a codec that is made: not sooner (benchmarks: import), and not later, for
+    then it would be an import because of what Redis holds."""
+    for content_type, names in _MODULES.items():
+        if content_type not in _modules:
+            module = _first_module(*names)
+            if content_type == _BROTLI and not hasattr(getattr(module, "Decompressor", None), "can_accept_more_data"):
+                module = None  # before 1.2 there was no way to limit its output
+            _modules[content_type] = module
 
 
 def compression(name: str) -> tuple[str, Any]:
@@ -251,9 +290,10 @@ def compression(name: str) -> tuple[str, Any]:
     content_type = _COMPRESSIONS.get(name)
     if content_type is None:
         raise ValueError(f"unknown compression {name[:80]!r}")
-    if _modules[content_type] is None:
+    module = _modules[content_type]
+    if module is None:
         raise ValueError(f"{content_type} needs {_NEEDS.get(content_type, 'a Python that was built with it')}")
-    return content_type, _modules[content_type]
+    return content_type, module
 
 
 def decompressed(name: str, body: Bytes) -> Iterator[bytes]:
@@ -303,16 +343,14 @@ def _container(levels: int) -> bytes:
 
 _ITEM = rb'[^"\[\]{},]*+(?:(?:' + _STRING + rb"|" + _container(8) + rb')[^"\[\]{},]*+|)*+'
 # Items of a list or a mapping, each with its comma. The first alternative takes many plain ones in one go.
-_items = re.compile(rb'(?:[^"\[\]{}]*,|' + _ITEM + rb",|)*+", re.DOTALL)
-_last_item = re.compile(_ITEM + rb"(?=[\]}])", re.DOTALL)
-_key = re.compile(_STRING, re.DOTALL)
-_colon = re.compile(rb"[ \t\n\r]*+:")
-_space = re.compile(rb"[ \t\n\r]*+")
+_ITEMS = rb'(?:[^"\[\]{}]*,|' + _ITEM + rb",|)*+"
+_LAST_ITEM = _ITEM + rb"(?=[\]}])"
+_COLON = rb"[ \t\n\r]*+:"
+_SPACE = rb"[ \t\n\r]*+"
 # The inside of a string, with whole escapes, and with both halves of a surrogate pair or none.
-_characters = re.compile(
+_CHARACTERS = (
     rb'(?:[^"\\]++|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}'
-    rb"|\\u(?![dD][89abAB])[0-9a-fA-F]{4}|\\[^u]|)*+",
-    re.DOTALL,
+    rb"|\\u(?![dD][89abAB])[0-9a-fA-F]{4}|\\[^u]|)*+"
 )
 
 
@@ -328,14 +366,20 @@ def decode_in_pieces(text: Bytes) -> Any:
             tags may raise more.
     """
     value, end = _big_value(text, 0, MAX_LEVELS)
-    if _skip(_space, text, end) != len(text):
+    if _skip(_SPACE, text, end) != len(text):
         raise NotInPieces
     return value
 
 
-def _skip(pattern: re.Pattern[bytes], text: Bytes, at: int, limit: int = sys.maxsize) -> int:
+@functools.cache
+def _compiled(pattern: bytes) -> re.Pattern[bytes]:
+    """Compiled at its first use, for large records only: it takes long (benchmarks: import)."""
+    return re.compile(pattern, re.DOTALL)
+
+
+def _skip(pattern: bytes, text: Bytes, at: int, limit: int = sys.maxsize) -> int:
     """Where the match ends that begins at `at`; `at` itself if there is none."""
-    match = pattern.match(text, at, limit)
+    match = _compiled(pattern).match(text, at, limit)
     return at if match is None else match.end()
 
 
@@ -370,7 +414,7 @@ def _big_value(text: Bytes, at: int, levels: int) -> tuple[Any, int]:
     closing = b"]" if opening == b"[" else b"}"
     at += 1
     while True:
-        end = _skip(_items, text, at, at + PIECE_BYTES)
+        end = _skip(_ITEMS, text, at, at + PIECE_BYTES)
         if end > at:
             part = _piece(opening, text[at : end - 1], closing)
             if not part:
@@ -378,7 +422,7 @@ def _big_value(text: Bytes, at: int, levels: int) -> tuple[Any, int]:
             add(part)
             at = end
             continue
-        last = _last_item.match(text, at, at + PIECE_BYTES)
+        last = _compiled(_LAST_ITEM).match(text, at, at + PIECE_BYTES)
         if last is not None:
             part = _piece(opening, last[0], closing)
             if not part and (items or mapping):
@@ -387,21 +431,21 @@ def _big_value(text: Bytes, at: int, levels: int) -> tuple[Any, int]:
             at = last.end()
             break
         # The next item does not end within a piece: it is big itself.
-        start = at = _skip(_space, text, at)
+        start = at = _skip(_SPACE, text, at)
         if opening == b"{":
-            end = _skip(_key, text, at)
+            end = _skip(_STRING, text, at)
             key = _piece(b"", text[at:end], b"")
-            at = _skip(_colon, text, end)
+            at = _skip(_COLON, text, end)
             if at == end:
                 raise NotInPieces
-            value, at = _big_value(text, _skip(_space, text, at), levels - 1)
+            value, at = _big_value(text, _skip(_SPACE, text, at), levels - 1)
             mapping[key] = value
         else:
             value, at = _big_value(text, at, levels - 1)
             items.append(value)
         if at - start < PIECE_BYTES // 2:
             raise NotInPieces  # not long, but nested deeper than _ITEM: many of those would take for ever
-        at = _skip(_space, text, at)
+        at = _skip(_SPACE, text, at)
         if text[at : at + 1] != b",":
             break
         at += 1
@@ -413,7 +457,7 @@ def _big_value(text: Bytes, at: int, levels: int) -> tuple[Any, int]:
 def _big_string(text: Bytes, at: int) -> tuple[str, int]:
     parts: list[str] = []
     while text[at : at + 1] != b'"':
-        end = _skip(_characters, text, at, at + PIECE_BYTES)
+        end = _skip(_CHARACTERS, text, at, at + PIECE_BYTES)
         while end < len(text) and text[end] & 0xC0 == 0x80:
             end += 1  # not within a character of UTF-8
         if end == at:

@@ -98,6 +98,7 @@ class Codec:
     ) -> None:
         if max_result_bytes <= 0:
             raise ValueError(f"max_result_bytes is a positive number of bytes, not {max_result_bytes!r}")
+        _values.load_compressions()
         self._limit = max_result_bytes
         self._serializer = _values.known_serializer(serializer)
         names = {self._serializer, *map(_values.known_serializer, [accept] if isinstance(accept, str) else accept)}

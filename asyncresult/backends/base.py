@@ -16,18 +16,19 @@ from abc import ABC, abstractmethod
 from asyncio.events import _get_running_loop
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from .._waiters import Waiters
+import msgspec
+
 from ..codec import DEFAULT_MAX_RESULT_BYTES, Codec
 from ..errors import BackendClosed, ResultDecodeError
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, FAILURE, PENDING, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
 
 if TYPE_CHECKING:
+    from .._waiters import Waiters
     from ..result import AsyncResult, ResultSet
     from ..worker import TaskContext
 
@@ -49,8 +50,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-@dataclass(frozen=True, slots=True)
-class BackendStats:
+# No dataclass: the first one costs more than the rest of this room (benchmarks: import).
+class BackendStats(msgspec.Struct, frozen=True):
     """A look at the connections that a backend has on an event loop.
 
     Attributes:
@@ -165,6 +166,12 @@ class _Handles:
     results: Any
     group: Any
     track: Any
+    #: Imports the room of a public name. The face sets it.
+    load: Callable[[str], Any]
+
+    def __getattr__(self, name: str) -> Any:
+        # Not announced yet (benchmarks: import).
+        return self.load({"results": "ResultSet", "group": "GroupResult", "track": "TaskContext"}[name])
 
 
 handles = _Handles()

@@ -31,13 +31,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import dataclasses
 import functools
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import msgspec
 from redis.exceptions import AskError, AuthenticationError, MovedError, NoPermissionError, RedisError, ResponseError
 
 from .._connection import BACKOFF_FIRST, BACKOFF_LAST, Address, Subscriber, dial_address, permission_error
@@ -323,7 +323,7 @@ class ClusterEngine(RedisEngine):
         stats = super().stats()
         if self._shards:  # one that nobody needs does not come back when it is lost
             up = all(shard.subscriber.up for shard in self._shards.values() if shard.wanted)
-            stats = dataclasses.replace(stats, connected=up and not self._homeless)
+            stats = msgspec.structs.replace(stats, connected=up and not self._homeless)
         return stats
 
     @property

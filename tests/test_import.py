@@ -1,0 +1,101 @@
+"""What ``import asyncresult`` imports, and that the names which it leaves for later are there all the same.
+
+Each test asks a fresh interpreter: this one has imported everything already.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import asyncresult
+
+LATER = ["_executor", "_promise", "_sets", "_waiters", "control", "graph", "promise", "result", "sync", "worker"]
+
+
+def run(program: str) -> str:
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def test_what_many_programs_never_use_is_not_imported() -> None:
+    """benchmarks: import. A new import at the top of a module is how this would be undone."""
+    modules = {f"asyncresult.{name}" for name in LATER} | {"dataclasses", "json", "lzma", "random", "redis"}
+    program = f"""
+import sys, asyncio, msgspec  # which import what they like
+before = set(sys.modules)
+from asyncresult import AsyncResult, connect
+print((set(sys.modules) - before) & {modules!r})
+"""
+    assert run(program) == "set()\n"
+
+
+@pytest.mark.parametrize("name", ["control", "graph", "promise", "result", "worker"])
+def test_a_public_module_is_an_attribute_without_being_imported(name: str) -> None:
+    assert run(f"import asyncresult; print(asyncresult.{name}.__name__)") == f"asyncresult.{name}\n"
+
+
+def test_every_name_is_there() -> None:
+    program = "from asyncresult import *; import asyncresult as a; print(*(n for n in a.__all__ if n in globals()))"
+    assert run(program).split() == asyncresult.__all__
+
+
+def test_dir_tells_every_name_before_it_is_used() -> None:
+    assert run("import asyncresult; print({*asyncresult.__all__} - {*dir(asyncresult)})") == "set()\n"
+
+
+def test_no_other_name_is_there() -> None:
+    with pytest.raises(AttributeError, match=r"module 'asyncresult' has no attribute 'nonsense'"):
+        asyncresult.nonsense  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(ImportError, match=r"cannot import name 'nonsense'"):
+        from asyncresult import nonsense  # type: ignore[attr-defined]  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"), [("results(['a'])", "ResultSet"), ("track('a')", "TaskContext"), ("result('a')", "AsyncResult")]
+)
+def test_a_backend_makes_what_is_not_imported_yet(made: str, kind: str) -> None:
+    assert run(f"import asyncresult as a; print(type(a.connect('memory://').{made}).__name__)") == f"{kind}\n"
+
+
+def test_threads_may_ask_for_the_first_time_together() -> None:
+    program = """
+import asyncresult, threading
+names = [name for name in asyncresult.__all__ for _ in range(4)]
+start, found, threads = threading.Barrier(len(names)), [], []
+def look(name):
+    start.wait()
+    found.append((name, getattr(asyncresult, name)))
+threads = [threading.Thread(target=look, args=[name]) for name in names]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(found) == len(names), all(value is getattr(asyncresult, name) for name, value in found))
+"""
+    assert run(program) == "True True\n"
+
+
+def test_a_codec_is_made_with_all_that_records_may_need() -> None:
+    """What Redis holds imports nothing."""
+    program = """
+import sys
+from asyncresult.codec import Codec
+from asyncresult.errors import ResultDecodeError
+from asyncresult.meta import TaskMeta
+codec = Codec()
+before = set(sys.modules)
+for kind in ("x-gzip", "x-bz2", "x-lzma", "x-brotli", "zstd"):
+    try:
+        codec.decode("a", b"\\0celery-compressed\\0application/" + kind.encode() + b"\\0nonsense")
+    except ResultDecodeError:
+        pass
+codec.decode("a", codec.encode(TaskMeta(task_id="a", status="SUCCESS", result=[b"\\xff", 1])))
+try:
+    codec.decode("a", b'{"status": "SUCCESS", "result": {"__type__": "uuid", "__value__": {"hex": "x"}}}')
+except ResultDecodeError:
+    pass
+print(set(sys.modules) - before, {"bz2", "json", "lzma", "zlib"} - before)
+"""
+    assert run(program) == "set() set()\n"

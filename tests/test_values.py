@@ -1,0 +1,94 @@
+"""The JSON encoder that is kept: it writes what the library's would, from any thread, and says what that would say."""
+
+from __future__ import annotations
+
+import json
+import json.encoder
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncresult import _values
+
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.datetimes() | st.uuids()
+keys = st.text() | st.integers() | st.booleans() | st.none() | st.floats()
+values = st.recursive(leaves, lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(keys, inner))
+
+
+@pytest.fixture
+def made_anew() -> Iterator[None]:
+    _values._json.cache_clear()
+    yield
+    _values._json.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def kept() -> Callable[[Any], str]:
+    """The kept encoder, without the library's to fall back to."""
+
+    def refuse(self: json.JSONEncoder, value: Any) -> str:
+        raise AssertionError(f"the library was asked to write {value!r}")
+
+    _values._json.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json.JSONEncoder, "encode", refuse)
+        encode, _ = _values._json()
+    _values._json.cache_clear()
+    return encode
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="there is none")
+@given(value=values)
+def test_it_writes_what_the_library_writes(kept: Callable[[Any], str], value: Any) -> None:
+    assert kept(value) == json.dumps(value, default=_values._tagged)
+
+
+@pytest.mark.parametrize("instead", [None, lambda markers, default: None], ids=["missing", "of another form"])
+def test_without_it_the_library_writes(
+    instead: Callable[..., Any] | None, monkeypatch: pytest.MonkeyPatch, made_anew: None
+) -> None:
+    monkeypatch.setattr(json.encoder, "c_make_encoder", instead)
+    encode, _ = _values._json()
+    monkeypatch.undo()
+    assert encode([UUID(int=1), "é"]) == json.dumps([UUID(int=1), "é"], default=_values._tagged)
+
+
+def test_a_value_that_contains_itself_is_told_as_by_the_library_and_leaves_nothing_behind() -> None:
+    encode, _ = _values._json()
+    inner: list[Any] = []
+    outer = {"a": inner}
+    inner.append(outer)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="Circular reference detected") as caught:
+            encode(outer)
+        assert caught.value.__context__ is None
+    inner.clear()
+    assert encode(outer) == '{"a": []}'
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="there is none")
+def test_two_threads_may_write_the_same_value_at_the_same_time(kept: Callable[[Any], str]) -> None:
+    within, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def __json__(self) -> str:
+            if threading.current_thread() is not threading.main_thread():
+                within.set()
+                assert go_on.wait(10)
+            return "slow"
+
+    value = [{"a": Slow()}]
+    written: list[str] = []
+    thread = threading.Thread(target=lambda: written.append(kept(value)))
+    thread.start()
+    assert within.wait(10)  # the thread stands within the value
+    mine = kept(value)
+    go_on.set()
+    thread.join(10)
+    assert [mine, *written] == ['[{"a": "slow"}]'] * 2
