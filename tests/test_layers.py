@@ -41,7 +41,7 @@ TABLE = [
     ("storage", "backends"),
     ("storage", "backends.sentinel backends.cluster"),
     ("storage", "backends.memory backends.redis"),
-    ("storage", "backends._client"),
+    ("storage", "backends._client backends._stores"),
     ("storage", "backends.base backends._commands backends._options"),
     ("loop", "promise _waiters _connection _portal"),
     ("loop", "_promise _thenable"),

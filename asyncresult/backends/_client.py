@@ -85,9 +85,11 @@ class Line:
         """
         if self._retry is None:
             return await self._round_trip(commands)
-        replies: list[Any] = await self._retry.call_with_retry(
-            lambda: self._round_trip(commands), lambda _: self.disconnect()
-        )
+
+        async def hang_up(_: Exception) -> None:
+            await self.disconnect()
+
+        replies: list[Any] = await self._retry.call_with_retry(lambda: self._round_trip(commands), hang_up)
         return replies
 
     async def _round_trip(self, commands: list[Command]) -> list[Any]:

@@ -77,6 +77,9 @@ class Job:
         self.patience = patience
         self.deadline: float | None = None
 
+    def leave(self) -> None:
+        """Called when its turn has come, each time: from then on the commands are final."""
+
 
 class Commands:
     """The pump.
@@ -180,6 +183,7 @@ class Commands:
         room = COMMANDS_PER_ROUND
         while self._jobs and room > 0:
             job = self._jobs.popleft()
+            job.leave()
             room -= len(job.commands)
             self._round.append(job)
 
@@ -270,7 +274,7 @@ def _will_pass(reply: Any) -> bool:
 def _size(reply: Any) -> int:
     if isinstance(reply, bytes):
         return len(reply)
-    return sum(len(item) for item in reply if item) if isinstance(reply, list) else 0
+    return sum(map(_size, reply)) if isinstance(reply, list) else 0
 
 
 def reply_error(reply: Any, address: str) -> BackendError | None:

@@ -89,6 +89,8 @@ class ClusterBackend(RedisBackend):
 class ClusterEngine(RedisEngine):
     """A command connection for each primary, and one or more subscriptions."""
 
+    records_per_call = 1  # their keys live in many slots
+
     def _open(self) -> asyncio.Task[None]:
         self._owners: list[Address | None] = [None] * SLOTS
         self._primaries: frozenset[Address] = frozenset()
@@ -227,6 +229,7 @@ class ClusterEngine(RedisEngine):
         self.waiters.overdue()
 
     def _send(self, job: Job) -> None:
+        job.leave()
         if not job.commands:  # about no key at all
             job.done([])
             return

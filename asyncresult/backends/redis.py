@@ -20,53 +20,20 @@ from hashlib import sha1
 from typing import Any, ClassVar
 
 from redis.credentials import StreamingCredentialProvider
-from redis.exceptions import NoScriptError
 
 from .._connection import Address, Dial, Sink, Subscriber, dial_address
 from .._waiters import READ_CHUNK, Waiters
 from .._wire import Wire
 from ..errors import AsyncResultError, BackendClosed
-from ..states import READY_STATES
 from ._client import LIBRARY, Line, credentials
 from ._commands import Command, Commands, Job, first_error
 from ._options import Options, parse
+from ._stores import RECORDS_PER_CALL, Record, Script, Stores, fail, settle
 from .base import Backend, BackendStats, Engine
 
 __all__ = ["RedisBackend", "RedisEngine"]
 
 logger = logging.getLogger("asyncresult")
-
-# KEYS[1] the record's key; ARGV: payload, seconds to keep ('' for ever), '1' if the state is final, the
-# digest of an old record that the caller has looked at and allows to be replaced ('' if none); '1' if
-# nothing may be stored where the next key exists; how many records to keep in the stream at the last key.
-# Returns 1 stored, 0 kept the old one, 2 cannot tell (compressed, or another serializer: look yourself).
-# The status comes first in every document that Celery or this package writes; anything else is decoded.
-STORE_SCRIPT = b"""
-if ARGV[5] == '1' and redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-local old = redis.call('GET', KEYS[1])
-if old and old ~= '' and old ~= ARGV[1] and (ARGV[4] == '' or redis.sha1hex(old) ~= ARGV[4]) then
-  local status = string.match(old, '^{"status": ?"([^"\\\\]*)"')
-  if not status then
-    if string.byte(old) ~= 123 then return 2 end
-    local ok, record = pcall(cjson.decode, old)
-    if not ok then return 2 end
-    status = record['status']
-  end
-  if status == 'SUCCESS' then return 0 end
-  if ARGV[3] ~= '1' and (status == 'FAILURE' or status == 'REVOKED') then return 0 end
-end
-if ARGV[2] ~= '' then
-  redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-else
-  redis.call('SET', KEYS[1], ARGV[1])
-end
-if ARGV[6] ~= '0' then
-  redis.call('XADD', KEYS[#KEYS], 'MAXLEN', ARGV[6], '*', 'record', ARGV[1])
-  if ARGV[2] ~= '' then redis.call('EXPIRE', KEYS[#KEYS], ARGV[2]) end
-end
-redis.call('PUBLISH', KEYS[1], ARGV[1])
-return 1
-"""
 
 
 class RedisBackend(Backend):
@@ -125,16 +92,17 @@ class RedisBackend(Backend):
 class RedisEngine(Engine):
     """Two connections to one server, and the table of waiters between them."""
 
+    records_per_call = RECORDS_PER_CALL
+
     def __init__(self, backend: Backend, options: Options) -> None:
         super().__init__(backend)
         self._backend = backend
         self._options = options
         self._publish = "SPUBLISH" if options.sharded else "PUBLISH"
-        self._script = STORE_SCRIPT.replace(b"'PUBLISH'", f"'{self._publish}'".encode())
-        self._script_sha = sha1(self._script, usedforsecurity=False).hexdigest()
+        self._script = Script(self._publish)
+        self._filling: Stores | None = None
         self._patience = options.retry if isinstance(options.retry, (int, float)) else 0.0
         self._tls = options.ssl_context()
-        self._script_known = False
         self._looking: set[asyncio.Task[None]] = set()
         self._reads: dict[bytes, list[asyncio.Future[bytes | None]]] = {}
         self.waiters = Waiters(
@@ -293,10 +261,45 @@ class RedisEngine(Engine):
         history: tuple[bytes, int] | None = None,
     ) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = self.loop.create_future()
-        stream, count = history or (None, 0)
-        keys = [key, *(beside for beside in (unless, stream) if beside is not None)]
-        self._store(future, keys, payload, status, expires, (int(unless is not None), count), b"")
+        if unless is None and history is None:
+            self._store(Record(future, (key,), payload, status, expires, (0, 0)))
+        else:
+            stream, count = history or (None, 0)
+            keys = tuple(one for one in (key, unless, stream) if one is not None)
+            self._store(Record(future, keys, payload, status, expires, (int(unless is not None), count)))
         return future
+
+    def _store(self, record: Record) -> None:
+        if self._filling is None or not self._filling.add(record):
+            self._filling = Stores(
+                self._script,
+                self.records_per_call,
+                self._store,
+                self._look_at_predecessor,
+                address=str(self._backend),
+                patience=self._patience,
+            )
+            self._filling.add(record)
+            self._send(self._filling)
+
+    def _look_at_predecessor(self, record: Record) -> None:
+        task = self.loop.create_task(self._store_with_look(record))
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+
+    async def _store_with_look(self, record: Record) -> None:
+        """The script could not read the old record: read it here, and replace exactly that one."""
+        key = record.keys[0]
+        try:
+            old = await self.read(key)
+        except AsyncResultError as error:
+            fail(record.future, error)
+            return
+        if self._backend.precedes(key, old, record.status):
+            settle(record.future, False)
+        else:
+            record.seen = sha1(old or b"", usedforsecurity=False).hexdigest().encode()
+            self._store(record)
 
     def history(self, key: bytes, after: str) -> asyncio.Future[list[tuple[str, bytes]]]:
         def records(replies: list[Any]) -> list[tuple[str, bytes]]:
@@ -307,57 +310,6 @@ class RedisEngine(Engine):
         # Forever: somebody waits for it, and an outage does not end a wait.
         return self._submit([("XRANGE", key, f"({after}", "+")], records, forever=True)
 
-    def _store(
-        self,
-        future: asyncio.Future[bool],
-        keys: list[bytes],
-        payload: bytes,
-        status: str,
-        expires: float | None,
-        beside: tuple[int, int],
-        seen: bytes,
-    ) -> None:
-        seconds = "" if expires is None else int(expires)
-        arguments = (len(keys), *keys, payload, seconds, int(status in READY_STATES), seen, *beside)
-
-        def done(replies: list[Any]) -> None:
-            if isinstance(replies[0], NoScriptError):  # the server was restarted, or is another one
-                self._script_known = False
-                self._store(future, keys, payload, status, expires, beside, seen)
-            elif error := first_error(replies, str(self._backend)):
-                _fail(future, error)
-            elif replies[0] == 2:
-                task = self.loop.create_task(self._store_with_look(future, keys, payload, status, expires, beside))
-                self._looking.add(task)
-                task.add_done_callback(self._looking.discard)
-            else:
-                _settle(future, replies[0] == 1)
-
-        script = ("EVALSHA", self._script_sha) if self._script_known else ("EVAL", self._script)
-        self._script_known = True
-        self._send(Job([(*script, *arguments)], done, functools.partial(_fail, future), self._patience))
-
-    async def _store_with_look(
-        self,
-        future: asyncio.Future[bool],
-        keys: list[bytes],
-        payload: bytes,
-        status: str,
-        expires: float | None,
-        beside: tuple[int, int],
-    ) -> None:
-        """The script could not read the old record: read it here, and replace exactly that one."""
-        try:
-            old = await self.read(keys[0])
-        except AsyncResultError as error:
-            _fail(future, error)
-            return
-        if self._backend.precedes(keys[0], old, status):
-            _settle(future, False)
-        else:
-            digest = sha1(old or b"", usedforsecurity=False).hexdigest().encode()
-            self._store(future, keys, payload, status, expires, beside, digest)
-
     def _submit(
         self, commands: list[Command], convert: Callable[[list[Any]], Any], forever: bool = False
     ) -> asyncio.Future[Any]:
@@ -366,12 +318,12 @@ class RedisEngine(Engine):
         def done(replies: list[Any]) -> None:
             error = first_error(replies, str(self._backend))
             if error is not None:
-                _fail(future, error)
+                fail(future, error)
             else:
-                _settle(future, convert(replies))
+                settle(future, convert(replies))
 
         patience = None if forever else self._patience
-        self._send(Job(commands, done, functools.partial(_fail, future), patience))
+        self._send(Job(commands, done, functools.partial(fail, future), patience))
         return future
 
     # -- life -----------------------------------------------------------------------------------------
@@ -423,13 +375,3 @@ class RedisEngine(Engine):
 def _values(command: Command, values: Sequence[bytes | None]) -> Iterable[tuple[bytes, bytes | None]]:
     """The keys of an MGET with what was found."""
     return zip(command[1:], values, strict=True)
-
-
-def _fail(future: asyncio.Future[Any], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-
-
-def _settle(future: asyncio.Future[Any], value: Any) -> None:
-    if not future.done():
-        future.set_result(value)

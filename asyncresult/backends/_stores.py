@@ -1,0 +1,254 @@
+"""Storing in Redis: one script, and a job that fills with records until its turn comes.
+
+All that is stored within a moment leaves in one round trip, ten records with each call of the script. A record that
+fails in company is sent again alone, so that its neighbours do not fail with it and the error is its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from hashlib import sha1
+from typing import Any
+
+from redis.exceptions import NoScriptError
+
+from ..errors import BackendClosed, BackendError
+from ..states import READY_STATES
+from ._commands import Command, Job, reply_error
+
+__all__ = ["RECORDS_PER_CALL", "Record", "Script", "Stores", "fail", "settle"]
+
+# For each record six ARGV: payload; seconds to keep ('' for ever); '1' if the state is final; the digest of an old
+# record that the caller has looked at and allows to be replaced ('' if none); '1' if nothing may be stored where
+# its second key exists; how many records to keep in the stream at its last key. And its KEYS: the record's own, the
+# second, the stream; the latter two only where they are needed.
+# Returns for each: 1 stored, 0 kept the old one, 2 cannot tell (compressed, or another serializer: look yourself),
+# 3 failed (then alone; a single record's error is the reply).
+# The status comes first in every document that Celery or this package writes; anything else is decoded.
+_SCRIPT = b"""
+local function store(key, second, stream, payload, seconds, final, seen, count)
+  if second and redis.call('EXISTS', second) == 1 then return 0 end
+  local old = redis.call('GET', key)
+  if old and old ~= '' and old ~= payload and (seen == '' or redis.sha1hex(old) ~= seen) then
+    local status = string.match(old, '^{"status": ?"([^"\\\\]*)"')
+    if not status then
+      if string.byte(old) ~= 123 then return 2 end
+      local ok, record = pcall(cjson.decode, old)
+      if not ok then return 2 end
+      status = record['status']
+    end
+    if status == 'SUCCESS' then return 0 end
+    if final ~= '1' and (status == 'FAILURE' or status == 'REVOKED') then return 0 end
+  end
+  if seconds ~= '' then
+    redis.call('SET', key, payload, 'EX', seconds)
+  else
+    redis.call('SET', key, payload)
+  end
+  if stream then
+    redis.call('XADD', stream, 'MAXLEN', count, '*', 'record', payload)
+    if seconds ~= '' then redis.call('EXPIRE', stream, seconds) end
+  end
+  redis.call('PUBLISH', key, payload)
+  return 1
+end
+local results = {}
+local k = 0
+local function next_key()
+  k = k + 1
+  return KEYS[k]
+end
+for a = 1, #ARGV, 6 do
+  local payload, seconds, final, seen, has_second, count = unpack(ARGV, a, a + 5)
+  local key = next_key()
+  local second = has_second == '1' and next_key()
+  local stream = count ~= '0' and next_key()
+  local result
+  if #ARGV == 6 then
+    result = store(key, second, stream, payload, seconds, final, seen, count)
+  else
+    local ok
+    ok, result = pcall(store, key, second, stream, payload, seconds, final, seen, count)
+    if not ok then result = 3 end
+  end
+  results[#results + 1] = result
+end
+return results
+"""
+_KEPT, _STORED, _CANNOT_TELL = 0, 1, 2
+
+#: Records with each call. More gain nothing (benchmarks: store-1000).
+RECORDS_PER_CALL = 10
+#: Bytes of payloads after which a call takes no more.
+BYTES_PER_CALL = 64 * 1024
+#: Records that a job takes.
+RECORDS_PER_JOB = 1000
+#: Seconds that a job takes records. While the server is away it would go on, and all share the patience of the first.
+FILLING = 0.05
+
+
+class Script:
+    """The script as a command, by its digest once the server knows it."""
+
+    def __init__(self, publish: str) -> None:
+        text = _SCRIPT.replace(b"'PUBLISH'", f"'{publish}'".encode())
+        self._whole = ("EVAL", text)
+        self._by_digest = ("EVALSHA", sha1(text, usedforsecurity=False).hexdigest())
+        self.known = False
+
+    def command(self) -> Command:
+        command, self.known = self._by_digest if self.known else self._whole, True
+        return command
+
+
+class Record:
+    """One record on its way.
+
+    Args:
+        keys: Its own; where nothing may be stored if another exists, that one; where it is to be kept, the stream.
+        beside: Whether there is such another key, and how many to keep in the stream.
+    """
+
+    __slots__ = ("alone", "beside", "expires", "future", "keys", "payload", "seen", "status")
+
+    def __init__(
+        self,
+        future: asyncio.Future[bool],
+        keys: tuple[bytes, ...],
+        payload: bytes,
+        status: str,
+        expires: float | None,
+        beside: tuple[int, int],
+    ) -> None:
+        self.future = future
+        self.keys = keys
+        self.payload = payload
+        self.status = status
+        self.expires = expires
+        self.beside = beside
+        self.seen = b""
+        self.alone = len(keys) > 1
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        seconds = "" if self.expires is None else int(self.expires)
+        return self.payload, seconds, int(self.status in READY_STATES), self.seen, *self.beside
+
+
+class Stores(Job):
+    """Records that leave together.
+
+    Args:
+        script: The script.
+        per_call: Records with each call.
+        again: Takes a record that is to be sent again.
+        look: Takes a record whose predecessor the script cannot read.
+        address: For messages.
+        patience: As for any job.
+    """
+
+    __slots__ = (
+        "_address",
+        "_again",
+        "_calls",
+        "_look",
+        "_loop",
+        "_open",
+        "_per_call",
+        "_records",
+        "_script",
+        "_until",
+    )
+
+    def __init__(
+        self,
+        script: Script,
+        per_call: int,
+        again: Callable[[Record], None],
+        look: Callable[[Record], None],
+        *,
+        address: str,
+        patience: float,
+    ) -> None:
+        super().__init__([], self._answered, self._unanswered, patience)
+        self._script = script
+        self._per_call = per_call
+        self._again = again
+        self._look = look
+        self._address = address
+        self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time() + FILLING
+        self._open = True
+        self._records: list[Record] = []
+        self._calls: list[list[Record]] = []
+
+    def add(self, record: Record) -> bool:
+        """Take ``record`` along, unless it is too late for that."""
+        if not self._open or len(self._records) >= RECORDS_PER_JOB or self._loop.time() > self._until:
+            return False
+        self._records.append(record)
+        return True
+
+    def leave(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        call: list[Record] = []
+        size = 0
+        for record in self._records:
+            if call and (len(call) >= self._per_call or size >= BYTES_PER_CALL or record.alone or call[0].alone):
+                call = []
+            if not call:
+                self._calls.append(call)
+                size = 0
+            call.append(record)
+            size += len(record.payload)
+        self._records.clear()
+        for call in self._calls:
+            keys = [key for record in call for key in record.keys]
+            arguments = [argument for record in call for argument in record.arguments]
+            self.commands.append((*self._script.command(), len(keys), *keys, *arguments))
+
+    def _answered(self, replies: list[Any]) -> None:
+        for call, reply in zip(self._calls, replies, strict=True):
+            if isinstance(reply, list):
+                for record, result in zip(call, reply, strict=True):
+                    if result in (_STORED, _KEPT):
+                        settle(record.future, result == _STORED)
+                    elif result == _CANNOT_TELL:
+                        self._look(record)
+                    else:
+                        self._send_alone(record)
+            elif isinstance(reply, NoScriptError):  # the server was restarted, or is another one
+                self._script.known = False
+                for record in call:
+                    self._again(record)
+            elif len(call) > 1:
+                for record in call:
+                    self._send_alone(record)
+            else:
+                error = reply_error(reply, self._address)
+                fail(call[0].future, error or BackendError(f"{self._address}: unexpected reply {reply!r:.200}"))
+        self._calls.clear()  # whoever fills this job keeps it until the next one
+
+    def _send_alone(self, record: Record) -> None:
+        record.alone = True
+        self._again(record)
+
+    def _unanswered(self, error: BackendError | BackendClosed) -> None:
+        self._open = False
+        for record in [*self._records, *(record for call in self._calls for record in call)]:
+            fail(record.future, error)
+
+
+def settle(future: asyncio.Future[Any], value: Any) -> None:
+    """Resolve ``future``, unless nobody wants it any more."""
+    if not future.done():
+        future.set_result(value)
+
+
+def fail(future: asyncio.Future[Any], error: Exception) -> None:
+    """Have ``future`` raise, unless nobody wants it any more."""
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,143 @@
+"""Records that are stored together: ten to a call, and each with an outcome of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from asyncresult import Backend, BackendClosed, BackendError, BackendPermissionError, connect
+from asyncresult.backends import _stores
+from asyncresult.backends._stores import RECORDS_PER_CALL, RECORDS_PER_JOB, Record, Script, Stores
+from tests.tools.servers import RedisServer
+
+
+def ids(count: int) -> list[str]:
+    return [f"t{n}" for n in range(count)]
+
+
+async def store(backend: Backend, names: list[str]) -> list[Any]:
+    return await asyncio.gather(*(backend.mark_as_done(id, id) for id in names), return_exceptions=True)
+
+
+async def values(backend: Backend, names: list[str]) -> list[Any]:
+    return [meta.result for meta in await backend.get_many(names)]
+
+
+async def test_ten_to_a_call(redis_server: RedisServer, redis_url: str) -> None:
+    async with connect(redis_url) as backend:
+        await store(backend, ["warm"])
+        redis_server.cli("CONFIG", "RESETSTAT")
+        names = ids(10 * RECORDS_PER_CALL)
+        assert await store(backend, names) == [True] * len(names)
+        assert redis_server.commandstats()["evalsha"] == 10
+        assert await values(backend, names) == names
+
+
+async def test_large_records_have_a_call_of_their_own(redis_server: RedisServer, redis_url: str) -> None:
+    async with connect(redis_url) as backend:
+        await store(backend, ["warm"])
+        redis_server.cli("CONFIG", "RESETSTAT")
+        large = "x" * _stores.BYTES_PER_CALL
+        await asyncio.gather(*(backend.mark_as_done(id, large) for id in ids(5)))
+        assert redis_server.commandstats()["evalsha"] == 5
+
+
+async def test_one_that_fails_fails_alone(redis_server: RedisServer, redis_url: str) -> None:
+    async with connect(redis_url) as backend:
+        redis_server.cli("LPUSH", backend.task_key("t7"), "no text")
+        names = ids(25)
+        outcomes = await store(backend, names)
+        failed = outcomes.pop(7)
+        assert isinstance(failed, BackendError) and "WRONGTYPE" in str(failed)
+        assert outcomes == [True] * 24
+        names.pop(7)
+        assert await values(backend, names) == names
+
+
+async def test_one_that_is_forbidden_is_refused_alone(redis_server: RedisServer) -> None:
+    rules = "~celery-task-meta-t* ~*special &* +eval +evalsha +get +set +publish +mget"
+    redis_server.cli("ACL", "SETUSER", "narrow", "reset", "on", ">pw", *rules.split())
+    async with connect(redis_server.url(username="narrow", password="pw")) as backend:
+        names = [*ids(12), "other", "special"]
+        outcomes = await store(backend, names)
+        assert isinstance(outcomes.pop(12), BackendPermissionError)
+        assert outcomes == [True] * 13
+        names.pop(12)
+        assert await values(backend, names) == names
+
+
+async def test_precedence_is_that_of_each(redis_url: str) -> None:
+    """Done already, failed already, compressed (which the script cannot read), new: all in one call."""
+    async with connect(redis_url, compression="gzip") as compressing, connect(redis_url) as backend:
+        await backend.mark_as_done("done", 1)
+        await compressing.mark_as_done("compressed, done", 1)
+        await compressing.mark_as_failure("compressed, failed", ValueError())
+        await backend.mark_as_failure("failed", ValueError())
+        names = ["done", "compressed, done", "compressed, failed", "failed", "new"]
+        assert await store(backend, names) == [False, False, True, True, True]
+        assert await values(backend, names) == [1, 1, *names[2:]]
+
+
+async def test_the_order_of_two_states_of_a_task(redis_url: str) -> None:
+    async with connect(redis_url) as backend:
+        for id in ids(30):
+            one, two, three = (
+                backend.mark_as_started(id),
+                backend.mark_as_done(id, "done"),
+                backend.mark_as_failure(id, ValueError()),
+            )
+            assert await asyncio.gather(one, two, three) == [True, True, False]
+            assert (await backend.get_meta(id)).result == "done"
+
+
+async def test_the_server_forgets_the_script(redis_server: RedisServer, redis_url: str) -> None:
+    async with connect(redis_url) as backend:
+        await store(backend, ["warm"])
+        redis_server.cli("SCRIPT", "FLUSH")
+        names = ids(300)
+        assert await store(backend, names) == [True] * 300
+        assert await values(backend, names) == names
+
+
+async def test_a_read_only_server_is_waited_for(redis_server: RedisServer, redis_url: str) -> None:
+    async with connect(redis_url, retry=30) as backend:
+        await store(backend, ["warm"])
+        redis_server.cli("REPLICAOF", "127.0.0.1", "1")
+        storing = asyncio.ensure_future(store(backend, ids(25)))
+        await asyncio.wait([storing], timeout=0.3)
+        assert not storing.done()
+        redis_server.cli("REPLICAOF", "NO", "ONE")
+        assert await storing == [True] * 25
+
+
+async def test_after_closing_each_is_refused(redis_url: str) -> None:
+    backend = connect(redis_url)
+    await store(backend, ["warm"])
+    engine = backend._engine()
+    storing = [engine.store(backend.task_key(id), b"{}", "SUCCESS", None) for id in ids(20)]
+    await engine.aclose(0)
+    more = [engine.store(backend.task_key(id), b"{}", "SUCCESS", None) for id in ids(20)]
+    async with asyncio.timeout(5):
+        outcomes = await asyncio.gather(*storing, *more, return_exceptions=True)
+    assert all(isinstance(outcome, BackendClosed) for outcome in outcomes[20:])
+    await backend.aclose()
+
+
+async def test_a_job_is_full_or_too_old() -> None:
+    def record() -> Record:
+        return Record(asyncio.get_running_loop().create_future(), (b"key",), b"{}", "SUCCESS", None, (0, 0))
+
+    def job() -> Stores:
+        return Stores(Script("PUBLISH"), 10, sent.append, sent.append, address="test", patience=1.0)
+
+    sent: list[Record] = []
+    full = job()
+    assert [full.add(record()) for _ in range(RECORDS_PER_JOB + 1)] == [True] * RECORDS_PER_JOB + [False]
+    old = job()
+    await asyncio.sleep(2 * _stores.FILLING)
+    assert not old.add(record()), "its patience is that of the first"
+    left = job()
+    assert left.add(record())
+    left.leave()
+    assert not left.add(record())
+    assert len(left.commands) == 1
