@@ -52,6 +52,7 @@ CONTENDERS = [
     Contender("raw", "raw protocol", "raw"),
     Contender("asyncresult", "asyncresult", "ours", variant="asyncio"),
     Contender("uvloop", "asyncresult, uvloop", "ours", variant="uvloop"),
+    Contender("frozen", "asyncresult after gc.freeze()", "ours", variant="frozen"),
     Contender("sync", "asyncresult.sync", "ours_sync"),
     Contender("pubsub", "redis-py PubSub by hand", "pubsub"),
     Contender("celery", "Celery", "celery", waiting_first=0.8),

@@ -274,7 +274,7 @@ def _will_pass(reply: Any) -> bool:
 def _size(reply: Any) -> int:
     if isinstance(reply, bytes):
         return len(reply)
-    return sum(map(_size, reply)) if isinstance(reply, list) else 0
+    return sum([len(item) for item in reply if isinstance(item, bytes)]) if isinstance(reply, list) else 0
 
 
 def reply_error(reply: Any, address: str) -> BackendError | None:

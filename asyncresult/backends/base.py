@@ -293,7 +293,8 @@ class Backend(ABC):
         """
         ids = list(ids)
         payloads = await self._engine().read_many([self.task_key(id) for id in ids])
-        return [self._decode(id, payload) for id, payload in zip(ids, payloads, strict=True)]
+        decode = self._decode
+        return [decode(id, payload) for id, payload in zip(ids, payloads, strict=True)]
 
     def _decode(self, task_id: str, payload: bytes | None) -> TaskMeta:
         if not payload:

@@ -17,6 +17,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha1
+from itertools import chain
 from typing import Any, ClassVar
 
 from redis.credentials import StreamingCredentialProvider
@@ -201,7 +202,7 @@ class RedisEngine(Engine):
         self._commands.submit(job)
 
     def _each(self, verb: str, keys: Sequence[bytes]) -> list[Command]:
-        """Commands that do ``verb`` to every key."""
+        """Commands that do ``verb`` to every key, in the order of the keys."""
         return [(verb, *keys[i : i + READ_CHUNK]) for i in range(0, len(keys), READ_CHUNK)]
 
     # -- verbs ----------------------------------------------------------------------------------------
@@ -231,13 +232,7 @@ class RedisEngine(Engine):
         self.read_many(list(reads)).add_done_callback(answered)
 
     def read_many(self, keys: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
-        reads = self._each("MGET", keys)
-
-        def in_order(replies: list[Any]) -> list[bytes | None]:
-            values = dict(pair for read in zip(reads, replies, strict=True) for pair in _values(*read))
-            return [values[key] for key in keys]
-
-        return self._submit(reads, in_order)
+        return self._submit(self._each("MGET", keys), lambda replies: list(chain.from_iterable(replies)))
 
     def exists(self, key: bytes) -> asyncio.Future[bool]:
         # STRLEN, not EXISTS: an empty value counts as no record, as in Celery.

@@ -1,8 +1,9 @@
-"""asyncresult. Variants: ``asyncio`` and ``uvloop`` name the event loop."""
+"""asyncresult. Variants: ``asyncio`` and ``uvloop`` name the event loop; ``frozen`` freezes what was loaded."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,8 @@ class Ours(CeleryFormat):
     async def warm(self) -> None:
         await self.backend.mark_as_done("warm", 1)
         await AsyncResult("warm", backend=self.backend)
+        if self.variant == "frozen":
+            gc.freeze()
 
     async def close(self) -> None:
         await self.backend.aclose()
