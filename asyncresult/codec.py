@@ -150,22 +150,26 @@ class Codec:
     def decode_large(self, task_id: str, payload: Bytes) -> TaskMeta:
         """Do what :meth:`decode` does, with pauses for other threads; it belongs into a worker thread.
 
-        Only JSON is read in pieces. All in all it takes longer, up to three times. The pauses of the garbage
-        collector remain: they grow with the number of containers in the value.
+        Only JSON is read in pieces, and not if it is nested a hundred levels deep or holds lone surrogates in a large
+        text. It may take longer, up to three times. What cannot be cut is listed in docs/explanation/reliability.md.
 
         Raises:
-            ResultDecodeError, ResultTooLarge: As :meth:`decode`.
+            ResultDecodeError, ResultTooLarge: As :meth:`decode`, perhaps in other words.
         """
         plain = self._plain(task_id, payload)
         if plain[:1] != b"{":
             return self._read(task_id, plain)
-        if "json" in self._loads:
+        if "json" in self._loads and len(plain) > _values.PIECE_BYTES:
             try:
                 document = _values.decode_in_pieces(plain)
-            except Exception:
-                pass  # broken, or unusual: decode will tell
+            except (_values.NotInPieces, RecursionError):
+                return self.decode(task_id, plain)
+            except Exception as error:
+                problem = _text(error)
             else:
                 return self._record(task_id, document, plain)
+            # As in _document: out of the except block.
+            raise _unreadable(task_id, plain, f"{problem} (read as json)")
         return self.decode(task_id, plain)
 
     def decode_group(self, group_id: str, payload: Bytes) -> Any:
