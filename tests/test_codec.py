@@ -1159,7 +1159,7 @@ def test_revoked() -> None:
 
 def test_errors_of_ours_are_told_from_those_of_others() -> None:
     """A timeout that the worker met is no timeout of this wait."""
-    meta = failed(ResultTimeout("late", task_id="other", timeout=5))
+    meta = failed(ResultTimeout("late", task_id="other", timeout=20))
     exc = PLAIN.exception(meta)
     assert type(exc) is TaskFailed
     assert str(exc) == "asyncresult.errors.ResultTimeout: late"

@@ -141,7 +141,7 @@ async def test_p9_it_hurts_its_own_waiter_only(
     publish(redis_server, "victim", payload)
     with pytest.raises(expected) as caught:
         await asyncio.wait_for(victim, 10)
-    assert time.monotonic() - start < 2, "at once (the figure on an idle machine: under 0.1 s)"
+    assert time.monotonic() - start < 5, "at once (the figure on an idle machine: under 0.1 s)"
     if expected is not Harmful:
         assert isinstance(caught.value, AsyncResultError)
     assert set(sys.modules) == modules, "nothing was imported"
