@@ -358,7 +358,7 @@ class _FullCollections:
     FROZEN_BY_PYTHON = 1000
 
     # A build without GIL has another collector: freezing walks over all objects, and nobody waits for a GIL.
-    _possible = hasattr(gc, "freeze") and not sysconfig.get_config_var("Py_GIL_DISABLED")
+    _possible: bool = hasattr(gc, "freeze") and not sysconfig.get_config_var("Py_GIL_DISABLED")
 
     def __init__(self) -> None:
         self._seen = -1
