@@ -37,6 +37,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from .codec import LargeRecord
 from .errors import AsyncResultError, ResultDecodeError
 from .meta import TaskMeta
 from .states import READY_STATES
@@ -49,8 +50,6 @@ READ_CHUNK = 1000
 SUBSCRIBED_AT_ONCE = READ_CHUNK
 #: Seconds that a key without listeners stays subscribed.
 LINGER = 0.05
-#: Payloads from this size are decoded on a worker thread, in pieces: 1 MB of JSON is some 5 ms of CPU.
-LARGE_PAYLOAD_BYTES = 1024 * 1024
 
 # The two states of an entry. Plain ints: compared once or twice a message.
 _NONE, _SENT, _ACKED = 0, 1, 2
@@ -78,7 +77,9 @@ class Source(Protocol):
     def fetch(self, keys: list[bytes]) -> None:
         """Have :meth:`Waiters.read` called for all of them, at once or in slices, however long it takes."""
 
-    def decode_large(self, task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], None]) -> None:
+    def decode_large(
+        self, task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], object]
+    ) -> None:
         """Decode away from the loop, then call ``done`` on it."""
 
 
@@ -127,7 +128,8 @@ class Waiters:
 
     Args:
         source: Where subscriptions and reads go.
-        decode: ``(task_id, payload) -> TaskMeta``; raises :class:`ResultDecodeError`.
+        decode: ``(task_id, payload) -> TaskMeta``; raises :class:`ResultDecodeError`, or :class:`LargeRecord` for
+            what the source shall decode.
         loop: Its ``call_soon``, ``call_later`` and nothing else.
         safety_interval: Seconds between two sweeps that read every waited-for key again.
         verify_key: Take a published final record as a hint only and read the key.
@@ -300,11 +302,11 @@ class Waiters:
         entry = self._entries.get(key)
         if entry is None or entry.listeners is None:
             return
-        if len(payload) >= LARGE_PAYLOAD_BYTES:
-            self._decode_large(entry, payload)
-            return
         try:
             meta = self._decode(entry.task_id, payload)
+        except LargeRecord:
+            self._decode_large(entry, payload)
+            return
         except ResultDecodeError as error:
             self._suspect(entry, error)
             return
@@ -324,11 +326,12 @@ class Waiters:
                 continue
             if not payload:
                 self._missed(entry, sent)
-            elif len(payload) >= LARGE_PAYLOAD_BYTES:
-                self._decode_large(entry, payload, sent)
             else:
                 try:
                     meta = self._decode(entry.task_id, payload)
+                except LargeRecord:
+                    self._decode_large(entry, payload, sent)
+                    continue
                 except ResultDecodeError as error:
                     self.decode_errors += 1
                     self._fail(entry, error)

@@ -8,6 +8,7 @@ and threads of the process may share a store.
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 import weakref
@@ -166,7 +167,7 @@ class MemoryEngine(Engine):
         self._channels: set[bytes] = set()
         self.waiters = Waiters(
             self,
-            self.codec.decode,
+            functools.partial(self.codec.decode, small=True),
             loop=self.loop,
             safety_interval=backend.safety_interval,
             verify_key=backend.verify_key,

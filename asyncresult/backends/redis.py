@@ -140,7 +140,7 @@ class RedisEngine(Engine):
         self._reads: dict[bytes, list[asyncio.Future[bytes | None]]] = {}
         self.waiters = Waiters(
             self,
-            self.codec.decode,
+            functools.partial(self.codec.decode, small=True),
             loop=self.loop,
             safety_interval=backend.safety_interval,
             verify_key=backend.verify_key,

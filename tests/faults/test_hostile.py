@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -25,9 +25,10 @@ from asyncresult import (
     TaskFailed,
     TaskMeta,
     TaskRevoked,
+    _values,
     connect,
 )
-from asyncresult.codec import Codec
+from asyncresult.codec import LARGE_PAYLOAD_BYTES, Codec
 from tests.backends.waiting import waits_for
 from tests.tools.servers import RedisServer
 
@@ -259,3 +260,60 @@ async def test_p8_decoding_20_mb_does_not_stop_the_loop(
     assert threading.current_thread() not in threads
     assert collections == [0]
     assert max(stops) < 0.5, f"the loop stood still for {max(stops):.3f} s of CPU time"
+
+
+@pytest.mark.parametrize("look", ["wait", "state", "get_many", "updates", "history"])
+@pytest.mark.parametrize("kind", ["large", "compressed"])
+async def test_p8_whoever_asks_a_large_record_is_decoded_on_a_thread(
+    redis_url: str, look: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that only becomes large, and whatever the call that reads it."""
+    threads: list[threading.Thread] = []
+    original = _values.decode_in_pieces
+
+    def decode_in_pieces(text: bytes) -> Any:
+        threads.append(threading.current_thread())
+        return original(text)
+
+    monkeypatch.setattr(_values, "decode_in_pieces", decode_in_pieces)
+    async with connect(redis_url, compression="gzip" if kind == "compressed" else None) as backend:
+        value = "x" * 2_000_000
+        async with backend.track("t", history=3) as task:
+            task.set_result(value)
+        handle = backend.result("t")
+        if look == "wait":
+            assert await handle.get(timeout=20) == value
+        elif look == "state":
+            assert await handle.state() == "SUCCESS"
+        elif look == "get_many":
+            assert [meta.result for meta in await backend.get_many(["t", "u", "t"])] == [value, None, value]
+        elif look == "updates":
+            assert [meta.result async for meta in handle.updates(timeout=20)] == [value]
+        else:
+            assert [meta.status async for meta in handle.updates(since="0", timeout=20)] == ["STARTED", "SUCCESS"]
+    assert threads
+    assert threading.current_thread() not in threads
+
+
+async def test_p8_a_bomb_does_not_stop_the_loop(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop takes a look at its first megabyte; a thread finds out about the rest."""
+    largest: dict[bool, int] = {True: 0, False: 0}
+    original = _values.decompressed
+    main = threading.current_thread()
+
+    def decompressed(name: str, body: bytes) -> Iterator[bytes]:
+        size = 0
+        for chunk in original(name, body):
+            size += len(chunk)
+            here = threading.current_thread() is main
+            largest[here] = max(largest[here], size)
+            yield chunk
+
+    monkeypatch.setattr(_values, "decompressed", decompressed)
+    payload, expected = KINDS["a decompression bomb"]
+    await backend._engine().put(backend.task_key("bomb"), payload, None)
+    for look in (backend.result("bomb").get(timeout=20), backend.get_meta("bomb"), backend.result("bomb").state()):
+        with pytest.raises(expected):
+            await look
+    assert largest[True] <= LARGE_PAYLOAD_BYTES + _values.CHUNK_BYTES
+    assert largest[False] > 60_000_000
