@@ -558,15 +558,18 @@ class AsyncResult(Thenable[T_co]):
 
         def answered(reply: asyncio.Future[bytes | None]) -> None:
             try:
-                meta = backend._decode(self.id, reply.result())
+                backend._decode_then(self.id, reply.result(), seen)
             except AsyncResultError as error:
+                seen(error)
+
+        def seen(outcome: TaskMeta | AsyncResultError) -> None:
+            if not isinstance(outcome, AsyncResultError):
+                self._learn(outcome)
                 if not look.done():
-                    look.set_exception(error)
-                    look.exception()  # looked at: a stream that was left early does not ask any more
-            else:
-                self._learn(meta)
-                if not look.done():
-                    look.set_result(meta)
+                    look.set_result(outcome)
+            elif not look.done():
+                look.set_exception(outcome)
+                look.exception()  # looked at: a stream that was left early does not ask any more
 
         engine.read(backend.task_key(self.id)).add_done_callback(answered)
         return look

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ._handle import AsyncResult, Callback
-from ._waiters import LARGE_PAYLOAD_BYTES, READ_CHUNK
+from ._waiters import READ_CHUNK
 from .backends.base import LOOK_ONCE_TIMEOUT, Backend
-from .codec import Codec
+from .codec import Codec, LargeRecord
 from .errors import AsyncResultError, ResultDecodeError, ResultTimeout
 from .meta import TaskMeta
 from .states import SUCCESS
@@ -90,11 +90,11 @@ class Many:
     def _take(self, handles: list[Handle], payloads: list[bytes | None], codec: Codec) -> None:
         for handle, payload in zip(handles, payloads, strict=True):
             done = False
-            if payload and len(payload) < LARGE_PAYLOAD_BYTES:
+            if payload:
                 try:
-                    done = handle._learn(codec.decode(handle.id, payload))
-                except ResultDecodeError:
-                    pass  # the table will read it again, and tell
+                    done = handle._learn(codec.decode(handle.id, payload, True))
+                except (LargeRecord, ResultDecodeError):
+                    pass  # the table will read it again, and see to it
             if self._ended:
                 return
             if done:

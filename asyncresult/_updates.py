@@ -260,7 +260,7 @@ class Updates(AsyncIterator[TaskMeta]):
                 raise self._timed_out()
         finally:
             reading.cancel()
-        return [(id, backend._decode(task_id, payload)) for id, payload in reading.result()]
+        return [(id, await backend._decoded(task_id, payload)) for id, payload in reading.result()]
 
     def _is_news(self, meta: TaskMeta) -> bool:
         """Whether more has changed than the time of the last sign of life; or that came too late."""

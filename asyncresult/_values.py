@@ -15,6 +15,11 @@ decoder at most :data:`PIECE_BYTES` at once. A regular expression guesses where 
 depends on its guess: a parse that starts at the beginning of an item is determined, so a piece that decodes as a
 complete list (or mapping) did end between two items, and any other piece raises.
 
+**The garbage collector** holds the GIL, too. A full collection looks at every container of the process, and starts
+again each time their number has grown by a quarter: 40 MB of small records cost several, up to 0.9 s each. What a
+piece made is therefore put among the oldest objects at once (:class:`_FullCollections`), which starts the counting
+anew, so that none comes while a value is read.
+
 **Compression** is undone chunk by chunk, so that a small stream cannot become more than the caller allows.
 
 Source: kombu/utils/json.py, kombu/serialization.py, kombu/compression.py (5.7).
@@ -23,10 +28,13 @@ Source: kombu/utils/json.py, kombu/serialization.py, kombu/compression.py (5.7).
 from __future__ import annotations
 
 import base64
+import binascii
 import functools
+import gc
 import importlib
 import re
 import sys
+import sysconfig
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
@@ -50,8 +58,9 @@ __all__ = [
     "serializer",
 ]
 
-#: What the decoder gets at once: about 2 ms of work, after 5 ms to find where it may end.
-PIECE_BYTES = 256 * 1024
+#: What the decoder gets at once: about 1 ms of work, after 3 ms to find where it may end. A piece cannot make so many
+#: containers that their number alone brings a full collection: 84,000 by Python's default thresholds.
+PIECE_BYTES = 128 * 1024
 #: How far Python walks down into big containers. Its own limit is not enough: 3.13.0 does not always keep it, and
 #: dies of a text of brackets.
 MAX_LEVELS = 100
@@ -66,8 +75,23 @@ Bytes = bytes | bytearray
 _encoders: dict[type, tuple[str | None, Callable[[Any], Any]]] = {}
 _decoders: dict[str, Callable[[Any], Any]] = {
     "bytes": lambda text: text.encode(),
-    "base64": lambda text: base64.b64decode(text.encode()),
+    "base64": lambda text: _from_base64(text.encode()),
 }
+
+
+def _from_base64(text: bytes) -> bytes:
+    """What base64.b64decode makes of it; a long text in pieces, unless it is not quite as it should be."""
+    if len(text) <= PIECE_BYTES:
+        return base64.b64decode(text)
+    parts: list[bytes] = []
+    try:
+        for at in range(0, len(text), PIECE_BYTES):
+            parts.append(binascii.a2b_base64(text[at : at + PIECE_BYTES], strict_mode=True))
+    except ValueError:
+        return base64.b64decode(text)
+    if all(len(part) == PIECE_BYTES // 4 * 3 for part in parts[:-1]):  # no padding but at the end
+        return b"".join(parts)
+    return base64.b64decode(text)
 
 
 def register_type(
@@ -355,20 +379,63 @@ _CHARACTERS = (
 
 
 class NotInPieces(Exception):
-    """The text is broken, or unusual: the ordinary decoder shall look at it."""
+    """The text is unusual: the ordinary decoder shall look at it."""
+
+
+class _FullCollections:
+    """Keeps full garbage collections away while a big value is read (docs/decisions/0009).
+
+    Nothing of the process is switched off or set: gc.freeze() and gc.unfreeze() together put what there is
+    among the oldest objects, without looking at it, and let the counting start anew. Collections of young
+    objects go on, of other threads' too.
+    """
+
+    #: Bytes of JSON that are read before a full collection must have had its turn: about half a minute.
+    LIMIT = 1024 * 1024 * 1024
+    #: Objects that Python 3.12 freezes for itself. More are frozen by the application, which is then left alone.
+    FROZEN_BY_PYTHON = 1000
+
+    # A build without GIL has another collector: freezing walks over all objects, and nobody waits for a GIL.
+    _possible: bool = hasattr(gc, "freeze") and not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+    def __init__(self) -> None:
+        self._seen = -1
+        self._bytes = 0
+
+    def postpone(self, size: int) -> None:
+        """A piece of `size` bytes was read."""
+        if not self._possible or not gc.isenabled():
+            return
+        done = gc.get_stats()[-1]["collections"]
+        if done != self._seen:
+            self._seen, self._bytes = done, 0
+        self._bytes += size
+        if self._bytes <= self.LIMIT and gc.get_freeze_count() <= self.FROZEN_BY_PYTHON:
+            gc.freeze()
+            gc.unfreeze()
+
+
+_full_collections = _FullCollections()
 
 
 def decode_in_pieces(text: Bytes) -> Any:
     """Decode a JSON text as :data:`json_decode` does, never holding the GIL for long.
 
     Raises:
-        NotInPieces, ValueError, RecursionError: It is not JSON, or not in a form that can be cut. Decoders of
-            tags may raise more.
+        NotInPieces: It is not in a form that can be cut: :data:`json_decode` may be able to read it, or not.
+        Exception: It is not JSON, or a decoder of tags raised this. json_decode would raise something, too.
     """
+    tail = bytes(text[-64:]).rstrip(b" \t\n\r")[-1:]
+    if tail and tail != {b"{": b"}", b"[": b"]"}.get(bytes(text[:1]), tail):
+        raise ValueError("it is cut short")
     value, end = _big_value(text, 0, MAX_LEVELS)
     if _skip(_SPACE, text, end) != len(text):
-        raise NotInPieces
+        raise _broken("more follows after its end", end)
     return value
+
+
+def _broken(problem: str, at: int) -> ValueError:
+    return ValueError(f"{problem}, about byte {at}")
 
 
 @functools.cache
@@ -383,8 +450,21 @@ def _skip(pattern: bytes, text: Bytes, at: int, limit: int = sys.maxsize) -> int
     return at if match is None else match.end()
 
 
-def _piece(opening: Bytes, inside: Bytes, closing: Bytes) -> Any:
-    """Decode ``[…]``, ``{…}`` or ``"…"``, given what is inside."""
+def _piece(opening: Bytes, inside: Bytes, closing: Bytes, at: int) -> Any:
+    """Decode ``[…]``, ``{…}`` or ``"…"``, given what is inside, and where that stands."""
+    from json import JSONDecodeError  # imported long since: a codec was made
+
+    try:
+        return _decoded_piece(opening, inside, closing)
+    except JSONDecodeError as error:
+        # Its own position would be that within the piece.
+        problem, at = error.msg, at + error.pos
+    finally:
+        _full_collections.postpone(len(inside))
+    raise _broken(problem, at)
+
+
+def _decoded_piece(opening: Bytes, inside: Bytes, closing: Bytes) -> Any:
     text = bytes(opening + inside + closing)
     if not may_hold_tags(text):
         try:
@@ -416,17 +496,17 @@ def _big_value(text: Bytes, at: int, levels: int) -> tuple[Any, int]:
     while True:
         end = _skip(_ITEMS, text, at, at + PIECE_BYTES)
         if end > at:
-            part = _piece(opening, text[at : end - 1], closing)
+            part = _piece(opening, text[at : end - 1], closing, at)
             if not part:
-                raise NotInPieces  # a comma with nothing before it
+                raise _broken("a comma has nothing before it", at)
             add(part)
             at = end
             continue
         last = _compiled(_LAST_ITEM).match(text, at, at + PIECE_BYTES)
         if last is not None:
-            part = _piece(opening, last[0], closing)
+            part = _piece(opening, last[0], closing, at)
             if not part and (items or mapping):
-                raise NotInPieces  # a comma with nothing after it
+                raise _broken("a comma has nothing after it", at)
             add(part)
             at = last.end()
             break
@@ -434,10 +514,14 @@ def _big_value(text: Bytes, at: int, levels: int) -> tuple[Any, int]:
         start = at = _skip(_SPACE, text, at)
         if opening == b"{":
             end = _skip(_STRING, text, at)
-            key = _piece(b"", text[at:end], b"")
+            if end == at and text[at : at + 1] == closing:
+                raise NotInPieces  # nothing but a lot of space
+            if end == at:
+                raise _broken("a key is missing", at)
+            key = _piece(b"", text[at:end], b"", at)
             at = _skip(_COLON, text, end)
             if at == end:
-                raise NotInPieces
+                raise _broken("a colon is missing", at)
             value, at = _big_value(text, _skip(_SPACE, text, at), levels - 1)
             mapping[key] = value
         else:
@@ -450,7 +534,7 @@ def _big_value(text: Bytes, at: int, levels: int) -> tuple[Any, int]:
             break
         at += 1
     if text[at : at + 1] != closing:
-        raise NotInPieces
+        raise _broken("a comma or the end is missing", at)
     return (items if opening == b"[" else _untagged(mapping)), at + 1
 
 
@@ -462,6 +546,6 @@ def _big_string(text: Bytes, at: int) -> tuple[str, int]:
             end += 1  # not within a character of UTF-8
         if end == at:
             raise NotInPieces
-        parts.append(_piece(b'"', text[at:end], b'"'))
+        parts.append(_piece(b'"', text[at:end], b'"', at))
         at = end
     return "".join(parts), at + 1

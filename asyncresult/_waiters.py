@@ -34,6 +34,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from .codec import LargeRecord
 from .errors import AsyncResultError, ResultDecodeError
 from .meta import TaskMeta
 from .states import READY_STATES
@@ -45,8 +46,6 @@ READ_CHUNK = 1000
 #: Seconds that a key without listeners stays subscribed. Unsubscribing costs as much as subscribing: not while the
 #: rest of a bulk arrives (benchmarks: join).
 LINGER = 0.5
-#: Payloads from this size are decoded on a worker thread, in pieces: 1 MB of JSON is some 5 ms of CPU.
-LARGE_PAYLOAD_BYTES = 1024 * 1024
 
 # The two states of an entry. Plain ints: compared once or twice a message.
 _NONE, _SENT, _ACKED = 0, 1, 2
@@ -74,7 +73,9 @@ class Source(Protocol):
     def fetch(self, keys: list[bytes]) -> None:
         """Have :meth:`Waiters.read` called for all of them, at once or in slices, however long it takes."""
 
-    def decode_large(self, task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], None]) -> None:
+    def decode_large(
+        self, task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], object]
+    ) -> None:
         """Decode away from the loop, then call ``done`` on it."""
 
 
@@ -123,7 +124,7 @@ class Waiters:
 
     Args:
         source: Where subscriptions and reads go.
-        decode: ``(task_id, payload) -> TaskMeta``; raises :class:`ResultDecodeError`.
+        decode: :meth:`.codec.Codec.decode`, or one like it; told to be small.
         loop: Its ``call_soon``, ``call_later`` and nothing else.
         safety_interval: Seconds between two sweeps that read every waited-for key again.
         verify_key: Take a published final record as a hint only and read the key.
@@ -132,7 +133,7 @@ class Waiters:
     def __init__(
         self,
         source: Source,
-        decode: Callable[[str, bytes], TaskMeta],
+        decode: Callable[[str, bytes, bool], TaskMeta],
         *,
         loop: asyncio.AbstractEventLoop,
         safety_interval: float,
@@ -297,11 +298,11 @@ class Waiters:
         entry = self._entries.get(key)
         if entry is None or entry.listeners is None:
             return
-        if len(payload) >= LARGE_PAYLOAD_BYTES:
+        try:
+            meta = self._decode(entry.task_id, payload, True)
+        except LargeRecord:
             self._decode_large(entry, payload)
             return
-        try:
-            meta = self._decode(entry.task_id, payload)
         except ResultDecodeError as error:
             self._suspect(entry, error)
             return
@@ -321,11 +322,12 @@ class Waiters:
                 continue
             if not payload:
                 self._missed(entry, sent)
-            elif len(payload) >= LARGE_PAYLOAD_BYTES:
-                self._decode_large(entry, payload, sent)
             else:
                 try:
-                    meta = self._decode(entry.task_id, payload)
+                    meta = self._decode(entry.task_id, payload, True)
+                except LargeRecord:
+                    self._decode_large(entry, payload, sent)
+                    continue
                 except ResultDecodeError as error:
                     self.decode_errors += 1
                     self._fail(entry, error)

@@ -46,9 +46,19 @@ from .errors import (
 from .meta import TaskMeta
 from .states import EXCEPTION_STATES, PENDING, RETRY, REVOKED
 
-__all__ = ["DEFAULT_MAX_RESULT_BYTES", "Codec", "RemoteTraceback", "convert", "register_type"]
+__all__ = [
+    "DEFAULT_MAX_RESULT_BYTES",
+    "LARGE_PAYLOAD_BYTES",
+    "Codec",
+    "LargeRecord",
+    "RemoteTraceback",
+    "convert",
+    "register_type",
+]
 
 DEFAULT_MAX_RESULT_BYTES = 64 * 1024 * 1024
+#: Records from this size are decoded on a worker thread, in pieces: 1 MB of JSON is some 5 ms of CPU.
+LARGE_PAYLOAD_BYTES = 1024 * 1024
 
 #: How deep the search for a value that cannot be stored goes; also see _values.MAX_LEVELS.
 _SEARCHED_LEVELS = 200
@@ -67,6 +77,10 @@ _LOOKS_LIKE = {
     "yaml": "it looks like YAML: accept=('json', 'yaml') would read it",
 }
 _looks_like_yaml = re.compile(rb"[A-Za-z_][\w.-]*:(?:\s|\Z)").match
+
+
+class LargeRecord(Exception):
+    """It is too large for an event loop: :meth:`Codec.decode_large` shall read it, on a thread."""
 
 
 class Codec:
@@ -118,17 +132,21 @@ class Codec:
 
     # -- reading
 
-    def decode(self, task_id: str, payload: Bytes) -> TaskMeta:
+    def decode(self, task_id: str, payload: Bytes, small: bool = False) -> TaskMeta:
         """Read the record of a task.
 
         Args:
             task_id: The task whose key or channel held it.
             payload: What was there. Empty stands for a pending task.
+            small: Read no more than what an event loop has the time for, also of what a compressed record becomes.
 
         Raises:
             ResultTooLarge: It is bigger than ``max_result_bytes``, as it is or decompressed.
             ResultDecodeError: It cannot be read, or is the record of another task.
+            LargeRecord: It is not `small`.
         """
+        if small and len(payload) >= LARGE_PAYLOAD_BYTES:
+            raise LargeRecord
         # may_hold_tags(), written out, because its call would be a tenth of the whole.
         if (
             len(payload) <= self._fast_limit
@@ -143,7 +161,7 @@ class Codec:
                 # `extra` is a field of the Struct and so has a name in JSON, too; nobody may use it.
                 if meta.task_id == task_id and meta.extra is None:
                     return meta
-        plain = self._plain(task_id, payload)
+        plain = self._plain(task_id, payload, small)
         if plain is not payload and plain[:1] == b"{":
             return self.decode(task_id, plain)  # once at most: nothing compressed begins so
         return self._read(task_id, plain)
@@ -151,22 +169,26 @@ class Codec:
     def decode_large(self, task_id: str, payload: Bytes) -> TaskMeta:
         """Do what :meth:`decode` does, with pauses for other threads; it belongs into a worker thread.
 
-        Only JSON is read in pieces. All in all it takes longer, up to three times. The pauses of the garbage
-        collector remain: they grow with the number of containers in the value.
+        Only JSON is read in pieces, and not if it is nested a hundred levels deep or holds lone surrogates in a large
+        text. It may take longer, up to three times. What cannot be cut is listed in docs/explanation/reliability.md.
 
         Raises:
-            ResultDecodeError, ResultTooLarge: As :meth:`decode`.
+            ResultDecodeError, ResultTooLarge: As :meth:`decode`, perhaps in other words.
         """
         plain = self._plain(task_id, payload)
         if plain[:1] != b"{":
             return self._read(task_id, plain)
-        if "json" in self._loads:
+        if "json" in self._loads and len(plain) > _values.PIECE_BYTES:
             try:
                 document = _values.decode_in_pieces(plain)
-            except Exception:
-                pass  # broken, or unusual: decode will tell
+            except (_values.NotInPieces, RecursionError):
+                return self.decode(task_id, plain)
+            except Exception as error:
+                problem = _text(error)
             else:
                 return self._record(task_id, document, plain)
+            # As in _document: out of the except block.
+            raise _unreadable(task_id, plain, f"{problem} (read as json)")
         return self.decode(task_id, plain)
 
     def decode_group(self, group_id: str, payload: Bytes) -> Any:
@@ -184,7 +206,7 @@ class Codec:
             raise _unreadable(group_id, plain, "it is not a saved group, which is a mapping with a 'result'")
         return document["result"]
 
-    def _plain(self, task_id: str, payload: Bytes) -> Bytes:
+    def _plain(self, task_id: str, payload: Bytes, small: bool = False) -> Bytes:
         """The payload, decompressed if it is marked as compressed."""
         if len(payload) > self._limit:
             raise ResultTooLarge(
@@ -199,12 +221,14 @@ class Codec:
         try:
             for chunk in _values.decompressed(name.decode(), stream):
                 plain += chunk
-                if len(plain) > self._limit:
+                if len(plain) > self._limit or (small and len(plain) > LARGE_PAYLOAD_BYTES):
                     break
         except Exception as error:
             problem = f"it cannot be decompressed: {_text(error)}"
         else:
             if len(plain) <= self._limit:
+                if small and len(plain) > LARGE_PAYLOAD_BYTES:
+                    raise LargeRecord
                 return plain
             raise ResultTooLarge(
                 f"the record of task {task_id!r} has {len(payload)} bytes and decompresses to at least {len(plain)}, "

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import signal
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, cast
 
+import hypothesis
 import pytest
 
 from tests.tools import servers
@@ -19,6 +22,16 @@ if TYPE_CHECKING:
     from tests.tools.celery_worker import CeleryWorker
 
 pytest_plugins = ["pytester", "tests.tools.leaks"]
+
+# A busy machine may take seconds for an example, which says nothing about the code. And the same tree gives the same
+# verdict: fresh examples are for those who ask for them, with ASYNCRESULT_LONG_TESTS=1.
+hypothesis.settings.register_profile(
+    "asyncresult",
+    deadline=None,
+    derandomize=os.environ.get("ASYNCRESULT_LONG_TESTS") != "1",
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("asyncresult")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -89,6 +102,17 @@ async def proxy(redis_server: RedisServer) -> AsyncGenerator[FaultProxy]:
     """A transparent proxy in front of ``redis_server``, in the loop of the test; ``proxy.url()`` leads through it."""
     async with FaultProxy(redis_server) as started:
         yield started
+
+
+@pytest.fixture
+def thawed_collector() -> Generator[None]:
+    """The garbage collector as an application has it that froze nothing. (The search for leaks freezes.)"""
+    frozen = gc.get_freeze_count()
+    gc.unfreeze()
+    yield
+    if frozen:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

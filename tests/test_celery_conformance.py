@@ -48,14 +48,14 @@ async def test_stock_celery_reads_values(redis_url: str, stock: Any, value: Any)
         await backend.mark_as_done("x", value)
     result = read(stock, "x")
     assert result.state == "SUCCESS" and result.ready() and result.successful()
-    assert result.get(timeout=5) == value and type(result.result) is type(value)
+    assert result.get(timeout=20) == value and type(result.result) is type(value)
     assert result.date_done.tzinfo is not None and result.children is None
 
 
 async def test_stock_celery_reads_nan(redis_url: str, stock: Any) -> None:
     async with connect(redis_url) as backend:
         await backend.mark_as_done("x", float("nan"))
-    assert math.isnan(read(stock, "x").get(timeout=5))
+    assert math.isnan(read(stock, "x").get(timeout=20))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ async def test_stock_celery_reads_failures(redis_url: str, stock: Any, error: Ex
     assert result.failed() and result.traceback == "Traceback …\n"
     assert type(result.result) is type(error) and result.result.args == error.args
     with pytest.raises(type(error)):
-        result.get(timeout=5)
+        result.get(timeout=20)
 
 
 async def test_stock_celery_reads_every_state(redis_url: str, stock: Any) -> None:
@@ -84,7 +84,7 @@ async def test_stock_celery_reads_every_state(redis_url: str, stock: Any) -> Non
         assert read(stock, "x").state == "RETRY" and read(stock, "x").result.args == ("again",)
         await backend.mark_as_revoked("x", "terminated")
         with pytest.raises(celery.exceptions.TaskRevokedError, match="terminated"):
-            read(stock, "x").get(timeout=5)
+            read(stock, "x").get(timeout=20)
 
 
 async def test_stock_celery_is_woken_by_what_we_publish(redis_url: str, stock: Any) -> None:
@@ -124,7 +124,7 @@ async def test_prefix_and_compression_are_understood_by_stock_celery(redis_url: 
     compression = "gzip" if hasattr(app.backend, "prepare_compression") else None
     async with connect(redis_url, key_prefix=prefix, compression=compression) as backend:
         await backend.mark_as_done("x", "value")
-    assert read(app, "x").get(timeout=5) == "value"
+    assert read(app, "x").get(timeout=20) == "value"
     tasks.close_app(app)
 
 

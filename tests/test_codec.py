@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import bz2
+import gc
 import importlib.util
 import json
 import lzma
@@ -728,13 +729,17 @@ def test_pieces_make_the_same_record(payload: bytes, piece_bytes: int) -> None:
 @settings(max_examples=150)
 @given(spelled(VALUES), st.sampled_from([12, 40]), st.integers(0, 200), st.integers(0, 3), st.binary(max_size=2))
 def test_pieces_take_nothing_that_is_not_json(text: bytes, piece_bytes: int, at: int, cut: int, put: bytes) -> None:
-    """decode_in_pieces may refuse, but what it takes is what json takes; also of a damaged text."""
+    """What decode_in_pieces takes is what json takes, and what it calls broken is broken; also of a damaged text."""
     text = text[:at] + put + text[at + cut :]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_values, "PIECE_BYTES", piece_bytes)
         try:
             value = _values.decode_in_pieces(text)
-        except (_values.NotInPieces, ValueError, TypeError):
+        except _values.NotInPieces:
+            return
+        except (ValueError, TypeError):
+            with pytest.raises((ValueError, TypeError)):
+                _values.json_decode(text.decode())
             return
     assert repr(value) == repr(_values.json_decode(text.decode()))
 
@@ -763,6 +768,154 @@ def test_characters_are_not_cut(piece_bytes: int, monkeypatch: pytest.MonkeyPatc
     text = "\U0001f600\n\\é" * 40
     for ascii_only in (True, False):
         assert _values.decode_in_pieces(json.dumps(text, ensure_ascii=ascii_only).encode()) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{SPACE}", "[SPACE]", '{"a": {SPACE}}', "[1, 2SPACE]", "[trueSPACE]", '{"a"SPACE:SPACE[1]SPACE}', "[-1.DIGITS]"],
+)
+@pytest.mark.parametrize("piece_bytes", [16, 64])
+def test_what_is_only_unusual_is_not_called_broken(
+    text: str, piece_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_values, "PIECE_BYTES", piece_bytes)
+    text = text.replace("SPACE", " \n" * 100).replace("DIGITS", "5" * 200)
+    try:
+        assert _values.decode_in_pieces(text.encode()) == json.loads(text)
+    except _values.NotInPieces:
+        pass
+    assert PLAIN.decode_large(ID, f'{{"status": "X", "result": {text}}}'.encode()).result == json.loads(text)
+
+
+RECORDS = ", ".join(f'{{"id": {n}, "tags": ["a", "b"]}}' for n in range(2000))
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (f"[{RECORDS}, nul, {RECORDS}]", r"Expecting value, about byte \d{5} \(read as json\)$"),
+        (f"[{RECORDS}, {{1: 2}}, {RECORDS}]", "Expecting property name .*, about byte"),
+        (f"[{RECORDS}, , {RECORDS}]", "Expecting value, about byte"),
+        (f"[{RECORDS},]", "a comma has nothing after it, about byte"),
+        (f"[{RECORDS}}}", "Expecting|a comma or the end is missing, about byte"),
+        (f'{{"a": [{RECORDS}], 5: [{RECORDS}]}}', "a key is missing, about byte"),
+        (f'{{"a": [{RECORDS}], "b"; [{RECORDS}]}}', "a colon is missing, about byte"),
+        (f"[{RECORDS}]}} x", "more follows after its end, about byte"),
+        (f'[{RECORDS}, {{"__type__": "nope", "__value__": 1}}]', "no decoder is registered for .*'nope'"),
+        (f'[{RECORDS}, "\udcff"]', "UnicodeDecodeError"),
+    ],
+)
+def test_what_is_broken_is_not_decoded_as_a_whole(result: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That would stop the event loop for as long as a good record of the size would."""
+    payload = f'{{"status": "SUCCESS", "result": {result}}}'.encode(errors="surrogateescape")
+    with pytest.raises(ResultDecodeError):
+        PLAIN.decode(ID, payload)
+    monkeypatch.setattr(_values, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(codec, "_fast_decode", lambda _: pytest.fail("decoded as a whole"))
+    with pytest.raises(ResultDecodeError, match=words) as caught:
+        PLAIN.decode_large(ID, payload)
+    assert caught.value.__context__ is None
+
+
+def test_a_text_that_is_cut_short_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    payload = record(result=[[n] for n in range(2000)])[:-5]
+    monkeypatch.setattr(_values, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(codec, "_fast_decode", lambda _: pytest.fail("decoded as a whole"))
+    with pytest.raises(ResultDecodeError, match="it is cut short"):
+        PLAIN.decode_large(ID, payload)
+
+
+@settings(max_examples=150)
+@given(st.binary(max_size=150), st.integers(0, 200), st.integers(0, 3), st.binary(max_size=2))
+def test_base64_in_pieces_is_what_it_is_as_a_whole(value: bytes, at: int, cut: int, put: bytes) -> None:
+    """Also where it is damaged: Python's decoder skips what it does not know, and so does Celery."""
+    text = base64.b64encode(value)
+    text = text[:at] + put + text[at + cut :]
+
+    def read(decode: Any) -> Any:
+        try:
+            return decode(text)
+        except ValueError:
+            return "refused"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_values, "PIECE_BYTES", 16)
+        assert read(_values._from_base64) == read(base64.b64decode)
+
+
+def full_collections() -> int:
+    count: int = gc.get_stats()[-1]["collections"]
+    return count
+
+
+@pytest.fixture
+def eager_collector(thawed_collector: None) -> Iterator[None]:
+    """Thresholds so low that a short text brings full collections."""
+    before = gc.get_threshold()
+    gc.set_threshold(500, 5, 5)
+    gc.collect()
+    yield
+    gc.set_threshold(*before)
+
+
+MANY_CONTAINERS = record(result=[[[]] for _ in range(300_000)])
+
+
+@pytest.mark.usefixtures("eager_collector")
+def test_no_full_collection_while_a_large_record_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would stop all threads for as long as it takes to look at every container of the process."""
+    monkeypatch.setattr(_values, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(_values._FullCollections, "_possible", False)
+    before = full_collections()
+    meta = PLAIN.decode_large(ID, MANY_CONTAINERS)
+    if full_collections() == before:
+        pytest.skip("this Python's collector works in another way")
+    monkeypatch.undo()
+    monkeypatch.setattr(_values, "PIECE_BYTES", 4096)
+    before = full_collections()
+    assert PLAIN.decode_large(ID, MANY_CONTAINERS) == meta
+    assert full_collections() == before
+    assert gc.get_freeze_count() <= _values._FullCollections.FROZEN_BY_PYTHON
+    assert gc.isenabled()
+
+
+@pytest.mark.usefixtures("thawed_collector")
+def test_full_collections_are_not_put_off_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_values, "PIECE_BYTES", 4096)
+    freezes: list[None] = []
+    monkeypatch.setattr(gc, "freeze", lambda: freezes.append(None))
+    monkeypatch.setattr(gc, "get_stats", lambda: [{"collections": 1}])  # it never comes
+    reader = _values._FullCollections()
+    monkeypatch.setattr(_values._FullCollections, "LIMIT", len(MANY_CONTAINERS) // 2)
+    monkeypatch.setattr(_values, "_full_collections", reader)
+    PLAIN.decode_large(ID, MANY_CONTAINERS)
+    pieces = len(MANY_CONTAINERS) // 4096
+    assert 0.4 * pieces < len(freezes) < 0.6 * pieces
+    before = len(freezes)
+    PLAIN.decode_large(ID, record(result="x" * 5000))
+    assert len(freezes) == before
+    monkeypatch.setattr(gc, "get_stats", lambda: [{"collections": 2}])  # now it came
+    PLAIN.decode_large(ID, record(result="x" * 5000))
+    assert len(freezes) > before
+
+
+@pytest.mark.usefixtures("thawed_collector")
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen by the application", "collector switched off"])
+def test_the_applications_own_settings_of_the_collector_stand(frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_values, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(gc, "unfreeze", lambda: pytest.fail("thawed what the application froze"))
+    try:
+        if frozen:
+            gc.freeze()
+        else:
+            gc.disable()
+        count = gc.get_freeze_count()
+        PLAIN.decode_large(ID, MANY_CONTAINERS)
+        assert (gc.get_freeze_count(), gc.isenabled()) == (count, frozen)
+    finally:
+        gc.enable()
+        monkeypatch.undo()
+        gc.unfreeze()
 
 
 def test_nothing_is_lost_beside_a_tag(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1020,7 +1173,7 @@ def test_revoked() -> None:
 
 def test_errors_of_ours_are_told_from_those_of_others() -> None:
     """A timeout that the worker met is no timeout of this wait."""
-    meta = failed(ResultTimeout("late", task_id="other", timeout=5))
+    meta = failed(ResultTimeout("late", task_id="other", timeout=20))
     exc = PLAIN.exception(meta)
     assert type(exc) is TaskFailed
     assert str(exc) == "asyncresult.errors.ResultTimeout: late"

@@ -41,7 +41,7 @@ class Ear:
 class TestReplies:
     async def test_of_whoever_has_the_task(self, backend: Backend) -> None:
         one, other = Ear(backend, "a", "w1"), Ear(backend, "b", "w2", ok=False)
-        replies = await revoke(backend, ["a", "b"], wait=True, timeout=5)
+        replies = await revoke(backend, ["a", "b"], wait=True, timeout=20)
         assert sorted(replies, key=str) == [Reply("w1", True, "a: done"), Reply("w2", False, "b: impossible")]
         one.close()
         other.close()
@@ -61,8 +61,8 @@ class TestReplies:
 
     async def test_a_second_request_is_heard_too(self, backend: Backend) -> None:
         ear = Ear(backend, "a")
-        await revoke(backend, ["a"], wait=True, timeout=5)
-        await revoke(backend, ["a"], terminate=True, wait=True, timeout=5)
+        await revoke(backend, ["a"], wait=True, timeout=20)
+        await revoke(backend, ["a"], terminate=True, wait=True, timeout=20)
         assert ear.heard == [False, True]
         ear.close()
 
@@ -103,7 +103,7 @@ class TestOtherWays:
         backend.controllers.append(way)
         assert await revoke(backend, ["a"], wait=True) == [Reply("celery", True)]
         ear = Ear(backend, "a")
-        replies = await revoke(backend, ["a"], wait=True, timeout=5)
+        replies = await revoke(backend, ["a"], wait=True, timeout=20)
         assert [reply.worker for reply in replies] == ["celery", "w"]
         assert await revoke_by_stamped_headers(backend, {"k": "v"}) == [Reply("celery", True)]
         assert way.asked == [["a"], ["a"], {"k": "v"}]
@@ -151,7 +151,7 @@ class TestLost:
                     await asyncio.Event().wait()
 
             running = asyncio.create_task(work())
-            await theirs.result("a").until("STARTED", timeout=5)
+            await theirs.result("a").until("STARTED", timeout=20)
             await revoke(theirs, ["a"])
             with pytest.raises(TaskRevoked):
                 await running
@@ -163,7 +163,7 @@ class TestNonsense:
         ear = Ear(backend, "a")
         payload = json.dumps({"status": "X", "task_id": "a", **request_record}).encode()
         await backend._engine().put(backend.key_beside("a", "revoke"), payload, None)
-        await revoke(backend, ["a"], wait=True, timeout=5)
+        await revoke(backend, ["a"], wait=True, timeout=20)
         assert ear.heard == [False]
         ear.close()
 
@@ -172,14 +172,14 @@ class TestNonsense:
         async with Executor() as executor:
             await backend._engine().put(backend.key_beside("a", "revoke"), b"{", None)
             handle = executor.options(task_id="b").submit(asyncio.sleep, 0, "ran")
-            assert await handle.get(timeout=5) == "ran"
+            assert await handle.get(timeout=20) == "ran"
             ear = Ear(backend, "a")
             await until(lambda: "task a cannot be revoked" in caplog.text)
             ear.close()
 
     async def test_in_place_of_a_reply(self, backend: Backend) -> None:
         ear = Ear(backend, "a")
-        asking = asyncio.create_task(revoke(backend, ["a", "b"], wait=True, timeout=5))
+        asking = asyncio.create_task(revoke(backend, ["a", "b"], wait=True, timeout=20))
         await until(lambda: ear.heard)
         payload, _ = backend.records._values[backend.key_beside("a", "revoke")]  # type: ignore[attr-defined]
         key = backend.key_beside("b", f"reply-{json.loads(payload)['result']['id']}")

@@ -28,7 +28,7 @@ async def backend() -> AsyncIterator[Backend]:
 class TestThreads:
     async def test_not_on_the_loop(self, backend: Backend) -> None:
         async with Executor() as executor:
-            assert await executor.submit(threading.get_ident).get(timeout=5) != threading.get_ident()
+            assert await executor.submit(threading.get_ident).get(timeout=20) != threading.get_ident()
 
     async def test_progress(self, backend: Backend) -> None:
         def work() -> str:
@@ -39,7 +39,7 @@ class TestThreads:
 
         async with Executor() as executor:
             handle = executor.options(history=5).submit(work)
-            assert await handle.get(timeout=5) == handle.id
+            assert await handle.get(timeout=20) == handle.id
         told = [meta async for meta in handle.updates(since="0")]
         assert [meta.status for meta in told] == ["STARTED", "PROGRESS", "SUCCESS"]
         assert told[1].result == {"current": 3, "total": 10}
@@ -54,9 +54,9 @@ class TestThreads:
         try:
             async with Executor() as executor:
                 handle = executor.options(timeout=0.02 if end == "timeout" else None).submit(work)
-                await handle.until("STARTED", timeout=5)
+                await handle.until("STARTED", timeout=20)
                 if end == "revoke":
-                    (reply,) = await handle.revoke(wait=True, timeout=5)
+                    (reply,) = await handle.revoke(wait=True, timeout=20)
                     assert reply.ok
                     assert "thread" in reply.detail
                 elif end == "leave":
@@ -64,7 +64,7 @@ class TestThreads:
         except LookupError:
             pass
         with pytest.raises(expected):
-            await handle.get(timeout=5)
+            await handle.get(timeout=20)
 
     async def test_one_that_does_not_listen(self, backend: Backend) -> None:
         """It ran to its end, so that is what is stored."""
@@ -78,9 +78,9 @@ class TestThreads:
         async with Executor() as executor:
             handle = executor.submit(work)
             await until(started.is_set)
-            await handle.revoke(wait=True, timeout=5)
+            await handle.revoke(wait=True, timeout=20)
             go.set()
-            assert await handle.get(timeout=5) == "finished first"
+            assert await handle.get(timeout=20) == "finished first"
 
     async def test_no_retry_for_a_revoked_one(self, backend: Backend) -> None:
         started, go = threading.Event(), threading.Event()
@@ -93,10 +93,10 @@ class TestThreads:
         async with Executor() as executor:
             handle = executor.options(retries=5).submit(work)
             await until(started.is_set)
-            await handle.revoke(wait=True, timeout=5)
+            await handle.revoke(wait=True, timeout=20)
             go.set()
             with pytest.raises(ValueError, match="boom"):
-                await handle.get(timeout=5)
+                await handle.get(timeout=20)
 
     async def test_more_than_anyio_runs_by_default(self, backend: Backend) -> None:
         barrier = threading.Barrier(50)
@@ -140,11 +140,11 @@ class TestProcesses:
         handle = options.submit(jobs.touch_and_sleep, str(file), 600)
         await until(file.exists, timeout=30)
         if end == "terminate":
-            (reply,) = await handle.revoke(wait=True, timeout=5)
+            (reply,) = await handle.revoke(wait=True, timeout=20)
             assert not reply.ok
             assert "terminate" in reply.detail
             assert await handle.state() == "STARTED"
-            (reply,) = await handle.revoke(terminate=True, wait=True, timeout=5)
+            (reply,) = await handle.revoke(terminate=True, wait=True, timeout=20)
             assert reply.ok
         with pytest.raises(TimeoutError if end == "timeout" else TaskRevoked):
             await handle.get(timeout=10)
@@ -164,14 +164,14 @@ async def test_what_is_no_function(backend: Backend) -> None:
 async def test_a_result_that_cannot_be_stored(backend: Backend) -> None:
     async with Executor() as executor:
         with pytest.raises(TaskFailed, match="cannot be stored"):
-            await executor.submit(object).get(timeout=5)
+            await executor.submit(object).get(timeout=20)
 
 
 async def test_a_backend_that_was_closed_meanwhile(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing can be stored any more: that is said, and does not hang."""
     async with Executor() as executor:
         handle = executor.submit(asyncio.sleep, 0.01)
-        await handle.until("STARTED", timeout=5)
+        await handle.until("STARTED", timeout=20)
         await backend.aclose()
     assert f"task {handle.id} failed, which could not be stored" in caplog.text
 

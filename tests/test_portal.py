@@ -156,7 +156,7 @@ class TestInterrupt:
 
         with pytest.raises(KeyboardInterrupt):
             run(interrupted)
-        assert cancelled.wait(5)
+        assert cancelled.wait(30)
         assert run(echo, 1) == 1
 
     def test_it_does_not_wait_for_a_coroutine_that_resists(self) -> None:
@@ -184,13 +184,13 @@ class TestInterrupt:
 
         async def block_the_loop() -> None:
             blocked.set()
-            let_go.wait(5)
+            let_go.wait(30)
 
         async def begin() -> None:
             begun.append(True)
 
         start(block_the_loop)
-        assert blocked.wait(5)
+        assert blocked.wait(30)
         portal = _portal._the_portal()
 
         def interrupt() -> None:
@@ -253,7 +253,7 @@ class TestCallbacks:
 
         with pytest.raises(ValueError, match="not a number"):
             run_with_callbacks(wait)
-        assert cancelled.wait(5)
+        assert cancelled.wait(30)
 
     def test_on_interval(self) -> None:
         ticks: list[int] = []
@@ -287,9 +287,9 @@ class TestCallbacks:
 
 class TestStart:
     def test_future(self) -> None:
-        assert start(echo, 1).result(5) == 1
+        assert start(echo, 1).result(30) == 1
         with pytest.raises(ValueError, match="no"):
-            start(fail, ValueError("no")).result(5)
+            start(fail, ValueError("no")).result(30)
 
     def test_cancelling_it_cancels_the_coroutine(self) -> None:
         began, cancelled = threading.Event(), threading.Event()
@@ -302,9 +302,9 @@ class TestStart:
                 cancelled.set()
 
         future = start(wait)
-        assert began.wait(5)
+        assert began.wait(30)
         assert future.cancel()
-        assert cancelled.wait(5)
+        assert cancelled.wait(30)
 
     def test_on_the_loop_itself(self) -> None:
         async def nested() -> Any:
@@ -314,7 +314,7 @@ class TestStart:
 
     def test_system_exit_does_not_end_the_loop(self) -> None:
         with pytest.raises(RuntimeError, match="SystemExit"):
-            start(fail, SystemExit(3)).result(5)
+            start(fail, SystemExit(3)).result(30)
         assert run(echo, 1) == 1
 
 
@@ -328,10 +328,10 @@ class TestStop:
 
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(run, wait)
-            assert began.wait(5)
+            assert began.wait(30)
             _portal.stop()
             with pytest.raises(RuntimeError, match="was stopped during this call"):
-                waiting.result(5)
+                waiting.result(30)
         assert run(echo, 1) == 1
 
     def test_a_call_that_comes_too_late(self) -> None:
@@ -349,7 +349,7 @@ class TestStop:
         waiting = _portal._Call(echo, 1)
         portal.calls.add(waiting)
         _portal.stop()
-        assert waiting._inbox.get(timeout=5) is None
+        assert waiting._inbox.get(timeout=20) is None
 
     def test_a_loop_that_is_blocked_does_not_hold_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_portal, "STOP_TIMEOUT", 0.01)
@@ -357,15 +357,15 @@ class TestStop:
 
         async def block_the_loop() -> None:
             blocked.set()
-            let_go.wait(5)
+            let_go.wait(30)
 
         start(block_the_loop)
-        assert blocked.wait(5)
+        assert blocked.wait(30)
         thread = _portal._the_portal()._thread
         _portal.stop()
         assert thread.is_alive()
         let_go.set()
-        thread.join(5)
+        thread.join(30)
         assert not thread.is_alive()
 
     def test_without_a_portal(self) -> None:
@@ -388,7 +388,7 @@ async def wait():
     await asyncio.sleep(60)
 start(wait)
 threading.Thread(target=run, args=(wait,), daemon=True).start()
-assert began.wait(5)
+assert began.wait(30)
 atexit.register(lambda: print(run(echo, "at exit")))
 last = threading.Thread(target=lambda: (threading.main_thread().join(), print(run(echo, "after main"))))
 last.start()

@@ -87,7 +87,7 @@ async def test_it_can_be_awaited_by_many_tasks_and_again() -> None:
     await ticks()
     resolve("value")
     assert await asyncio.gather(*tasks, promise) == ["value"] * 4
-    assert await asyncio.wait_for(promise, 1) == "value"
+    assert await asyncio.wait_for(promise, 20) == "value"
 
 
 async def test_awaiting_what_is_done_does_not_yield() -> None:

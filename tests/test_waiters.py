@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asyncresult import _waiters
+from asyncresult import _waiters, codec
 from asyncresult._waiters import Waiters
 from asyncresult._wire import Wire
 from asyncresult.errors import AsyncResultError, BackendError
@@ -173,7 +173,12 @@ class Table(Waiters):
         self.given_up: list[bytes] = []
         self.asked: list[bytes] = []
         self.decoding: list[Callable[[TaskMeta], None]] = []
-        decode: Any = lambda task_id, payload: TaskMeta(task_id=task_id, status="SUCCESS", result=payload)  # noqa: E731
+
+        def decode(task_id: str, payload: bytes, small: bool) -> TaskMeta:
+            if len(payload) >= codec.LARGE_PAYLOAD_BYTES:
+                raise codec.LargeRecord
+            return TaskMeta(task_id=task_id, status="SUCCESS", result=payload)
+
         source: Any = self
         loop: Any = self.loop
         super().__init__(source, decode, loop=loop, safety_interval=30.0)
@@ -239,7 +244,7 @@ def test_a_large_record_that_is_not_final_and_was_read_too_early_is_read_again()
     table.loop.run()
     assert table.asked == [b"k"]
     table.acked([b"k"])
-    table.read([(b"k", b"x" * _waiters.LARGE_PAYLOAD_BYTES)])
+    table.read([(b"k", b"x" * codec.LARGE_PAYLOAD_BYTES)])
     [done] = table.decoding
     done(TaskMeta(task_id="t", status="PROGRESS"))
     table.loop.run()

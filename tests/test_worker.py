@@ -46,7 +46,7 @@ class TestCost:
         traffic = Traffic(redis_server)
         async with backend.track(history=5) as task:
             await task.progress(1)
-            await AsyncResult[None](task.id).until("PROGRESS", timeout=5)
+            await AsyncResult[None](task.id).until("PROGRESS", timeout=20)
             await task.retry()
         async with task:
             pass
@@ -58,10 +58,13 @@ class TestCost:
             async with backend.track():
                 pass
             proxy.delay(0.2)
-            start = time.monotonic()
-            async with backend.track():
-                pass
-            assert 0.4 <= time.monotonic() - start < 0.6
+            times: list[float] = []
+            while not times or (min(times) >= 0.6 and len(times) < 5):  # a busy machine does not have five bad moments
+                start = time.monotonic()
+                async with backend.track():
+                    pass
+                times.append(time.monotonic() - start)
+            assert 0.4 <= min(times) < 0.6
 
     async def test_a_tight_loop_of_progress(self, backend: Backend, redis_server: RedisServer) -> None:
         traffic = Traffic(redis_server)
@@ -70,7 +73,7 @@ class TestCost:
             for step in range(20_000):
                 await task.progress(step, 20_000)
         elapsed = time.monotonic() - start
-        assert 5 <= traffic.count("eval", "evalsha") <= elapsed / 0.02 + 4
+        assert 3 <= traffic.count("eval", "evalsha") <= elapsed / 0.02 + 4
 
     async def test_nothing_of_it_is_left(self, backend: Backend, redis_server: RedisServer) -> None:
         async with backend.track("t", history=5):
@@ -125,14 +128,14 @@ class TestStockCelery:
         ) as task:
             task.add_child(AsyncResult("child"))
             await task.progress(1, 2)
-            await AsyncResult("t").until("PROGRESS", timeout=5)
+            await AsyncResult("t").until("PROGRESS", timeout=20)
             await with_stock_celery(redis_url, look_early)
             task.set_result([1, "x"])
         await backend.mark_as_done("child", "grown")
 
         def look(app: Celery) -> None:
             result = app.AsyncResult("t")
-            assert result.get(timeout=5) == [1, "x"]
+            assert result.get(timeout=20) == [1, "x"]
             assert (result.name, result.args, result.kwargs) == ("n", [1], {"a": 2})
             assert (result.worker, result.queue, result.retries) == ("w", "q", 1)
             assert [child.id for child in result.children] == ["child"]
@@ -155,10 +158,10 @@ class TestStockCelery:
 
         def look(app: Celery) -> None:
             with pytest.raises(ValueError, match="boom"):
-                app.AsyncResult("bad").get(timeout=5)
+                app.AsyncResult("bad").get(timeout=20)
             assert app.AsyncResult("bad").traceback.endswith("ValueError: boom\n")
             with pytest.raises(TaskRevokedError, match="revoked"):
-                app.AsyncResult("gone").get(timeout=5)
+                app.AsyncResult("gone").get(timeout=20)
 
         await with_stock_celery(redis_url, look)
 
@@ -172,7 +175,7 @@ class TestOutage:
                     await task.progress(step)
                 redis_server.start()
                 task.set_result("done")
-            assert await AsyncResult("t").get(timeout=5) == "done"
+            assert await AsyncResult("t").get(timeout=20) == "done"
 
     async def test_a_result_that_cannot_be_stored_is_not_lost_silently(self, redis_server: RedisServer) -> None:
         async with asyncresult.connect(redis_server.url(), retry=0) as backend:
@@ -195,7 +198,7 @@ class TestOutage:
             while redis_server.running:
                 await asyncio.sleep(0.001)
             running.cancel()
-            await asyncio.wait([running], timeout=5)
+            await asyncio.wait([running], timeout=20)
             assert running.cancelled()
             assert "could not be stored in time" in caplog.text
             await backend.aclose(timeout=0.05)
@@ -211,7 +214,7 @@ class TestOutage:
                     await asyncio.Event().wait()
 
             running = asyncio.create_task(work())
-            await AsyncResult("t").until("STARTED", timeout=5)
+            await AsyncResult("t").until("STARTED", timeout=20)
             proxy.delay(0.05)
             while not running.done():
                 running.cancel()
@@ -221,7 +224,7 @@ class TestOutage:
     async def test_a_silent_worker_in_an_outage_is_not_called_stale(self, redis_server: RedisServer) -> None:
         async with asyncresult.connect(redis_server.url(), retry=0.01) as backend:
             async with backend.track("t", heartbeat=0.02):
-                stream = AsyncResult[None]("t").updates(timeout=0.3)
+                stream = AsyncResult[None]("t").updates(timeout=2)
                 assert (await anext(stream)).status == "STARTED"
                 redis_server.kill()
                 with pytest.raises(asyncresult.ResultTimeout):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
-from ..codec import DEFAULT_MAX_RESULT_BYTES, Codec
+from ..codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec, LargeRecord
 from ..errors import BackendClosed, ResultDecodeError
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, FAILURE, PENDING, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
@@ -143,7 +143,9 @@ class Engine(ABC):
         """Why the subscription is down, if it is. (``stats()`` counts the waits, which takes long for many.)"""
         return None
 
-    def decode_large(self, task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], None]) -> None:
+    def decode_large(
+        self, task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], object]
+    ) -> None:
         """See :meth:`.._waiters.Source.decode_large`: on a worker thread, in pieces, so the loop stays alive."""
 
         def decode() -> TaskMeta | ResultDecodeError:
@@ -282,7 +284,7 @@ class Backend(ABC):
 
         Wire: one MGET for all reads of a loop tick.
         """
-        return self._decode(task_id, await self._engine().read(self.task_key(task_id)))
+        return await self._decoded(task_id, await self._engine().read(self.task_key(task_id)))
 
     async def get_many(self, ids: Iterable[str]) -> list[TaskMeta]:
         """The records of many tasks, in the order of ``ids``.
@@ -294,12 +296,57 @@ class Backend(ABC):
         ids = list(ids)
         payloads = await self._engine().read_many([self.task_key(id) for id in ids])
         decode = self._decode
-        return [decode(id, payload) for id, payload in zip(ids, payloads, strict=True)]
+        metas: list[TaskMeta] = []
+        size = 0
+        for id, payload in zip(ids, payloads, strict=True):
+            try:
+                metas.append(decode(id, payload))
+            except LargeRecord:
+                metas.append(await self._decoded(id, payload))
+            size += len(payload or b"")
+            if size >= LARGE_PAYLOAD_BYTES:  # many small ones are large, too: a breath for others
+                size = 0
+                await asyncio.sleep(0)
+        return metas
 
     def _decode(self, task_id: str, payload: bytes | None) -> TaskMeta:
+        """The record, if it is small enough for the loop; LargeRecord if not."""
         if not payload:
             return TaskMeta(status=PENDING, task_id=task_id)
-        return self.codec.decode(task_id, payload)
+        return self.codec.decode(task_id, payload, small=True)
+
+    async def _decoded(self, task_id: str, payload: bytes | None) -> TaskMeta:
+        """The record, whatever its size."""
+        try:
+            return self._decode(task_id, payload)
+        except LargeRecord:
+            pass
+        engine = self._engine()
+        decoded: asyncio.Future[TaskMeta | ResultDecodeError] = engine.loop.create_future()
+
+        def done(outcome: TaskMeta | ResultDecodeError) -> None:
+            if not decoded.done():  # given up meanwhile
+                decoded.set_result(outcome)
+
+        engine.decode_large(task_id, payload or b"", done)
+        outcome = await decoded
+        if isinstance(outcome, ResultDecodeError):
+            raise outcome
+        return outcome
+
+    def _decode_then(
+        self, task_id: str, payload: bytes | None, done: Callable[[TaskMeta | ResultDecodeError], object]
+    ) -> None:
+        """Give the record to ``done``: at once, or a large one when it has been decoded."""
+        outcome: TaskMeta | ResultDecodeError
+        try:
+            outcome = self._decode(task_id, payload)
+        except LargeRecord:
+            self._engine().decode_large(task_id, payload or b"", done)
+            return
+        except ResultDecodeError as error:
+            outcome = error
+        done(outcome)
 
     # -- writing --------------------------------------------------------------------------------------
 

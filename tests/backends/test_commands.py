@@ -46,7 +46,7 @@ async def pump() -> AsyncGenerator[Pump]:
 
 
 async def closed(*futures: asyncio.Future[Any]) -> None:
-    await asyncio.wait(futures, timeout=5)
+    await asyncio.wait(futures, timeout=20)
     for future in futures:
         assert future.done(), "a job got neither an answer nor an error"
         assert isinstance(future.exception(), BackendClosed)

@@ -108,8 +108,8 @@ async def test_awaiting_under_asyncio_tools(backend: Backend) -> None:
         await backend.mark_as_done(f"tool-{n}", n)
     handles = [AsyncResult(f"tool-{n}") for n in range(4)]
     assert await asyncio.gather(*handles) == [0, 1, 2, 3]
-    assert await asyncio.wait_for(AsyncResult("tool-1"), 5) == 1
-    async with asyncio.timeout(5):
+    assert await asyncio.wait_for(AsyncResult("tool-1"), 20) == 1
+    async with asyncio.timeout(20):
         assert await AsyncResult("tool-2") == 2
     async with asyncio.TaskGroup() as group:
         task = group.create_task(AsyncResult("tool-3").get())
@@ -162,7 +162,7 @@ async def test_a_handle_can_be_awaited_again_after_a_timeout(backend: Backend) -
     with pytest.raises(ResultTimeout):
         await handle.get(timeout=0.005)
     await backend.mark_as_done(id, 1)
-    assert await handle.get(timeout=5) == 1
+    assert await handle.get(timeout=20) == 1
 
 
 async def test_cancelling_one_awaiter_leaves_the_others(backend: Backend) -> None:
@@ -191,7 +191,7 @@ async def test_wanted_again_within_the_linger(backend: Backend) -> None:
         handle = AsyncResult[int](id := new_id())
         with pytest.raises(ResultTimeout):
             await handle.get(timeout=0.01)
-        waiting = asyncio.ensure_future(handle.get(timeout=5))
+        waiting = asyncio.ensure_future(handle.get(timeout=20))
         await asyncio.sleep(0)
         await backend.mark_as_done(id, 1)
         assert await waiting == 1
@@ -258,7 +258,7 @@ async def test_propagate_false_returns_the_exception(backend: Backend) -> None:
 async def test_a_task_timeout_is_not_a_timeout_of_the_wait(backend: Backend) -> None:
     await fail(backend, id := new_id(), TimeoutError("inner"))
     with pytest.raises(TimeoutError, match="inner") as caught:
-        await AsyncResult(id).get(timeout=5)
+        await AsyncResult(id).get(timeout=20)
     assert not isinstance(caught.value, ResultTimeout)
 
 
@@ -789,7 +789,7 @@ def test_one_backend_under_two_loops(backend_url: str) -> None:
         assert await backend.result("x") == 1
 
     async def read() -> Any:
-        return await backend.result("x").get(timeout=5)
+        return await backend.result("x").get(timeout=20)
 
     asyncio.run(store())
     assert asyncio.run(read()) == 1

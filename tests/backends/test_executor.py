@@ -61,13 +61,13 @@ async def test_a_coroutine_function_and_a_function(backend: Backend) -> None:
     async with Executor() as executor:
         one, other = executor.submit(add, 1, y=2), executor.submit(multiply, 3, 4)
         assert not one.done()
-        assert [await one.get(timeout=5), await other.get(timeout=5)] == [3, 12]
+        assert [await one.get(timeout=20), await other.get(timeout=20)] == [3, 12]
 
 
 async def test_any_process_can_await_it(backend: Backend, make_backend: MakeBackend) -> None:
     async with Executor(backend) as executor:
         executor.options(task_id="t").submit(add, 1, 2)
-        assert await make_backend().result("t").get(timeout=5) == 3
+        assert await make_backend().result("t").get(timeout=20) == 3
 
 
 async def test_what_is_called_and_gives_a_coroutine(backend: Backend) -> None:
@@ -76,15 +76,15 @@ async def test_what_is_called_and_gives_a_coroutine(backend: Backend) -> None:
             return x + 1
 
     async with Executor() as executor:
-        assert await executor.submit(lambda: add(1, 2)).get(timeout=5) == 3
-        assert await executor.submit(Adder(), 1).get(timeout=5) == 2
+        assert await executor.submit(lambda: add(1, 2)).get(timeout=20) == 3
+        assert await executor.submit(Adder(), 1).get(timeout=20) == 2
 
 
 async def test_failure(backend: Backend) -> None:
     async with Executor() as executor:
         handle = executor.submit(fail)
         with pytest.raises(ValueError, match="boom"):
-            await handle.get(timeout=5)
+            await handle.get(timeout=20)
     text = await handle.traceback()
     assert text is not None
     assert text.startswith(f'Traceback (most recent call last):\n  File "{__file__}"'), "the executor's own frames"
@@ -103,7 +103,7 @@ async def test_cancel_pending(backend: Backend) -> None:
     async with Executor(concurrency=1, cancel_pending=True) as executor:
         running = executor.submit(go.wait)
         waiting = executor.submit(add, 1, 2)
-        await running.until("STARTED", timeout=5)
+        await running.until("STARTED", timeout=20)
         asyncio.get_running_loop().call_later(0.01, go.set)
     assert await status_of(running) == ("SUCCESS", True)
     assert await status_of(waiting) == ("REVOKED", ["cancelled"])
@@ -119,7 +119,7 @@ async def test_a_failing_block_cancels_all(backend: Backend) -> None:
     with pytest.raises(LookupError):
         async with Executor(concurrency=1) as executor:
             handles = [executor.submit(forever) for _ in range(3)]
-            await handles[0].until("STARTED", timeout=5)
+            await handles[0].until("STARTED", timeout=20)
             raise LookupError
     assert [await status_of(handle) for handle in handles] == [("REVOKED", ["cancelled"])] * 3
 
@@ -133,7 +133,7 @@ async def test_cancelled_while_it_waits(backend: Backend) -> None:
 
     serving = asyncio.create_task(serve())
     await until(lambda: handles)
-    await handles[0].until("STARTED", timeout=5)
+    await handles[0].until("STARTED", timeout=20)
     serving.cancel()
     await asyncio.wait([serving])
     assert serving.cancelled()
@@ -146,7 +146,7 @@ async def test_only_so_many_run_and_wait(backend: Backend) -> None:
     go = asyncio.Event()
     async with Executor(concurrency=2, max_pending=3) as executor:
         handles = [executor.submit(go.wait) for _ in range(3)]
-        await handles[1].until("STARTED", timeout=5)
+        await handles[1].until("STARTED", timeout=20)
         assert (executor.running, executor.pending) == (2, 1)
         handles += [executor.submit(go.wait) for _ in range(2)]
         with pytest.raises(asyncio.QueueFull, match="room"):
@@ -159,7 +159,7 @@ async def test_only_so_many_run_and_wait(backend: Backend) -> None:
         assert not waiting.done()
         go.set()
         await waiting
-        await executor.submit(add, 1, 2).get(timeout=5)
+        await executor.submit(add, 1, 2).get(timeout=20)
         with pytest.raises(ValueError, match="never"):
             await executor.room(4)
 
@@ -195,7 +195,7 @@ async def test_tasks_that_submit_tasks(backend: Backend) -> None:
     async with Executor() as executor:
         handle = executor.submit(outer)
     assert executor.running == 0
-    inner = AsyncResult[int](await handle.get(timeout=5))
+    inner = AsyncResult[int](await handle.get(timeout=20))
     assert await status_of(inner) == ("SUCCESS", 3)
     assert (await inner.meta()).parent_id == handle.id
     children = await handle.children()
@@ -209,12 +209,12 @@ class TestMap:
 
         async with Executor(concurrency=3) as executor:
             group = executor.map(double, range(10))
-            assert await group.get(timeout=5) == [2 * i for i in range(10)]
+            assert await group.get(timeout=20) == [2 * i for i in range(10)]
         assert {meta.group_id for meta in await backend.get_many([member.id for member in group])} == {group.id}
 
     async def test_of_nothing(self, backend: Backend) -> None:
         async with Executor() as executor:
-            assert await executor.map(lambda x: x, list[int]()).get(timeout=5) == []
+            assert await executor.map(lambda x: x, list[int]()).get(timeout=20) == []
 
 
 class TestHandlesAsArguments:
@@ -222,10 +222,10 @@ class TestHandlesAsArguments:
         async with Executor() as executor:
             first = executor.submit(add, 1, 2)
             second = executor.submit(add, value_of(first), y=value_of(executor.submit(multiply, 2, 5)))
-            assert await second.get(timeout=5) == 13
+            assert await second.get(timeout=20) == 13
             third = executor.submit(add, value_of(second), 1)
             assert third.parent is second
-            assert await third.get(timeout=5) == 14
+            assert await third.get(timeout=20) == 14
         assert (await third.meta()).parent_id == second.id
 
     async def test_a_set(self, backend: Backend) -> None:
@@ -236,23 +236,23 @@ class TestHandlesAsArguments:
             group = executor.map(lambda x: x + 1, [1, 2, 3])
             handle = executor.submit(total, value_of(group))
             assert handle.parent is group
-            assert await handle.get(timeout=5) == 9
-            assert await executor.submit(total, value_of(ResultSet(group))).get(timeout=5) == 9
+            assert await handle.get(timeout=20) == 9
+            assert await executor.submit(total, value_of(ResultSet(group))).get(timeout=20) == 9
 
     async def test_a_task_of_somebody_else(self, backend: Backend) -> None:
         async with Executor() as executor:
             handle = executor.submit(add, value_of(AsyncResult[int]("other")), 1)
             await backend.mark_as_done("other", 41)
-            assert await handle.get(timeout=5) == 42
+            assert await handle.get(timeout=20) == 42
 
     async def test_its_failure_is_the_cause(self, backend: Backend) -> None:
         async with Executor() as executor:
             first = executor.submit(fail)
             second = executor.submit(add, value_of(first), 1)
             with pytest.raises(ValueError, match="boom"):
-                await second.get(timeout=5)
+                await second.get(timeout=20)
         with pytest.raises(TaskFailed, match=f"task {first.id}.*argument.*ValueError: boom"):
-            await AsyncResult[int](second.id).get(timeout=5)
+            await AsyncResult[int](second.id).get(timeout=20)
         text = await second.traceback()
         assert text is not None
         assert "in fail" in text
@@ -260,9 +260,9 @@ class TestHandlesAsArguments:
     async def test_a_slot_is_not_taken_meanwhile(self, backend: Backend) -> None:
         async with Executor(concurrency=1) as executor:
             handle = executor.submit(add, value_of(AsyncResult[int]("other")), 1)
-            assert await executor.submit(add, 1, 2).get(timeout=5) == 3
+            assert await executor.submit(add, 1, 2).get(timeout=20) == 3
             await backend.mark_as_done("other", 1)
-        assert await handle.get(timeout=5) == 2
+        assert await handle.get(timeout=20) == 2
 
 
 class TestRetries:
@@ -279,7 +279,7 @@ class TestRetries:
 
         async with Executor() as executor:
             handle = executor.options(task_id="t", retries=5, backoff=0.01, history=10).submit(flaky)
-            assert await handle.get(timeout=5) == "at last"
+            assert await handle.get(timeout=20) == "at last"
         assert attempts == [0, 1, 2]
         told = [meta async for meta in handle.updates(since="0")]
         assert [meta.status for meta in told] == ["STARTED", "RETRY", "STARTED", "RETRY", "STARTED", "SUCCESS"]
@@ -290,22 +290,22 @@ class TestRetries:
         async with Executor() as executor:
             handle = executor.options(retries=2, backoff=0.001).submit(fail)
             with pytest.raises(ValueError, match="boom"):
-                await handle.get(timeout=5)
+                await handle.get(timeout=20)
         assert await handle.retries() == 2
 
     async def test_only_for_these(self, backend: Backend) -> None:
         async with Executor() as executor:
             handle = executor.options(retries=2, backoff=60, retry_on=(OSError, KeyError)).submit(fail)
             with pytest.raises(ValueError, match="boom"):
-                await handle.get(timeout=5)
+                await handle.get(timeout=20)
 
     async def test_revoked_between_two_attempts(self, backend: Backend) -> None:
         async with Executor() as executor:
             handle = executor.options(retries=1, backoff=600).submit(fail)
-            await handle.until("RETRY", timeout=5)
+            await handle.until("RETRY", timeout=20)
             await handle.revoke()
             with pytest.raises(TaskRevoked):
-                await handle.get(timeout=5)
+                await handle.get(timeout=20)
 
 
 class TestTimes:
@@ -313,7 +313,7 @@ class TestTimes:
         async with Executor() as executor:
             handle = executor.options(timeout=0.01).submit(forever)
             with pytest.raises(TimeoutError, match=r"within 0\.01 s"):
-                await handle.get(timeout=5)
+                await handle.get(timeout=20)
         assert await handle.failed()
         assert "in forever" in (await handle.traceback() or ""), "where it hung"
 
@@ -323,7 +323,7 @@ class TestTimes:
 
         async with Executor() as executor:
             with pytest.raises(TimeoutError, match="of its own"):
-                await executor.options(timeout=60).submit(work).get(timeout=5)
+                await executor.options(timeout=60).submit(work).get(timeout=20)
 
     async def test_expires(self, backend: Backend) -> None:
         go = asyncio.Event()
@@ -331,7 +331,7 @@ class TestTimes:
             executor.submit(go.wait)
             handle = executor.options(expires=0.01).submit(add, 1, 2)
             with pytest.raises(TaskRevoked, match="expired"):
-                await handle.get(timeout=5)
+                await handle.get(timeout=20)
             go.set()
 
     async def test_an_argument_that_timed_out_has_not_expired(self, backend: Backend) -> None:
@@ -346,32 +346,32 @@ class TestRevoke:
     async def test_running(self, backend: Backend, make_backend: MakeBackend) -> None:
         async with Executor(worker="w") as executor:
             handle = executor.submit(forever)
-            await handle.until("STARTED", timeout=5)
-            (reply,) = await make_backend().result(handle.id).revoke(wait=True, timeout=5)
+            await handle.until("STARTED", timeout=20)
+            (reply,) = await make_backend().result(handle.id).revoke(wait=True, timeout=20)
             assert (reply.worker, reply.ok, reply.detail) == ("w", True, f"{handle.id}: revoked")
             with pytest.raises(TaskRevoked, match="revoked"):
-                await handle.get(timeout=5)
+                await handle.get(timeout=20)
 
     async def test_waiting(self, backend: Backend, make_backend: MakeBackend) -> None:
         """At once, not when its turn comes; and its place is free."""
         go = asyncio.Event()
         async with Executor(concurrency=1, max_pending=1) as executor:
             running = executor.submit(go.wait)
-            await running.until("STARTED", timeout=5)
+            await running.until("STARTED", timeout=20)
             handle = executor.submit(add, 1, 2)
-            await make_backend().result(handle.id).revoke(wait=True, timeout=5)
+            await make_backend().result(handle.id).revoke(wait=True, timeout=20)
             with pytest.raises(TaskRevoked):
-                await handle.get(timeout=5)
+                await handle.get(timeout=20)
             await executor.room()
             go.set()
 
     async def test_before_it_is_submitted(self, backend: Backend) -> None:
         async with Executor() as executor:
-            await executor.submit(add, 1, 2).get(timeout=5)
+            await executor.submit(add, 1, 2).get(timeout=20)
             await backend.result("t").revoke()
             handle = executor.options(task_id="t").submit(never)
             with pytest.raises(TaskRevoked):
-                await handle.get(timeout=5)
+                await handle.get(timeout=20)
 
     async def test_a_task_that_suppresses_it(self, backend: Backend) -> None:
         async def stubborn() -> str:
@@ -383,9 +383,9 @@ class TestRevoke:
 
         async with Executor() as executor:
             handle = executor.submit(stubborn)
-            await handle.until("STARTED", timeout=5)
+            await handle.until("STARTED", timeout=20)
             await handle.revoke()
-            assert await handle.get(timeout=5) == "finished first"
+            assert await handle.get(timeout=20) == "finished first"
 
 
 def describe(x: object, y: object) -> str:
@@ -395,7 +395,7 @@ def describe(x: object, y: object) -> str:
 async def test_arguments_are_recorded_when_asked_for(make_backend: MakeBackend) -> None:
     async with make_backend(result_extended=True) as backend, Executor(backend) as executor:
         handle = executor.submit(describe, 1, y=asyncio)
-        await handle.get(timeout=5)
+        await handle.get(timeout=20)
         assert await handle.args() == [1]
         assert await handle.kwargs() == {"y": repr(asyncio)}
 
@@ -407,9 +407,9 @@ async def test_sys_exit_does_not_end_the_process(backend: Backend) -> None:
     async with Executor() as executor:
         handle: AsyncResult[None] = executor.submit(leave)
         with pytest.raises(TaskFailed) as raised:
-            await handle.get(timeout=5)
+            await handle.get(timeout=20)
         assert raised.value.exc_type == "SystemExit"
-        assert await executor.submit(add, 1, 2).get(timeout=5) == 3
+        assert await executor.submit(add, 1, 2).get(timeout=20) == 3
 
 
 @pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"max_pending": 0}])

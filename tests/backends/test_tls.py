@@ -38,7 +38,7 @@ def tls_server(certificates: Certificates, flavour: Flavour) -> Iterator[RedisSe
 async def assert_works(backend: Backend, server: RedisServer) -> None:
     """Both connections: a wait that is woken, a store, a read."""
     theirs, ours = new_ids(2)
-    waiting = asyncio.ensure_future(backend.result(theirs).get(timeout=5))
+    waiting = asyncio.ensure_future(backend.result(theirs).get(timeout=20))
     await waits_for(backend, 1)
     stock_store(server, backend, {theirs: 1})
     assert await waiting == 1
@@ -66,7 +66,7 @@ async def test_verification_is_switched_off_by_name_only(tls_server: RedisServer
         await assert_works(backend, tls_server)
     async with asyncresult.connect(url, retry=0.1) as backend:  # the system's authorities did not sign it
         with pytest.raises(BackendUnavailable, match="certificate"):
-            await backend.result("x").get(timeout=5)
+            await backend.result("x").get(timeout=20)
         with pytest.raises(BackendUnavailable, match="certificate"):
             await backend.mark_as_started("x")
 
@@ -75,7 +75,7 @@ async def test_another_authority_does_not_convince(tls_server: RedisServer) -> N
     strangers = servers.certificates()
     async with asyncresult.connect(tls_server.url(ssl_ca_certs=str(strangers.ca_cert)), retry=0.1) as backend:
         with pytest.raises(BackendUnavailable, match=r"certificate|authority"):
-            await backend.result("x").get(timeout=5)
+            await backend.result("x").get(timeout=20)
         with pytest.raises(BackendUnavailable, match="certificate"):
             await backend.mark_as_started("x")
 
@@ -85,7 +85,7 @@ async def test_a_certificate_of_another_host(tls_server: RedisServer) -> None:
     url = tls_server.url().replace("@127.0.0.1:", "@127.0.0.2:")
     async with asyncresult.connect(url, retry=0.1) as backend:
         with pytest.raises(BackendUnavailable, match=r"not valid for '127\.0\.0\.2'"):
-            await backend.result("x").get(timeout=5)
+            await backend.result("x").get(timeout=20)
         with pytest.raises(BackendUnavailable, match=r"not valid for '127\.0\.0\.2'"):
             await backend.mark_as_started("x")
     async with asyncresult.connect(f"{url}&ssl_check_hostname=false") as backend:

@@ -48,7 +48,7 @@ class TestStates:
         async with backend.track() as one, backend.track() as other:
             pass
         assert one.id != other.id
-        assert await backend.result(one.id).get(timeout=5) is None
+        assert await backend.result(one.id).get(timeout=20) is None
 
     async def test_failure_with_causes_groups_and_notes(self, backend: Backend) -> None:
         error = ExceptionGroup("several", [KeyError("one"), ValueError("two")])
@@ -72,7 +72,7 @@ class TestStates:
             async with backend.track("t"):
                 raise LookupError("nothing", 7)
         with pytest.raises(LookupError) as raised:
-            await AsyncResult("t").get(timeout=5)
+            await AsyncResult("t").get(timeout=20)
         assert raised.value.args == ("nothing", 7)
 
     async def test_a_value_that_does_not_fit_is_a_failure(self, backend: Backend) -> None:
@@ -107,7 +107,7 @@ class TestStates:
         assert "ValueError: not yet" in (meta.traceback or "")
         async with context as task:
             task.set_result(3)
-        assert await handle.get(timeout=5) == 3
+        assert await handle.get(timeout=20) == 3
         assert await handle.retries() == 1
 
     async def test_ignored(self, backend: Backend) -> None:
@@ -150,7 +150,7 @@ class TestCancelled:
                 await asyncio.Event().wait()
 
         running = asyncio.create_task(work())
-        await AsyncResult("t").until("STARTED", timeout=5)
+        await AsyncResult("t").until("STARTED", timeout=20)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
@@ -163,7 +163,7 @@ class TestCancelled:
                 await asyncio.Event().wait()
 
         running = asyncio.create_task(work())
-        await AsyncResult("t").until("STARTED", timeout=5)
+        await AsyncResult("t").until("STARTED", timeout=20)
         while not running.done():
             running.cancel()
             await asyncio.sleep(0)
@@ -187,7 +187,7 @@ class TestProgress:
     async def test_shape(self, backend: Backend) -> None:
         async with backend.track("t") as task:
             await task.progress(3, 10, note="thumbnails")
-            meta = await AsyncResult("t").until("PROGRESS", timeout=5)
+            meta = await AsyncResult("t").until("PROGRESS", timeout=20)
         assert meta.result == {"current": 3, "total": 10, "note": "thumbnails"}
 
     async def test_the_last_value_comes_before_the_end(self, backend: Backend) -> None:
@@ -202,7 +202,7 @@ class TestProgress:
         async with backend.track("t", progress_interval=0.01) as task:
             for step in range(1000):
                 await task.progress(step)
-            async for meta in AsyncResult("t").updates(timeout=5):
+            async for meta in AsyncResult("t").updates(timeout=20):
                 if meta.result == {"current": 999}:
                     break
 
@@ -211,7 +211,7 @@ class TestProgress:
             with pytest.raises(ResultEncodeError):
                 await task.progress(what=object())
             await task.progress(1)
-            await AsyncResult("t").until("PROGRESS", timeout=5)
+            await AsyncResult("t").until("PROGRESS", timeout=20)
 
     async def test_outside_the_block(self, backend: Backend) -> None:
         async with backend.track("t") as task:
@@ -309,19 +309,25 @@ async def behind(stream: Updates, status: str) -> Updates:
 
 
 class TestHeartbeat:
-    async def test_signs_of_life_keep_a_task_fresh_and_are_no_news(self, backend: Backend) -> None:
+    async def test_signs_of_life_keep_a_task_fresh_and_are_no_news(
+        self, backend: Backend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         handle = AsyncResult[None]("t")
         watching = asyncio.create_task(states(handle))
         await waits_for(backend, 1)
+        # As many may be missing as come in five seconds, because a busy machine stands still for some.
+        monkeypatch.setattr("asyncresult.meta.MISSED_HEARTBEATS", 250)
         async with backend.track("t", heartbeat=0.02):
             first = await backend.get_meta("t")
             await until_later(backend, first)
-            assert not (await backend.get_meta("t")).stale
+            later = await backend.get_meta("t")
+            assert not later.stale
+            assert later.stale_at > first.stale_at
         assert [meta.status for meta in await watching] == ["PENDING", "STARTED", "SUCCESS"]
         assert (await backend.get_meta("t")).heartbeat is None
 
     async def test_a_dead_worker_is_told_of_once(self, backend: Backend) -> None:
-        context = backend.track("t", heartbeat=0.02)
+        context = backend.track("t", heartbeat=0.7)  # not over before the stream has begun
         await context.__aenter__()
         context._leave()  # as if its process had died: nothing more is stored
         stream = AsyncResult[None]("t").updates(timeout=10)
@@ -379,18 +385,18 @@ class TestRevoke:
                 await asyncio.Event().wait()
 
         task = asyncio.create_task(work())
-        await AsyncResult("t").until("STARTED", timeout=5)
+        await AsyncResult("t").until("STARTED", timeout=20)
         yield task
         task.cancel()
         await asyncio.wait([task])
 
     async def test_a_running_block(self, running: asyncio.Task[None], elsewhere: Backend) -> None:
-        (reply,) = await elsewhere.result("t").revoke(wait=True, timeout=5)
+        (reply,) = await elsewhere.result("t").revoke(wait=True, timeout=20)
         assert (reply.worker, reply.ok, reply.detail) == ("w", True, "t: revoked")
         with pytest.raises(TaskRevoked, match="revoked"):
             await running
         with pytest.raises(TaskRevoked):
-            await elsewhere.result("t").get(timeout=5)
+            await elsewhere.result("t").get(timeout=20)
 
     async def test_the_loop_around_it_goes_on(self, backend: Backend, elsewhere: Backend) -> None:
         """A revoke ends the block with an exception, not the worker's own task with a cancellation."""
@@ -406,7 +412,7 @@ class TestRevoke:
                     done.append("revoked")
 
         running = asyncio.create_task(worker())
-        await AsyncResult("a").until("STARTED", timeout=5)
+        await AsyncResult("a").until("STARTED", timeout=20)
         await elsewhere.result("a").revoke()
         await running
         assert running.cancelling() == 0
@@ -451,11 +457,11 @@ class TestRevoke:
                     task.set_result("finished first")
 
         running = asyncio.create_task(stubborn())
-        await AsyncResult("t").until("STARTED", timeout=5)
+        await AsyncResult("t").until("STARTED", timeout=20)
         await elsewhere.result("t").revoke()
         await running
         assert running.cancelling() == 0
-        assert await elsewhere.result("t").get(timeout=5) == "finished first"
+        assert await elsewhere.result("t").get(timeout=20) == "finished first"
 
     async def test_revoked_and_cancelled_is_cancelled(self, backend: Backend) -> None:
         context = backend.track("t")
@@ -465,7 +471,7 @@ class TestRevoke:
                 await asyncio.Event().wait()
 
         running = asyncio.create_task(work())
-        await AsyncResult("t").until("STARTED", timeout=5)
+        await AsyncResult("t").until("STARTED", timeout=20)
         context._abort(False)
         running.cancel()
         await asyncio.wait([running])
@@ -490,7 +496,7 @@ class TestRevoke:
         await elsewhere.mark_as_failure("other", ValueError("boom"))
         with pytest.raises(ValueError, match="boom"):
             async with scope() as tasks:
-                await gather(*(tasks.adopt(elsewhere.result(id)) for id in ("t", "other")), timeout=5)
+                await gather(*(tasks.adopt(elsewhere.result(id)) for id in ("t", "other")), timeout=20)
         with pytest.raises(TaskRevoked, match="terminated"):
             await running
 
@@ -503,8 +509,8 @@ class TestRevoke:
         running = [asyncio.create_task(work(id)) for id in ids]
         handles = elsewhere.results(ids)
         for handle in handles:
-            await handle.until("STARTED", timeout=5)
-        replies = await handles.revoke(wait=True, timeout=5)
+            await handle.until("STARTED", timeout=20)
+        replies = await handles.revoke(wait=True, timeout=20)
         assert sorted(reply.detail for reply in replies) == ["a: revoked", "b: revoked", "c: revoked"]
         await asyncio.wait(running)
         assert all(isinstance(task.exception(), TaskRevoked) for task in running)

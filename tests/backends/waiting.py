@@ -9,7 +9,7 @@ from collections.abc import Callable
 from asyncresult import Backend
 
 
-async def until(condition: Callable[[], object], *, timeout: float = 10.0) -> None:
+async def until(condition: Callable[[], object], *, timeout: float = 30.0) -> None:
     """Let the loop run until ``condition()`` holds."""
     deadline = time.monotonic() + timeout
     while not condition():

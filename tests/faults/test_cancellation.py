@@ -54,7 +54,7 @@ async def test_p6_2500_limits_at_random_moments(
             if choice.random() < 0.5:
                 storing = asyncio.ensure_future(backend.mark_as_done(id, number))
             try:
-                assert await under(AsyncResult(id), choice.random() * 0.02) == number
+                assert await under(AsyncResult(id), choice.random() * span) == number
                 return "value"
             except (TimeoutError, ResultTimeout):
                 return "limit"
@@ -63,11 +63,15 @@ async def test_p6_2500_limits_at_random_moments(
                     await storing
 
         fates: list[str] = []
+        span = 0.02
         for _ in range(25):
-            fates += await asyncio.gather(*(one(len(fates) + n) for n in range(100)))
+            latest = await asyncio.gather(*(one(len(fates) + n) for n in range(100)))
+            fates += latest
+            if latest.count("value") < 10:
+                span *= 2  # a slow machine: the moments are to be those at which something happens
         assert fates.count("value") > 100 and fates.count("limit") > 100
         await nothing_left(redis_server, backend)
-        assert len(asyncio.all_tasks()) <= 3
+        await until(lambda: len(asyncio.all_tasks()) <= 3)
     await until(lambda: len(os.listdir("/dev/fd")) <= descriptors + 1)
 
 
@@ -82,6 +86,8 @@ async def test_p6_10000_cancellations(redis_server: RedisServer, redis_url: str)
             storing = asyncio.ensure_future(
                 asyncio.gather(*(backend.mark_as_done(id, n) for n, id in enumerate(ids) if n % 3 == 0))
             )
+            if batch % 4 == 0:
+                await asyncio.wait(waits[:90:3])  # however slow the machine is, some get their values
             for wait in choice.sample(waits, len(waits)):
                 if choice.random() < 0.02:
                     await asyncio.sleep(choice.random() * 0.002)

@@ -18,8 +18,9 @@ from tests.tools.servers import RedisServer, free_port
 
 from .load import start_waits
 
-# On an idle machine 1.00 to 1.02; these machines are shared.
-SLACK = 0.5
+# On an idle machine it is 0.02, see docs/explanation/reliability.md. A busy one stands still for a second or two, and
+# a deadline that is not kept is missed by more: redis-py gives up after 5 s, connecting takes minutes, a wait for ever.
+SLACK = 3.0
 
 
 @pytest.fixture(params=["up", "stopped", "black hole", "refused", "no DNS"])
@@ -204,6 +205,9 @@ async def test_somebody_else_answers() -> None:
 
     async with await asyncio.start_server(answer, sock=listener):
         async with connect(f"redis://127.0.0.1:{listener.getsockname()[1]}/0") as backend:
+            (other,) = start_waits(backend, ["other"])
+            await until(lambda: "protocol error" in str(backend.stats().last_error))
             with pytest.raises(ResultTimeout, match="not reachable: protocol error"):
                 await backend.result("x").get(timeout=0.5)
+            other.cancel()
             await until(lambda: backend.stats().pending == 0)

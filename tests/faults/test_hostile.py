@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import logging
 import sys
+import threading
 import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -21,9 +23,12 @@ from asyncresult import (
     ResultDecodeError,
     ResultTooLarge,
     TaskFailed,
+    TaskMeta,
     TaskRevoked,
+    _values,
     connect,
 )
+from asyncresult.codec import LARGE_PAYLOAD_BYTES, Codec
 from tests.backends.waiting import waits_for
 from tests.tools.servers import RedisServer
 
@@ -137,7 +142,7 @@ async def test_p9_it_hurts_its_own_waiter_only(
     publish(redis_server, "victim", payload)
     with pytest.raises(expected) as caught:
         await asyncio.wait_for(victim, 10)
-    assert time.monotonic() - start < 2, "at once (the figure on an idle machine: under 0.1 s)"
+    assert time.monotonic() - start < 5, "at once (the figure on an idle machine: under 0.1 s)"
     if expected is not Harmful:
         assert isinstance(caught.value, AsyncResultError)
     assert set(sys.modules) == modules, "nothing was imported"
@@ -203,27 +208,112 @@ async def test_p8_100_mb_is_too_large(redis_server: RedisServer, backend: Backen
     assert backend.stats().reconnects <= 2
 
 
-@pytest.mark.parametrize("shape", ["records", "numbers", "text"])
+@pytest.mark.usefixtures("thawed_collector")
+@pytest.mark.parametrize("shape", ["records", "numbers", "text", "bytes", "broken"])
 async def test_p8_decoding_20_mb_does_not_stop_the_loop(
-    redis_server: RedisServer, backend: Backend, shape: str
+    redis_server: RedisServer, backend: Backend, shape: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A ticker goes on meanwhile. (The figure on an idle machine: its longest stop is under 50 ms.)"""
-    if shape == "records":
-        value: Any = [{"id": n, "name": f"name {n}", "tags": ["a", "b"]} for n in range(300_000)]
+    """A ticker goes on meanwhile, and no full garbage collection comes between.
+
+    The stops are counted in our own CPU time: a busy machine stops a loop for longer than we do. (The times of an
+    idle machine are in docs/explanation/reliability.md; that pieces are small is shown in tests/test_codec.py.)
+    """
+    value: Any
+    if shape in ("records", "broken"):
+        value = [{"id": n, "name": f"name {n}", "tags": ["a", "b"]} for n in range(300_000)]
+    elif shape == "bytes":
+        value = b"\xff\x00\x01 bytes" * 1_700_000
     else:
         value = list(range(2_500_000)) if shape == "numbers" else "x" * 20_000_000
-    payload = json.dumps({"status": "SUCCESS", "result": value}).encode()
+    payload = backend.codec.encode(TaskMeta(task_id="big", status="SUCCESS", result=value))
+    if shape == "broken":
+        payload = payload.replace(b'"id": 150000', b'"id" 150000')
     await asyncio.to_thread(redis_server.cli, "SET", "celery-task-meta-big", payload)
+    threads: list[threading.Thread] = []
+    collections: list[int] = []
     stops: list[float] = []
+
+    def decode_large(self: Codec, task_id: str, payload: bytes) -> TaskMeta:
+        threads.append(threading.current_thread())
+        before = gc.get_stats()[-1]["collections"]
+        try:
+            return original(self, task_id, payload)
+        finally:
+            collections.append(gc.get_stats()[-1]["collections"] - before)
 
     async def tick() -> None:
         while True:
-            before = time.perf_counter()
+            before = time.process_time()
             await asyncio.sleep(0.001)
-            stops.append(time.perf_counter() - before)
+            stops.append(time.process_time() - before)
 
+    original = Codec.decode_large
+    monkeypatch.setattr(Codec, "decode_large", decode_large)
     ticking = asyncio.ensure_future(tick())
-    assert await AsyncResult("big").get(timeout=60) == value
+    if shape == "broken":
+        with pytest.raises(ResultDecodeError, match="Expecting ':' delimiter, about byte"):
+            await AsyncResult("big").get(timeout=60)
+    else:
+        assert await AsyncResult("big").get(timeout=60) == value
     ticking.cancel()
     await asyncio.wait([ticking])
-    assert max(stops) < 0.5, f"the loop stood still for {max(stops):.3f} s"
+    assert threading.current_thread() not in threads
+    assert collections == [0]
+    assert max(stops) < 0.5, f"the loop stood still for {max(stops):.3f} s of CPU time"
+
+
+@pytest.mark.parametrize("look", ["wait", "state", "get_many", "updates", "history"])
+@pytest.mark.parametrize("kind", ["large", "compressed"])
+async def test_p8_whoever_asks_a_large_record_is_decoded_on_a_thread(
+    redis_url: str, look: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that only becomes large, and whatever the call that reads it."""
+    threads: list[threading.Thread] = []
+    original = _values.decode_in_pieces
+
+    def decode_in_pieces(text: bytes) -> Any:
+        threads.append(threading.current_thread())
+        return original(text)
+
+    monkeypatch.setattr(_values, "decode_in_pieces", decode_in_pieces)
+    async with connect(redis_url, compression="gzip" if kind == "compressed" else None) as backend:
+        value = "x" * 2_000_000
+        async with backend.track("t", history=3) as task:
+            task.set_result(value)
+        handle = backend.result("t")
+        if look == "wait":
+            assert await handle.get(timeout=20) == value
+        elif look == "state":
+            assert await handle.state() == "SUCCESS"
+        elif look == "get_many":
+            assert [meta.result for meta in await backend.get_many(["t", "u", "t"])] == [value, None, value]
+        elif look == "updates":
+            assert [meta.result async for meta in handle.updates(timeout=20)] == [value]
+        else:
+            assert [meta.status async for meta in handle.updates(since="0", timeout=20)] == ["STARTED", "SUCCESS"]
+    assert threads
+    assert threading.current_thread() not in threads
+
+
+async def test_p8_a_bomb_does_not_stop_the_loop(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop takes a look at its first megabyte; a thread finds out about the rest."""
+    largest: dict[bool, int] = {True: 0, False: 0}
+    original = _values.decompressed
+    main = threading.current_thread()
+
+    def decompressed(name: str, body: bytes) -> Iterator[bytes]:
+        size = 0
+        for chunk in original(name, body):
+            size += len(chunk)
+            here = threading.current_thread() is main
+            largest[here] = max(largest[here], size)
+            yield chunk
+
+    monkeypatch.setattr(_values, "decompressed", decompressed)
+    payload, expected = KINDS["a decompression bomb"]
+    await backend._engine().put(backend.task_key("bomb"), payload, None)
+    for look in (backend.result("bomb").get(timeout=20), backend.get_meta("bomb"), backend.result("bomb").state()):
+        with pytest.raises(expected):
+            await look
+    assert largest[True] <= LARGE_PAYLOAD_BYTES + _values.CHUNK_BYTES
+    assert largest[False] > 60_000_000

@@ -238,7 +238,8 @@ async def test_p4_a_half_open_subscription_is_found(
     took = await outcome(waits, 10)
     assert took > 0.1, "they did come through the second connection"
     fault.remove()
-    assert proxied.stats().reconnects == 1
+    # More than one, if this process stood still while a PING was under way: its proxy did, too.
+    assert 1 <= proxied.stats().reconnects <= 5
 
 
 async def test_p4_a_half_open_command_connection_is_found(proxy: FaultProxy, proxied: Backend) -> None:

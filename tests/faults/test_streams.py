@@ -15,6 +15,7 @@ from tests.tools.proxy import FaultProxy
 from tests.tools.servers import RedisServer
 
 from .load import nothing_left, store
+from .test_deadlines import SLACK
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -22,11 +23,11 @@ Stream = Callable[[Backend], Any]
 
 
 def of_one(backend: Backend) -> Any:
-    return backend.result("t0").updates(timeout=10)
+    return backend.result("t0").updates(timeout=30)
 
 
 def of_a_set(backend: Backend) -> Any:
-    return backend.results(["t0"]).updates(timeout=10)
+    return backend.results(["t0"]).updates(timeout=30)
 
 
 async def statuses(stream: Any) -> list[str]:
@@ -55,7 +56,7 @@ async def test_p3_the_end_comes_though_nothing_can_be_read(
             reading = asyncio.ensure_future(statuses(backend.result("t0").updates()))
             await until(lambda: backend.stats().subscribed == 1)
             store(redis_server, ["t0"])
-            assert await asyncio.wait_for(reading, 5) == ["SUCCESS"]
+            assert await asyncio.wait_for(reading, 20) == ["SUCCESS"]
 
 
 @pytest.fixture
@@ -70,11 +71,11 @@ async def test_p5_the_deadline_of_a_stream(unreachable: Backend) -> None:
         start = time.monotonic()
         with pytest.raises(ResultTimeout):
             await anext(stream)
-        assert time.monotonic() - start < 0.7
+        assert time.monotonic() - start < 0.2 + SLACK
 
 
 async def test_p5_a_look_at_a_set_never_hangs(unreachable: Backend) -> None:
     start = time.monotonic()
     with pytest.raises(ResultTimeout):
         await unreachable.results(["x", "y"]).get(timeout=0)
-    assert time.monotonic() - start < 1.5
+    assert time.monotonic() - start < 1.0 + SLACK

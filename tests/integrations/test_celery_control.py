@@ -34,7 +34,7 @@ def app(request: pytest.FixtureRequest) -> Generator[Celery]:
 async def test_a_task_that_waits_is_revoked(app: Celery) -> None:
     async with asyncresult.connect(app):
         handle = await app.tasks["project.add"].aapply_async((1, 1), countdown=30)
-        (reply,) = await handle.revoke(wait=True, timeout=0.5)
+        (reply,) = await handle.revoke(wait=True, timeout=3)
         assert reply.ok
         assert handle.id in reply.detail
         with pytest.raises(TaskRevoked, match="revoked"):
@@ -45,7 +45,7 @@ async def test_a_task_that_runs_is_terminated(app: Celery) -> None:
     async with asyncresult.connect(app):
         handle = await app.tasks["project.sleep"].adelay(60)
         await handle.until("STARTED", timeout=10)
-        (reply,) = await handle.revoke(terminate=True, signal="SIGKILL", wait=True, timeout=0.5)
+        (reply,) = await handle.revoke(terminate=True, signal="SIGKILL", wait=True, timeout=3)
         assert reply.ok
         with pytest.raises(TaskRevoked, match="terminated"):
             await handle.get(timeout=10)
@@ -76,8 +76,8 @@ async def test_tasks_are_revoked_by_their_stamps(app: Celery) -> None:
     async with asyncresult.connect(app):
         signature = app.tasks["project.add"].s(1, 1)
         signature.stamp(batch="seven")
-        handle = await signature.aapply_async(countdown=1)
-        (reply,) = await handle.revoke_by_stamped_headers({"batch": "seven"}, wait=True, timeout=0.5)
+        handle = await signature.aapply_async(countdown=4)
+        (reply,) = await handle.revoke_by_stamped_headers({"batch": "seven"}, wait=True, timeout=3)
         assert reply.ok
         with pytest.raises(TaskRevoked):
             await handle.get(timeout=10)
@@ -103,7 +103,7 @@ async def test_several_requests_at_once(app: Celery) -> None:
     """Each gets its own worker's answer."""
     async with asyncresult.connect(app):
         handles = await asyncio.gather(*(app.tasks["project.add"].aapply_async((i, i), countdown=30) for i in range(5)))
-        answers = await asyncio.gather(*(handle.revoke(wait=True, timeout=1.0) for handle in handles))
+        answers = await asyncio.gather(*(handle.revoke(wait=True, timeout=5) for handle in handles))
         for handle, replies in zip(handles, answers, strict=True):
             assert [handle.id in reply.detail for reply in replies] == [True]
 

@@ -243,7 +243,7 @@ async def test_sending_does_not_block_the_loop() -> None:
         with anyio.move_on_after(0.05) as scope:  # as web frameworks cancel
             await task(app, "add").adelay(1, 1)
         assert scope.cancelled_caught
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 5  # the broker is silent for ever
         server.close()
         for connection in connections:  # the thread notices, and ends
             connection.close()

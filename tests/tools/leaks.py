@@ -28,7 +28,8 @@ from .servers import running_servers
 __all__ = ["KINDS", "LeakCheck", "LoopErrors"]
 
 KINDS = frozenset({"loop_errors", "sockets", "subscriptions", "tasks", "threads"})
-GRACE = 1.0  # seconds for what is on its way out
+GRACE = 3.0  # seconds for what is on its way out
+LOOKS = 10  # as often it is looked at, at least: a machine may stand still for longer than the grace
 INTERVAL = 0.005
 
 
@@ -84,21 +85,33 @@ class LeakCheck:
             leaks += self.loop_errors.describe()
         return leaks
 
-    def wait(self) -> list[str]:
-        """What is still there after a grace."""
-        deadline = time.monotonic() + GRACE
-        while (leaks := self.found()) and time.monotonic() < deadline:
+    def wait(self, grace: float | None = None) -> list[str]:
+        """What is still there after a grace, by default :data:`GRACE`."""
+        patience = _Patience(grace)
+        while (leaks := self.found()) and not patience.ended():
             time.sleep(INTERVAL)
         return leaks
 
-    async def wait_in_loop(self) -> list[str]:
+    async def wait_in_loop(self, grace: float | None = None) -> list[str]:
         """As :meth:`wait`, while the loop goes on."""
         gc.collect()  # exceptions that nobody looked at are reported by the garbage collector
         await asyncio.sleep(0)  # what was closed just now is really closed in the next round of the loop
-        deadline = time.monotonic() + GRACE
-        while (leaks := self.found()) and time.monotonic() < deadline:
+        patience = _Patience(grace)
+        while (leaks := self.found()) and not patience.ended():
             await asyncio.sleep(INTERVAL)
         return leaks
+
+
+class _Patience:
+    """It ends when the time is over and there were some looks."""
+
+    def __init__(self, grace: float | None) -> None:
+        self._deadline = time.monotonic() + (GRACE if grace is None else grace)
+        self._looks = 0
+
+    def ended(self) -> bool:
+        self._looks += 1
+        return self._looks >= LOOKS and time.monotonic() >= self._deadline
 
 
 def _sockets() -> dict[int, int]:

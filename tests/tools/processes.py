@@ -81,11 +81,11 @@ def private_directory() -> Path:
     return directory
 
 
-def wait_until(ask: Callable[[], T], what: str, *, timeout: float = 10.0, interval: float = 0.002) -> T:
+def wait_until(ask: Callable[[], T], what: str, *, timeout: float = 30.0, interval: float = 0.002) -> T:
     """Ask again and again until the answer is true, and return it.
 
     Raises:
-        TimeoutError: It was not, in ``timeout`` seconds.
+        TimeoutError: It was not, in ``timeout`` seconds. (Many, because a busy machine stands still for some.)
     """
     deadline = time.monotonic() + timeout
     while not (answer := ask()):

@@ -516,7 +516,7 @@ class FaultProxy:
             proxy._in_loop(stop.set)
             thread.join()
 
-    async def until(self, condition: Callable[[], bool], *, timeout: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], bool], *, timeout: float = 30.0) -> None:
         """Wait for something about ``links`` or ``stats.commands`` to become true, e.g. for a command to have come by.
 
         Only in the loop of the proxy.

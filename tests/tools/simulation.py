@@ -282,7 +282,7 @@ class World:
         )
 
 
-def _decode(task_id: str, payload: bytes) -> TaskMeta:
+def _decode(task_id: str, payload: bytes, small: bool) -> TaskMeta:
     return _DECODED[payload]
 
 

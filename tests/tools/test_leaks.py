@@ -27,7 +27,7 @@ async def test_task() -> None:
     (leak,) = await check.wait_in_loop()
     assert "forgotten" in leak
     task.cancel()
-    assert await check.wait_in_loop() == []
+    assert await check.wait_in_loop(10) == []
 
 
 def test_thread() -> None:
@@ -38,7 +38,7 @@ def test_thread() -> None:
     assert check.wait() == ["thread forgotten"]
     done.set()
     thread.join()
-    assert check.wait() == []
+    assert check.wait(10) == []
 
 
 def test_socket() -> None:
@@ -50,7 +50,7 @@ def test_socket() -> None:
             found = check.wait()
             assert len(found) == 2
             assert any(f"{client.getsockname()} to {listener.getsockname()}" in leak for leak in found)
-    assert check.wait() == []
+    assert check.wait(10) == []
 
 
 def test_subscription(redis_server: RedisServer) -> None:
@@ -60,7 +60,7 @@ def test_subscription(redis_server: RedisServer) -> None:
         (leak,) = check.wait()
         assert "'forgotten'" in leak
         subscriber.unsubscribe()
-        assert check.wait() == []
+        assert check.wait(10) == []
         client.connection_pool.disconnect()
 
 
@@ -71,14 +71,14 @@ async def test_loop_error(loop_errors: leaks.LoopErrors) -> None:
     assert "never retrieved" in leak
     assert "nobody looked at me" in leak
     loop_errors.clear()
-    assert await check.wait_in_loop() == []
+    assert await check.wait_in_loop(10) == []
 
 
 async def test_what_ends_within_the_grace_is_no_leak() -> None:
     check = LeakCheck({"tasks"})
     task = asyncio.create_task(asyncio.sleep(0.02))
     assert check.found()
-    assert await check.wait_in_loop() == []
+    assert await check.wait_in_loop(10) == []
     assert task.done()
 
 
@@ -103,8 +103,8 @@ _TESTS = """
     async def test_loop_error(): asyncio.get_running_loop().call_soon(lambda: 1 / 0)
     async def test_socket_in_loop(): kept.append(socket.socket())
     def test_socket(): kept.append(socket.socket())
-    async def test_thread_in_loop(): threading.Timer(0.3, print).start()
-    def test_thread(): threading.Timer(0.3, print).start()
+    async def test_thread_in_loop(): threading.Timer(3, print).start()
+    def test_thread(): threading.Timer(3, print).start()
     def test_subscription():
         subscriber = redis.Redis.from_url(running_servers()[0].url()).pubsub()
         subscriber.subscribe("forgotten")
@@ -113,7 +113,7 @@ _TESTS = """
     @pytest.mark.allow_leaks
     async def test_allowed():
         kept.append(asyncio.create_task(asyncio.sleep(10)))
-        threading.Timer(0.3, print).start()
+        threading.Timer(3, print).start()
 
     @pytest.mark.allow_leaks("tasks")
     async def test_allowed_a_little():

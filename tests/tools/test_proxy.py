@@ -176,19 +176,26 @@ async def test_without_a_server_the_client_is_cut_off() -> None:
 
 async def test_delay_of_a_command(proxy: FaultProxy, client: Client) -> None:
     with proxy.delay(0.2, "subscribe GET") as fault:
-        start = time.monotonic()
         await client.ask("SET key value")
-        assert time.monotonic() - start < 0.15
+        assert fault.hits == 0
         start = time.monotonic()
         client.send(*["GET key"] * 10, "PING")
         for _ in range(10):
             assert await client.receive() == b"$5\r\nvalue\r\n"
-        assert 0.199 < time.monotonic() - start < 1, "the delay of many is not the sum of theirs"
+        assert time.monotonic() - start > 0.199
         assert await client.receive() == b"+PONG\r\n", "the order is kept"
         assert fault.hits == 10
-    start = time.monotonic()
     await client.ask("GET key")
-    assert time.monotonic() - start < 0.15
+    assert fault.hits == 10, "it is over"
+
+
+async def test_the_delay_of_many_is_not_the_sum_of_theirs(proxy: FaultProxy, client: Client) -> None:
+    with proxy.delay(0.2, "GET"):
+        start = time.monotonic()
+        client.send(*["GET key"] * 100)
+        for _ in range(100):
+            await client.receive()
+        assert time.monotonic() - start < 10  # the sum is 20
 
 
 async def test_delay_of_replies(proxy: FaultProxy, redis_server: RedisServer, client: Client) -> None:
@@ -362,7 +369,7 @@ async def test_throttle(proxy: FaultProxy, redis_server: RedisServer, client: Cl
     with proxy.throttle(100_000, direction="down"):
         start = time.monotonic()
         assert len(await client.ask("GET key")) == 10_010
-        assert 0.09 < time.monotonic() - start < 1
+        assert 0.09 < time.monotonic() - start < 5
 
 
 async def test_clear(proxy: FaultProxy, client: Client) -> None:
@@ -381,7 +388,7 @@ async def test_clear(proxy: FaultProxy, client: Client) -> None:
 
 def test_in_a_thread(redis_server: RedisServer) -> None:
     with FaultProxy.in_thread(redis_server) as proxy:
-        with redis.Redis.from_url(proxy.url(), socket_timeout=1) as client:
+        with redis.Redis.from_url(proxy.url(), socket_timeout=30) as client:
             assert client.ping()
             assert proxy.stats.commands["PING"] == 1
             with proxy.delay(0.05, "PING"):
