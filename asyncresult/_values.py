@@ -34,7 +34,6 @@ import gc
 import importlib
 import re
 import sys
-import sysconfig
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
@@ -396,21 +395,30 @@ class _FullCollections:
     FROZEN_BY_PYTHON = 1000
 
     # A build without GIL has another collector: freezing walks over all objects, and nobody waits for a GIL.
-    _possible: bool = hasattr(gc, "freeze") and not sysconfig.get_config_var("Py_GIL_DISABLED")
+    _possible: bool = hasattr(gc, "freeze") and "t" not in getattr(sys, "abiflags", "")
+    #: Pieces until it is looked again whether the application froze objects: Python counts them one by one.
+    REST = 100
 
     def __init__(self) -> None:
         self._seen = -1
         self._bytes = 0
+        self._resting = 0
 
     def postpone(self, size: int) -> None:
         """A piece of `size` bytes was read."""
         if not self._possible or not gc.isenabled():
             return
+        if self._resting:
+            self._resting -= 1
+            return
+        if gc.get_freeze_count() > self.FROZEN_BY_PYTHON:
+            self._resting = self.REST
+            return
         done = gc.get_stats()[-1]["collections"]
         if done != self._seen:
             self._seen, self._bytes = done, 0
         self._bytes += size
-        if self._bytes <= self.LIMIT and gc.get_freeze_count() <= self.FROZEN_BY_PYTHON:
+        if self._bytes <= self.LIMIT:
             gc.freeze()
             gc.unfreeze()
 

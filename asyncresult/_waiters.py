@@ -43,9 +43,11 @@ __all__ = ["Listener", "Source", "Waiters"]
 
 #: Keys a read. Larger chunks gain nothing measurable (benchmarks: stored) and delay the first answer.
 READ_CHUNK = 1000
-#: Seconds that a key without listeners stays subscribed. Unsubscribing costs as much as subscribing: not while the
-#: rest of a bulk arrives (benchmarks: join).
-LINGER = 0.5
+#: Seconds that a key without listeners stays subscribed.
+LINGER = 0.05
+#: Unsubscribing costs as much as subscribing: while so many keys more lose their listeners in each LINGER, the rest of
+#: a bulk is arriving, and it waits (benchmarks: join) for so many LINGERs at most.
+BULK, PATIENCE_WITH_BULK = 100, 20
 
 # The two states of an entry. Plain ints: compared once or twice a message.
 _NONE, _SENT, _ACKED = 0, 1, 2
@@ -154,6 +156,8 @@ class Waiters:
         self._to_read: deque[_Entry] = deque()  # a list would be copied for each chunk of a sweep
         self._reading = 0
         self._idle: list[_Entry] = []
+        self._idle_before = 0
+        self._put_off = 0
         self._flush_handle: asyncio.Handle | None = None
         self._reap_handle: asyncio.TimerHandle | None = None
         self._sweep_handle: asyncio.TimerHandle | None = None
@@ -201,6 +205,7 @@ class Waiters:
         self._to_subscribe.clear()
         self._to_read.clear()
         self._idle.clear()
+        self._idle_before = self._put_off = 0
         self._reading = 0
         for entry in entries:
             for listener in entry.all():
@@ -450,6 +455,12 @@ class Waiters:
     def _reap(self) -> None:
         """Unsubscribe what nobody wants any more."""
         self._reap_handle = None
+        if len(self._idle) - self._idle_before >= BULK and self._put_off < PATIENCE_WITH_BULK:
+            self._put_off += 1
+            self._idle_before = len(self._idle)
+            self._reap_handle = self._loop.call_later(LINGER, self._reap)
+            return
+        self._put_off = self._idle_before = 0
         unwanted = []
         for entry in self._idle:
             if entry.listeners is None and self._entries.get(entry.key) is entry:

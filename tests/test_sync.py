@@ -536,7 +536,7 @@ class TestSets:
         backend.mark_as_done("a", 1)
         inner = GroupResult("g", [AsyncResult("b"), AsyncResult("c")])
         results = ResultSet([AsyncResult("a"), inner])
-        writer = when_waiting(backend, lambda: [backend.mark_as_done(id, id) for id in "bc"], 3)
+        writer = when_waiting(backend, lambda: [backend.mark_as_done(id, id) for id in "bc"], 2)
         assert results.join(timeout=FOREVER) == [1, ["b", "c"]]
         writer.join()
         assert results.join_native() == results.get() == [1, ["b", "c"]]

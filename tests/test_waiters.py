@@ -150,18 +150,26 @@ class Loop:
     def __init__(self) -> None:
         self.due: list[Callable[[], None]] = []
 
-    def call_soon(self, fn: Callable[[], None]) -> Any:
+    def call_soon(self, fn: Callable[[], None]) -> Loop:
         self.due.append(fn)
+        return self
 
-    def call_later(self, delay: float, fn: Callable[[], None]) -> Any:
+    def call_later(self, delay: float, fn: Callable[[], None]) -> Loop:
         if delay == _waiters.LINGER:
             self.due.append(fn)
+        return self
+
+    def cancel(self) -> None:
+        """As a handle: nothing here is cancelled."""
 
     def run(self) -> None:
         while self.due:
-            due, self.due = self.due, []
-            for fn in due:
-                fn()
+            self.run_once()
+
+    def run_once(self) -> None:
+        due, self.due = self.due, []
+        for fn in due:
+            fn()
 
 
 class Table(Waiters):
@@ -262,3 +270,29 @@ def test_waits_given_up_while_nothing_can_be_read_leave_nothing_behind() -> None
     assert len(table._to_read) < 3 * _waiters.READ_CHUNK
     table.read([(b"steady", b"v")])
     assert [meta.result for meta in steady.metas] == [b"v"]
+
+
+def test_a_bulk_is_given_up_when_it_has_arrived() -> None:
+    """Not in its midst; but it cannot go on for ever."""
+    table = Table()
+    keys = [b"%d" % n for n in range(2 * _waiters.BULK * _waiters.PATIENCE_WITH_BULK)]
+    for key in keys:
+        Waiter(table, key)
+    table.loop.run()
+    table.acked(keys)
+
+    def arrive(some: list[bytes]) -> None:
+        for key in some:
+            table.pushed(key, b"v")
+        table.loop.run_once()
+
+    arrive(keys[:200])
+    arrive(keys[200:400])
+    assert not table.given_up, "more comes"
+    table.loop.run_once()
+    assert table.given_up == keys[:400]
+    for start in range(400, len(keys), 100):
+        arrive(keys[start : start + 100])
+    assert len(table.given_up) >= 100 * _waiters.PATIENCE_WITH_BULK
+    table.loop.run()
+    assert table.given_up == keys and not table.wanted
