@@ -404,6 +404,10 @@ class _FullCollections:
         self._bytes = 0
         self._resting = 0
 
+    def begin(self) -> None:
+        """A big value is to be read."""
+        self._resting = 0
+
     def postpone(self, size: int) -> None:
         """A piece of `size` bytes was read."""
         if not self._possible or not gc.isenabled():
@@ -436,6 +440,7 @@ def decode_in_pieces(text: Bytes) -> Any:
     tail = bytes(text[-64:]).rstrip(b" \t\n\r")[-1:]
     if tail and tail != {b"{": b"}", b"[": b"]"}.get(bytes(text[:1]), tail):
         raise ValueError("it is cut short")
+    _full_collections.begin()
     value, end = _big_value(text, 0, MAX_LEVELS)
     if _skip(_SPACE, text, end) != len(text):
         raise _broken("more follows after its end", end)

@@ -230,7 +230,7 @@ class Stores(Job):
             else:
                 error = reply_error(reply, self._address)
                 fail(call[0].future, error or BackendError(f"{self._address}: unexpected reply {reply!r:.200}"))
-        self._calls.clear()  # whoever fills this job keeps it until the next one
+        self._let_go()
 
     def _send_alone(self, record: Record) -> None:
         record.alone = True
@@ -240,6 +240,11 @@ class Stores(Job):
         self._open = False
         for record in [*self._records, *(record for call in self._calls for record in call)]:
             fail(record.future, error)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Whoever filled this job keeps it until the next one, but not what was in it."""
+        self._records, self._calls, self.commands = [], [], []
 
 
 def settle(future: asyncio.Future[Any], value: Any) -> None:
