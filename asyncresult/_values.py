@@ -405,8 +405,9 @@ class _FullCollections:
         self._resting = 0
 
     def begin(self) -> None:
-        """A big value is to be read."""
+        """A big value is to be read; a full collection may be due just now."""
         self._resting = 0
+        self.postpone(0)
 
     def postpone(self, size: int) -> None:
         """A piece of `size` bytes was read."""

@@ -84,7 +84,7 @@ class Source(Protocol):
 class _Entry:
     """One key that is waited for."""
 
-    __slots__ = ("key", "listeners", "read", "subscription", "suspicion", "task_id")
+    __slots__ = ("key", "listeners", "overtaken", "read", "subscription", "suspicion", "task_id")
 
     def __init__(self, key: bytes, task_id: str, listener: Listener) -> None:
         self.key = key
@@ -96,6 +96,8 @@ class _Entry:
         self.read = _IDLE
         # A published record that could not be read: only a hint, so the key is asked before anybody fails.
         self.suspicion: ResultDecodeError | None = None
+        # Since the last read was sent a state was published: what that read finds may be older.
+        self.overtaken = False
 
     def add(self, listener: Listener) -> None:
         held = self.listeners
@@ -350,6 +352,10 @@ class Waiters:
     def _take(self, entry: _Entry, meta: TaskMeta, *, pushed: bool) -> None:
         """Hand a record on; a final one ends the waits."""
         if meta.status not in READY_STATES:
+            if pushed:
+                entry.overtaken = True
+            elif entry.overtaken:
+                return
             for listener in entry.all():
                 listener._on_record(meta)
         elif pushed and self._verify_key:
@@ -445,6 +451,7 @@ class Waiters:
             entry = self._to_read.popleft()
             if entry.read == _QUEUED and entry.listeners is not None:
                 entry.read = _SURE if entry.subscription == _ACKED else _EARLY
+                entry.overtaken = False
                 keys.append(entry.key)
             elif entry.read == _QUEUED:
                 entry.read = _IDLE

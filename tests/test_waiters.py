@@ -296,3 +296,18 @@ def test_a_bulk_is_given_up_when_it_has_arrived() -> None:
     assert len(table.given_up) >= 100 * _waiters.PATIENCE_WITH_BULK
     table.loop.run()
     assert table.given_up == keys and not table.wanted
+
+
+def test_a_read_does_not_take_the_task_back() -> None:
+    """It was sent before a state was published, and its answer comes after: that may be the state before."""
+    table = Table()
+    waiter = Waiter(table, b"k")
+    table.loop.run()
+    table.acked([b"k"])
+    table._take(table._entries[b"k"], TaskMeta(task_id="t", status="PROGRESS"), pushed=True)
+    table._take(table._entries[b"k"], TaskMeta(task_id="t", status="STARTED"), pushed=False)
+    assert [meta.status for meta in waiter.metas] == ["PROGRESS"]
+    table.read([(b"k", None)])
+    table.loop.run()  # the read behind the acknowledgement is sent: what it finds is news
+    table._take(table._entries[b"k"], TaskMeta(task_id="t", status="PAUSED"), pushed=False)
+    assert [meta.status for meta in waiter.metas] == ["PROGRESS", "PAUSED"]

@@ -150,7 +150,8 @@ async def test_p13_50000_waits_leave_the_memory_flat(redis_server: RedisServer, 
         for n in range(10):
             await mixed_fates(backend, 5000, (n + 1) * 5000)
         await nothing_left(redis_server, backend)
-        assert blocks() - before < 5000
+        # The acknowledgements of what was unsubscribed in bulk may still be under way.
+        await until(lambda: blocks() - before < 5000, timeout=20)
 
 
 async def test_p13_100_reconnects_leave_the_sockets(redis_server: RedisServer, redis_url: str) -> None:

@@ -273,7 +273,14 @@ class World:
             self.found and tuple(self.found),
             frozenset(self.waiting),
             frozenset(self.had),
-            entry and (entry.subscription, entry.read, len(entry.all()), self.table._to_subscribe.count(entry)),
+            entry
+            and (
+                entry.subscription,
+                entry.read,
+                entry.overtaken,
+                len(entry.all()),
+                self.table._to_subscribe.count(entry),
+            ),
             [e is entry for e in self.table._idle].__repr__(),
             [e is entry for e in self.table._to_read].__repr__(),
             self.table._reading,
