@@ -93,6 +93,8 @@ class Line:
         return replies
 
     async def _round_trip(self, commands: list[Command]) -> list[Any]:
+        if not commands:
+            return []  # asyncio's transports never close after writing nothing (Python 3.12 and later)
         connection = self._connection
         if connection.is_connected and await self._lost_or_out_of_step():
             await connection.disconnect()

@@ -343,7 +343,7 @@ async def test_get_many_keeps_order_and_knows_what_is_missing(backend: Backend) 
         ("a", "SUCCESS", 1),
         ("c", "SUCCESS", 3),
     ]
-    assert await backend.get_many([]) == []
+    assert await backend.get_many([]) == []  # and its connection can still be closed
 
 
 # -- writing --------------------------------------------------------------------------------------------------------
