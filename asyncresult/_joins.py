@@ -82,8 +82,9 @@ class Many:
             if sum(map(bool, payloads)) <= len(chunk) // 2:
                 self._listen(handles[others:], read_early=False)
             elif others < len(handles):
-                self._read(backend, handles, others)  # on its way while these are decoded
-            self._take(chunk, payloads, backend.codec)
+                self._read(backend, handles, others)
+            # A turn later: the next question leaves before these are decoded (benchmarks: join-stored).
+            engine.loop.call_soon(self._take, chunk, payloads, backend.codec)
 
         answer.add_done_callback(answered)
 
