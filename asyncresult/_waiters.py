@@ -94,8 +94,9 @@ class _Entry:
         self.listeners: Listener | dict[int, Listener] | None = listener
         self.subscription = _NONE
         self.read = _IDLE
-        # A published record that could not be read: only a hint, so the key is asked before anybody fails.
-        self.suspicion: ResultDecodeError | None = None
+        # A published record that could not be read: only a hint, so the key is asked before anybody fails. And its
+        # payload, if that is large.
+        self.suspicion: tuple[ResultDecodeError, bytes] | None = None
         # Since the last read was sent a state was published: what that read finds may be older.
         self.overtaken = False
 
@@ -311,7 +312,7 @@ class Waiters:
             self._decode_large(entry, payload)
             return
         except ResultDecodeError as error:
-            self._suspect(entry, error)
+            self._suspect(entry, error, b"")
             return
         self._take(entry, meta, pushed=True)
 
@@ -333,7 +334,10 @@ class Waiters:
                 try:
                     meta = self._decode(entry.task_id, payload, True)
                 except LargeRecord:
-                    self._decode_large(entry, payload, sent)
+                    if entry.suspicion is not None and entry.suspicion[1] == payload:
+                        self._missed(entry, sent)  # a bomb need not go off twice
+                    else:
+                        self._decode_large(entry, payload, sent)
                     continue
                 except ResultDecodeError as error:
                     self.decode_errors += 1
@@ -372,14 +376,14 @@ class Waiters:
     def _missed(self, entry: _Entry, sent: int) -> None:
         """The key held nothing final when it was read."""
         if entry.suspicion is not None and sent != _QUEUED:
-            self._fail(entry, entry.suspicion)
+            self._fail(entry, entry.suspicion[0])
         elif sent == _EARLY and entry.subscription == _ACKED:
             self._want_read(entry)
 
-    def _suspect(self, entry: _Entry, error: ResultDecodeError) -> None:
+    def _suspect(self, entry: _Entry, error: ResultDecodeError, payload: bytes) -> None:
         """A message was unreadable. The stored key is the truth: fail only if that does not help."""
         self.decode_errors += 1
-        entry.suspicion = error
+        entry.suspicion = error, payload
         self._want_read(entry)
 
     def _fail(self, entry: _Entry, error: AsyncResultError) -> None:
@@ -400,7 +404,7 @@ class Waiters:
                 if sent is not None and not outcome.ready:
                     self._missed(entry, sent)
             elif sent is None:
-                self._suspect(entry, outcome)
+                self._suspect(entry, outcome, payload)
             else:
                 self.decode_errors += 1
                 self._fail(entry, outcome)

@@ -10,7 +10,7 @@ import pytest
 from asyncresult import _waiters, codec
 from asyncresult._waiters import Waiters
 from asyncresult._wire import Wire
-from asyncresult.errors import AsyncResultError, BackendError
+from asyncresult.errors import AsyncResultError, BackendError, ResultDecodeError
 from asyncresult.meta import TaskMeta
 from tests.tools.simulation import Violation, explore
 
@@ -180,7 +180,7 @@ class Table(Waiters):
         self.subscribed_to: list[bytes] = []
         self.given_up: list[bytes] = []
         self.asked: list[bytes] = []
-        self.decoding: list[Callable[[TaskMeta], None]] = []
+        self.decoding: list[Callable[[TaskMeta | ResultDecodeError], object]] = []
 
         def decode(task_id: str, payload: bytes, small: bool) -> TaskMeta:
             if len(payload) >= codec.LARGE_PAYLOAD_BYTES:
@@ -201,7 +201,9 @@ class Table(Waiters):
     def fetch(self, keys: list[bytes]) -> None:
         self.asked += keys
 
-    def decode_large(self, task_id: str, payload: bytes, done: Any) -> None:
+    def decode_large(
+        self, task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], object]
+    ) -> None:
         self.decoding.append(done)
 
 
@@ -257,6 +259,32 @@ def test_a_large_record_that_is_not_final_and_was_read_too_early_is_read_again()
     done(TaskMeta(task_id="t", status="PROGRESS"))
     table.loop.run()
     assert table.asked == [b"k", b"k"]
+
+
+@pytest.mark.parametrize("stored", [b"bad", b"good"])
+def test_a_large_payload_that_could_not_be_read_is_not_decoded_again(stored: bytes) -> None:
+    """A message is a hint only: what is stored decides, unless it is the same."""
+    table = Table()
+    waiter = Waiter(table, b"k")
+    table.loop.run()
+    table.acked([b"k"])
+    table.read([(b"k", None)])
+    table.loop.run()
+    table.read([(b"k", None)])
+    bad, found = (word * codec.LARGE_PAYLOAD_BYTES for word in (b"bad", stored))
+    table.pushed(b"k", bad)
+    error = ResultDecodeError("bad")
+    table.decoding.pop()(error)
+    table.loop.run()
+    assert not waiter.errors
+    table.read([(b"k", found)])
+    if found == bad:
+        assert waiter.errors == [error]
+    else:
+        assert not waiter.errors
+        table.decoding.pop()(TaskMeta(task_id="t", status="SUCCESS"))
+        assert [meta.status for meta in waiter.metas] == ["SUCCESS"]
+    assert not table.decoding
 
 
 def test_waits_given_up_while_nothing_can_be_read_leave_nothing_behind() -> None:
