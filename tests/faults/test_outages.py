@@ -161,7 +161,7 @@ async def test_p2_client_kill_storms(redis_server: RedisServer, backend: Backend
     await nothing_left(redis_server, backend)
 
 
-@pytest.mark.parametrize("seconds", [3.0, pytest.param(30.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [8.0, pytest.param(30.0, marks=pytest.mark.slow)])
 async def test_p3_a_long_outage(durable: RedisServer, seconds: float) -> None:
     with durable:
         async with connect(durable.url(), heartbeat=0.5) as backend:
