@@ -292,7 +292,7 @@ class Codec:
             status=fields["status"],
             result=fields.get("result"),
             traceback=fields.get("traceback"),
-            children=fields.get("children"),
+            children_raw=tuple(children) if isinstance(children := fields.get("children"), list) else children,
             date_done_raw=fields.get("date_done"),
             extra=extra or None,
             **{name: fields.get(name) for name in _OPTIONAL_FIELDS},

@@ -1520,7 +1520,7 @@ def test_round_trip(value: Any) -> None:
 
 def test_fields_are_written_in_celerys_order() -> None:
     meta = TaskMeta(
-        task_id=ID, status=SUCCESS, result=1, traceback="t", children=[],
+        task_id=ID, status=SUCCESS, result=1, traceback="t", children_raw=(),
         date_done_raw=datetime(2024, 1, 2, tzinfo=UTC),
         group_id="g", parent_id="p", name="n", args=(1,), kwargs={"k": 2}, worker="w", retries=0, queue="q",
         extra={"stamped_headers": ["s"], "s": 1, "status": "forged", "task_id": "forged"},

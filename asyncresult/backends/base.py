@@ -516,7 +516,7 @@ class Backend(ABC):
             "date_done_raw": datetime.now(UTC).isoformat() if state in READY_STATES else None,
         }
         if request is not None:
-            fields["children"] = [child.as_tuple() for child in getattr(request, "children", None) or ()]
+            fields["children_raw"] = tuple(child.as_tuple() for child in getattr(request, "children", None) or ())
             fields["group_id"] = getattr(request, "group", None)
             fields["parent_id"] = getattr(request, "parent_id", None)
             fields["heartbeat"] = getattr(request, "heartbeat", None)
