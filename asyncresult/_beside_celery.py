@@ -13,11 +13,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
-import msgspec
-
 from ._handle import AsyncResult
 from .errors import AsyncResultError, NotReady, ResultTimeout, TaskRevoked, _rebuild
-from .meta import TaskMeta
+from .meta import TaskMeta, stored_fields
 
 __all__ = [
     "allow_join_result",
@@ -137,8 +135,7 @@ _ALWAYS = frozenset({"task_id", "status", "result", "traceback", "children", "da
 
 def document(handle: AsyncResult[Any], meta: TaskMeta) -> dict[str, Any]:
     """A record as Celery hands it to ``on_message``: a dict, with the exception rebuilt."""
-    fields = msgspec.structs.asdict(meta)
-    fields |= {"date_done": fields.pop("date_done_raw"), **(fields.pop("extra") or {})}
+    fields = stored_fields(meta)
     failure = handle._failure(meta)
     if failure is not None:
         fields["result"] = in_celerys_terms(failure)

@@ -16,7 +16,7 @@ import msgspec
 from .errors import ResultDecodeError
 from .states import FAILURE, READY_STATES, SUCCESS
 
-__all__ = ["TaskMeta"]
+__all__ = ["TaskMeta", "stored_fields"]
 
 # datetime.fromisoformat of Python 3.11 and later reads every ISO 8601 form that Celery ever wrote, but
 # also week dates and the like: harmless. Anything that does not begin like a date is refused first.
@@ -130,3 +130,10 @@ class TaskMeta(
                 task_id=self.task_id,
             )
         return done if done.tzinfo is not None else done.replace(tzinfo=UTC)
+
+
+def stored_fields(meta: TaskMeta) -> dict[str, Any]:
+    """The record as the mapping that Celery passes around: every field under the name that is stored."""
+    fields = msgspec.structs.asdict(meta)
+    del fields["children_raw"], fields["date_done_raw"], fields["extra"]
+    return {**(meta.extra or {}), **fields, "children": meta.children, "date_done": meta.date_done_raw}

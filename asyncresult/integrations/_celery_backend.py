@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import msgspec
 from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
@@ -21,7 +20,7 @@ from .. import _portal
 from .._streams import Completed
 from ..backends.base import Backend
 from ..errors import ResultTimeout
-from ..meta import TaskMeta
+from ..meta import TaskMeta, stored_fields
 from ..result import AsyncResult, ResultSet
 from ._celery_config import make_backend, once
 
@@ -97,7 +96,7 @@ class _Waiting:
 
         async def wait(post: _portal.Post) -> TaskMeta:
             def watch(meta: TaskMeta) -> None:
-                post(on_message, _document(meta))
+                post(on_message, stored_fields(meta))
 
             await handle.get(timeout, propagate=False, on_message=watch if on_message is not None else None)
             return await handle.meta()
@@ -106,7 +105,7 @@ class _Waiting:
             meta = _portal.run_with_callbacks(wait, interval=INTERVAL, on_interval=on_interval)
         except ResultTimeout:
             raise CeleryTimeoutError("The operation timed out.") from None
-        result._maybe_set_cache(_document(meta))
+        result._maybe_set_cache(stored_fields(meta))
         return result.maybe_throw(callback=callback, propagate=propagate)
 
     def iter_native(
@@ -142,9 +141,9 @@ class _Waiting:
                     if meta is None or not meta.ready:  # its record cannot be read
                         raise handle.exception or AssertionError("a handle that is done knows why")
                     for node in waiting[handle]:
-                        node._maybe_set_cache(_document(meta))
+                        node._maybe_set_cache(stored_fields(meta))
                         if on_message is not None:
-                            on_message(_document(meta))
+                            on_message(stored_fields(meta))
                         yield node.id, node._cache
                 if on_interval is not None:
                     on_interval()
@@ -198,9 +197,3 @@ async def _take(completed: Completed[Any]) -> list[AsyncResult[Any]]:
         if not completed._feed.items:
             break
     return done
-
-
-def _document(meta: TaskMeta) -> dict[str, Any]:
-    """A record as Celery decodes it."""
-    fields = msgspec.structs.asdict(meta)
-    return {**(fields.pop("extra") or {}), "date_done": fields.pop("date_done_raw"), **fields}
