@@ -313,7 +313,8 @@ class TestHeartbeat:
         self, backend: Backend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         handle = AsyncResult[None]("t")
-        watching = asyncio.create_task(states(handle))
+        stream = handle.updates(timeout=10)
+        assert (await anext(stream)).status == "PENDING"
         await waits_for(backend, 1)
         # As many may be missing as come in five seconds, because a busy machine stands still for some.
         monkeypatch.setattr("asyncresult.meta.MISSED_HEARTBEATS", 250)
@@ -323,7 +324,7 @@ class TestHeartbeat:
             later = await backend.get_meta("t")
             assert not later.stale
             assert later.stale_at > first.stale_at
-        assert [meta.status for meta in await watching] == ["PENDING", "STARTED", "SUCCESS"]
+        assert [meta.status async for meta in stream] == ["STARTED", "SUCCESS"]
         assert (await backend.get_meta("t")).heartbeat is None
 
     async def test_a_dead_worker_is_told_of_once(self, backend: Backend) -> None:
@@ -424,13 +425,14 @@ class TestRevoke:
             pass  # from here on it is known that there are workers
         handle = elsewhere.result("t")
         assert await handle.revoke(wait=True, timeout=0.05) == []
-        watching = asyncio.create_task(states(handle))
+        stream = handle.updates(timeout=10)
+        assert (await anext(stream)).status == "PENDING"
         await waits_for(elsewhere, 1)
         for ignore in (False, True):
             with pytest.raises(TaskRevoked):
                 async with backend.track("t", ignore_result=ignore):
                     pytest.fail("entered")
-        assert [meta.status for meta in await watching] == ["PENDING", "REVOKED"]
+        assert [meta.status async for meta in stream] == ["REVOKED"]
 
     async def test_forget_lifts_it(self, backend: Backend, elsewhere: Backend) -> None:
         async with backend.track():
