@@ -94,8 +94,7 @@ class _Entry:
         self.listeners: Listener | dict[int, Listener] | None = listener
         self.subscription = _NONE
         self.read = _IDLE
-        # A published record that could not be read: only a hint, so the key is asked before anybody fails. And its
-        # payload, if that is large.
+        # What was published and could not be read: only a hint, so the key is asked before anybody fails.
         self.suspicion: tuple[ResultDecodeError, bytes] | None = None
         # Since the last read was sent a state was published: what that read finds may be older.
         self.overtaken = False
@@ -312,7 +311,7 @@ class Waiters:
             self._decode_large(entry, payload)
             return
         except ResultDecodeError as error:
-            self._suspect(entry, error, b"")
+            self._suspect(entry, error, payload)
             return
         self._take(entry, meta, pushed=True)
 

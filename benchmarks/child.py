@@ -59,8 +59,7 @@ def client(job: dict[str, Any]) -> None:
         finish(adapter.open())
         if job["warm"]:
             finish(adapter.warm())
-        # What the runner needs and has left behind is not the contender's to collect.
-        gc.collect()
+            gc.collect()  # what the runner needs and has left behind is not the contender's to collect
         say("ready")
         hear()
         cpu = time.process_time()

@@ -1518,6 +1518,19 @@ def test_round_trip(value: Any) -> None:
         assert repr(read(ID, payload).result) == repr(plain(value))
 
 
+def test_a_record_of_plain_values_is_nothing_for_the_garbage_collector() -> None:
+    assert not gc.is_tracked(PLAIN.decode(ID, record(result=1, children=[])))
+    assert gc.is_tracked(PLAIN.decode(ID, record(result=1, children=[[["a", None], None]])))
+
+
+@pytest.mark.parametrize("children", [None, [], [[["a", None], None]], "abc", {}])
+def test_children_are_a_list_whichever_way_they_were_read(children: Any) -> None:
+    payload = record(result=1, children=children)
+    escaped = payload.replace(b"SUCCESS", rb"\u0053UCCESS")  # the slow way
+    assert PLAIN.decode(ID, payload).children == children
+    assert PLAIN.decode(ID, escaped) == PLAIN.decode(ID, payload) == PLAIN.decode_large(ID, payload)
+
+
 def test_fields_are_written_in_celerys_order() -> None:
     meta = TaskMeta(
         task_id=ID, status=SUCCESS, result=1, traceback="t", children_raw=(),
