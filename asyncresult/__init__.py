@@ -6,11 +6,11 @@ import importlib
 from asyncio import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import TYPE_CHECKING
 
-from ._handle import AsyncResult
-from ._updates import Updates
-from .backends import connect, current_backend
-from .backends.base import Backend, BackendStats, handles
-from .codec import register_type
+from ._handles.handle import AsyncResult
+from ._handles.updates import Updates
+from ._storage.store import Backend, BackendStats, handles
+from .backend import connect, current_backend
+from .codec.codec import register_type
 from .errors import (
     AsyncResultError,
     BackendClosed,
@@ -32,7 +32,7 @@ from .version import __version__
 
 # What many programs never use is imported when somebody asks for it (benchmarks: import).
 if TYPE_CHECKING:
-    from ._executor import Executor, value_of
+    from .executor import Executor, value_of
     from .graph import DependencyGraph
     from .promise import Promise, Settled
     from .result import EagerResult, GroupResult, ResultSet, as_completed, gather, result_from_tuple, scope, wait
@@ -84,7 +84,7 @@ __all__ = [
 
 if not TYPE_CHECKING:  # a type checker that sees __getattr__ lets every name pass
     _ROOMS = {
-        "_executor": ("Executor", "value_of"),
+        "executor": ("Executor", "value_of"),
         "control": (),
         "graph": ("DependencyGraph",),
         "promise": ("Promise", "Settled"),

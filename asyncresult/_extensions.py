@@ -1,7 +1,7 @@
 """Finding an integration that the core does not import.
 
-An integration announces itself as an entry point of the group ``asyncresult.doors``, under the name of the
-package that it opens: ``celery = "asyncresult.integrations.celery"``. It is imported when an object of that
+An integration announces itself as an entry point of the group ``asyncresult.integrations``, under the name of the
+package that it serves: ``celery = "asyncresult.integrations.celery"``. It is imported when an object of that
 package is handed to us, so not before it is needed; another distribution can bring one along.
 """
 
@@ -10,29 +10,29 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-__all__ = ["door_for"]
+__all__ = ["integration_for"]
 
-GROUP = "asyncresult.doors"
+GROUP = "asyncresult.integrations"
 
 
-def door_for(thing: object) -> Any:
+def integration_for(thing: object) -> Any:
     """The integration for the package that the class of ``thing``, or a base of it, comes from.
 
     Raises:
         TypeError: There is none.
     """
     for cls in type(thing).__mro__:
-        door = _door(cls.__module__.partition(".")[0])
-        if door is not None:
-            return door
+        found = _integration(cls.__module__.partition(".")[0])
+        if found is not None:
+            return found
     raise TypeError(
         f"{type(thing).__module__}.{type(thing).__qualname__} is neither a URL nor of a package that an"
-        f" installed integration opens (entry points of the group {GROUP!r})"
+        f" installed integration serves (entry points of the group {GROUP!r})"
     )
 
 
 @functools.cache
-def _door(package: str) -> Any:
+def _integration(package: str) -> Any:
     from importlib.metadata import entry_points  # as slow as the rest of asyncresult together
 
     for entry in entry_points(group=GROUP, name=package):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .._doors import door_for
-from .base import Backend, entered_backend
+from ._extensions import integration_for
+from ._storage.store import Backend, entered_backend
 
 __all__ = ["connect", "current_backend"]
 
@@ -44,23 +44,23 @@ def connect(url: Any = None, **options: Any) -> Backend:
     if url is None:
         url = os.environ.get(URL_VARIABLE) or "memory://"
     if not isinstance(url, str):
-        backend: Backend = door_for(url).connect(url, **options)
+        backend: Backend = integration_for(url).connect(url, **options)
         return backend
     scheme, separator, rest = url.partition("://")
     if scheme in _SINGLE_SERVER and separator:
-        from .redis import RedisBackend  # not before it is needed: redis-py takes long to import
+        from ._redis.engine import RedisBackend  # not before it is needed: redis-py takes long to import
 
         return RedisBackend(url, **options)
     if scheme in _SENTINEL and separator:
-        from .sentinel import SentinelBackend
+        from ._redis.sentinel import SentinelBackend
 
         return SentinelBackend(url, **options)
     if scheme in _CLUSTER and separator:
-        from .cluster import ClusterBackend
+        from ._redis.cluster import ClusterBackend
 
         return ClusterBackend(url, **options)
     if scheme == "memory" and separator:
-        from .memory import MemoryBackend
+        from ._storage.memory import MemoryBackend
 
         return MemoryBackend.from_url(rest, options)
     known = ", ".join(f"{known}://" for known in KNOWN_SCHEMES)

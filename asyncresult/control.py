@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .backends.base import Backend, Engine
+from ._storage.store import Backend, Engine
 from .errors import AsyncResultError, BackendClosed, BackendError
 from .meta import TaskMeta
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
-from .backends import current_backend
-from .backends.base import Backend, check_task_id, handles
-from .codec import Codec
+from ._storage.store import Backend, check_task_id, handles
+from .backend import current_backend
+from .codec.codec import Codec
 from .control import Revocation
 from .errors import TaskFailed
 from .meta import TaskMeta

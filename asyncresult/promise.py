@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, Never, TypeAlias, TypeVar, overload
 
-from ._promise import (
+from ._promise_core import (
     FULFILLED,
     REJECTED,
     BasePromise,

@@ -5,13 +5,13 @@ The machinery stands in :mod:`._handle`, :mod:`._eager`, :mod:`._sets` and :mod:
 
 from __future__ import annotations
 
-from ._eager import EagerResult
-from ._handle import AsyncResult
-from ._scope import Scope, scope
-from ._sets import GroupResult, ResultSet, as_completed, gather, wait
-from ._streams import Completed, SetUpdates
-from ._tree import result_from_tuple
-from ._updates import Updates
+from ._handles.eager import EagerResult
+from ._handles.handle import AsyncResult
+from ._handles.scope import Scope, scope
+from ._handles.sets import GroupResult, ResultSet, as_completed, gather, wait
+from ._handles.streams import Completed, SetUpdates
+from ._handles.tree import result_from_tuple
+from ._handles.updates import Updates
 
 __all__ = [
     "AsyncResult",

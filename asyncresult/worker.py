@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from .backends.base import Backend, check_task_id, handles
+from ._storage.store import Backend, check_task_id, handles
 from .control import Revocation
 from .errors import AsyncResultError, ResultEncodeError, TaskRevoked
 from .states import FAILURE, PROGRESS, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS

@@ -30,8 +30,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncresult import _failures, _values, codec
-from asyncresult.codec import Codec, RemoteTraceback, convert, register_type
+from asyncresult.codec import Codec, RemoteTraceback, codec, convert, register_type
+from asyncresult.codec import exceptions as _failures
+from asyncresult.codec import json as _values
 from asyncresult.errors import (
     ResultDecodeError,
     ResultEncodeError,

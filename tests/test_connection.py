@@ -13,9 +13,9 @@ from typing import Any, cast
 import hiredis
 import pytest
 
-from asyncresult._connection import BACKOFF_FIRST, BACKOFF_LAST, Subscriber
-from asyncresult._waiters import Waiters
-from asyncresult._wire import Wire
+from asyncresult._redis.subscriber import BACKOFF_FIRST, BACKOFF_LAST, Subscriber
+from asyncresult._redis.wire import Wire
+from asyncresult._storage.waiters import Waiters
 from asyncresult.errors import AsyncResultError, BackendError, BackendPermissionError, BackendUnavailable
 from asyncresult.meta import TaskMeta
 

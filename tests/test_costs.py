@@ -22,8 +22,8 @@ import pytest
 
 import asyncresult
 from asyncresult import AsyncResult, ResultSet
-from asyncresult._wire import Wire
-from asyncresult.backends.base import Backend
+from asyncresult._redis.wire import Wire
+from asyncresult._storage.store import Backend
 from tests.tools.servers import RedisServer
 
 N = 1000

@@ -25,8 +25,9 @@ import pytest
 import asyncresult
 import asyncresult.sync
 from asyncresult import AsyncResult, _portal
-from asyncresult.backends import KNOWN_SCHEMES, _options
-from asyncresult.backends.base import Backend
+from asyncresult._redis import options as _options
+from asyncresult._storage.store import Backend
+from asyncresult.backend import KNOWN_SCHEMES
 from tests.tools import api_reference
 from tests.tools.celery_worker import CeleryWorker
 from tests.tools.servers import RedisServer

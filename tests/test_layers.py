@@ -22,51 +22,53 @@ PACKAGE = Path(__file__).parents[1] / "asyncresult"
 TABLE = [
     ("doors", "cli integrations.*"),
     ("faces", "__init__ sync"),
-    ("faces", "_sync_executor"),
-    ("faces", "_sync_sets"),
-    ("faces", "_sync_result"),
-    ("faces", "_sync_base"),
-    ("faces", "_sync_backend"),
-    ("faces", "_beside_celery"),
-    ("handles", "result"),
-    ("handles", "_eager _scope _tree"),
-    ("handles", "_sets"),
-    ("handles", "_streams"),
-    ("handles", "_joins"),
-    ("handles", "_handle"),
-    ("handles", "_updates"),
-    ("verbs", "_executor"),
+    ("faces", "sync.executor"),
+    ("faces", "sync.sets"),
+    ("faces", "sync.result"),
+    ("faces", "sync.base"),
+    ("faces", "sync.backend"),
+    ("faces", "sync.celery"),
+    ("handles", "result _handles"),
+    ("handles", "_handles.eager _handles.scope _handles.tree"),
+    ("handles", "_handles.sets"),
+    ("handles", "_handles.streams"),
+    ("handles", "_handles.joins"),
+    ("handles", "_handles.handle"),
+    ("handles", "_handles.updates"),
+    ("verbs", "executor"),
     ("verbs", "worker"),
     ("verbs", "control"),
-    ("storage", "backends"),
-    ("storage", "backends.sentinel backends.cluster"),
-    ("storage", "backends.memory backends.redis"),
-    ("storage", "backends._client backends._stores"),
-    ("storage", "backends.base backends._commands backends._options"),
-    ("loop", "promise _waiters _connection _portal"),
-    ("loop", "_promise _thenable"),
-    ("machines", "codec graph _wire"),
-    ("machines", "_failures _values"),
-    ("records", "meta _doors"),
+    ("storage", "backend"),
+    ("storage", "_redis _storage"),
+    ("storage", "_redis.sentinel _redis.cluster"),
+    ("storage", "_storage.memory _redis.engine"),
+    ("storage", "_redis.connection _redis.writes"),
+    ("storage", "_storage.store _redis.pump _redis.options"),
+    ("loop", "promise _storage.waiters _redis.subscriber _portal"),
+    ("loop", "_promise_core _thenable"),
+    ("machines", "codec"),
+    ("machines", "codec.codec graph _redis.wire"),
+    ("machines", "codec.exceptions codec.json"),
+    ("records", "meta _extensions"),
     ("words", "errors states version"),
 ]
 
 # Imports against the order that are right all the same: (importer, imported): reason. Each must be in use.
 SIDEWAYS = {
-    ("_handle", "_tree"): "the walks over children are methods of a handle, and made of handles",
-    ("_sets", "_tree"): "GroupResult.restore makes handles of any kind",
-    ("_sync_backend", "_sync_result"): "backend.result() gives a handle",
-    ("_sync_backend", "_sync_sets"): "backend.results() gives a set of them",
-    ("_sync_result", "_sync_sets"): "children may be groups",
+    ("_handles.handle", "_handles.tree"): "the walks over children are methods of a handle, and made of handles",
+    ("_handles.sets", "_handles.tree"): "GroupResult.restore makes handles of any kind",
+    ("sync.backend", "sync.result"): "backend.result() gives a handle",
+    ("sync.backend", "sync.sets"): "backend.results() gives a set of them",
+    ("sync.result", "sync.sets"): "children may be groups",
 }
 TYPES_ONLY = {
     ("_thenable", "promise"): "what then() gives; a promise is one itself",
-    ("_handle", "_sets"): "children may be groups",
-    ("_updates", "result"): "a stream tells of handles",
-    ("backends.base", "result"): "backend.result() gives a handle; the handles register the class",
-    ("backends.base", "worker"): "backend.track() gives a context; its room registers the class",
+    ("_handles.handle", "_handles.sets"): "children may be groups",
+    ("_handles.updates", "result"): "a stream tells of handles",
+    ("_storage.store", "result"): "backend.result() gives a handle; the handles register the class",
+    ("_storage.store", "worker"): "backend.track() gives a context; its room registers the class",
     ("worker", "result"): "a task's children are handles",
-    ("_executor", "result"): "what is submitted gives a handle; the handles register the classes",
+    ("executor", "result"): "what is submitted gives a handle; the handles register the classes",
 }
 
 # No loop and no I/O below the layer "loop", and in the machines no clock: what they do depends on their input alone.
@@ -78,9 +80,9 @@ DEPENDENCIES = {"anyio", "hiredis", "msgspec", "redis"}
 
 # Uses of a forbidden name that are right all the same: (module, name): reason. Each must be in use.
 ALLOWED = {
-    ("_promise", "__del__"): "notes a rejection that nobody looked at; no I/O, no lock",
+    ("_promise_core", "__del__"): "notes a rejection that nobody looked at; no I/O, no lock",
     ("__init__", "import_module"): "its own rooms, by names that stand in the source",
-    ("_values", "import_module"): "optional packages, by names that stand in the source",
+    ("codec.json", "import_module"): "optional packages, by names that stand in the source",
 }
 
 
@@ -174,8 +176,8 @@ def wrong_imports(importer: str, source: str) -> list[str]:
             top = found.imported[1:].partition(".")[0]
             if top in STILL.get(layer_of(importer), ()):
                 wrong.append(f"{found}: no loop, no clock, no I/O here")
-            if top == "socket" and importer != "_connection":
-                wrong.append(f"{found}: sockets are for _connection only")
+            if top == "socket" and importer != "_redis.subscriber":
+                wrong.append(f"{found}: sockets are for _redis.subscriber only")
             if top not in {*sys.stdlib_module_names, *DEPENDENCIES} and layer_of(importer) != "doors":
                 wrong.append(f"{found}: not a dependency of the package")
             continue
@@ -195,7 +197,7 @@ def wrong_imports(importer: str, source: str) -> list[str]:
 # --- names that appear nowhere
 
 _ENDS_A_CANCELLATION = "on Python 3.11 it can swallow a cancellation: one future and one call_later, or asyncio.timeout"
-_SOCKETS = "sockets are for _connection only"
+_SOCKETS = "sockets are for _redis.subscriber only"
 _RUNS_WHAT_REDIS_HOLDS = "it would run what Redis holds"
 FORBIDDEN = {
     "asyncio.wait_for": _ENDS_A_CANCELLATION,
@@ -243,7 +245,7 @@ def forbidden_names(module: str, source: str) -> list[str]:
         for name, line in names_in(source)
         if name in FORBIDDEN
         and (module, name) not in ALLOWED
-        and not (module == "_connection" and FORBIDDEN[name] is _SOCKETS)
+        and not (module == "_redis.subscriber" and FORBIDDEN[name] is _SOCKETS)
         and not (layer_of(module) == "doors" and name == "import_module")
     ]
 
@@ -296,18 +298,18 @@ def test_every_exception_is_needed() -> None:
         ("meta", "from asyncresult import AsyncResult", "__init__: not below it"),
         ("errors", "from .states import SUCCESS", "states: not below it"),
         ("graph", "import asyncio", "no loop, no clock"),
-        ("_wire", "from time import monotonic", "no loop, no clock"),
+        ("_redis.wire", "from time import monotonic", "no loop, no clock"),
         ("result", "from .integrations import celery", "nobody imports a door"),
         ("result", "if TYPE_CHECKING:\n  from .integrations.celery import App", "nobody imports a door"),
         ("result", "from .nonsense import x", "nonsense: not in the table"),
         ("nonsense", "from .errors import x", "errors: not in the table"),
         ("result", "import celery", "not a dependency"),
-        ("backends.redis", "import socket", "sockets are for _connection"),
-        ("backends.redis", "from .sentinel import x", "backends.sentinel: not below it"),
-        ("backends.redis", "from .memory import x", "backends.memory: not below it"),
-        ("backends.redis", "from . import connect", "backends: not below it"),
-        ("backends.redis", "from .. import result", "result: not below it"),
-        ("backends", "from ..result import AsyncResult", "result: not below it"),
+        ("_redis.engine", "import socket", "sockets are for _redis.subscriber"),
+        ("_redis.engine", "from .sentinel import x", "_redis.sentinel: not below it"),
+        ("_redis.engine", "from .._storage.memory import x", "_storage.memory: not below it"),
+        ("_redis.engine", "from ..backend import connect", "backend: not below it"),
+        ("_redis.engine", "from .. import result", "result: not below it"),
+        ("backend", "from .result import AsyncResult", "result: not below it"),
         ("__init__", "from .cli import main", "nobody imports a door"),
     ],
 )
@@ -319,12 +321,15 @@ def test_a_wrong_import_is_found(module: str, source: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("codec", "from .meta import TaskMeta\nfrom . import errors\nimport json, msgspec"),
+        ("codec.codec", "from ..meta import TaskMeta\nfrom .. import errors\nimport json, msgspec"),
         ("result", "def f():\n  from .promise import Promise"),
-        ("backends.base", "if TYPE_CHECKING:\n  from ..result import AsyncResult"),
-        ("backends.redis", "import asyncio, redis.asyncio\nfrom .base import Backend\nfrom .. import _connection"),
-        ("backends", "from . import memory\nfrom .redis import RedisBackend"),
-        ("_connection", "import socket"),
+        ("_storage.store", "if TYPE_CHECKING:\n  from ..result import AsyncResult"),
+        (
+            "_redis.engine",
+            "import asyncio, redis.asyncio\nfrom .._storage.store import Backend\nfrom . import subscriber",
+        ),
+        ("backend", "from ._storage import memory\nfrom ._redis.engine import RedisBackend"),
+        ("_redis.subscriber", "import socket"),
         ("integrations.celery", "import celery\nfrom .. import AsyncResult\nfrom .shared import x"),
         ("__init__", "from .result import AsyncResult\nfrom . import errors"),
     ],

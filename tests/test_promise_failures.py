@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from asyncresult import _promise
+from asyncresult import _promise_core as _promise
 from asyncresult.promise import Promise
 from tests.tools.promises import Thenable, deferred, loop_errors, ticks
 

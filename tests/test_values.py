@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncresult import _values
+from asyncresult.codec import json as _values
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.datetimes() | st.uuids()
 keys = st.text() | st.integers() | st.booleans() | st.none() | st.floats()

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from asyncresult import _waiters, codec
-from asyncresult._waiters import Waiters
-from asyncresult._wire import Wire
+from asyncresult._redis.wire import Wire
+from asyncresult._storage import waiters as _waiters
+from asyncresult._storage.waiters import Waiters
+from asyncresult.codec import codec
 from asyncresult.errors import AsyncResultError, BackendError, ResultDecodeError
 from asyncresult.meta import TaskMeta
 from tests.tools.simulation import Violation, explore

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncresult import _wire
-from asyncresult._wire import Acked, Denied, Dropped, Event, Pong, ProtocolError, Ready, Refused, Wire, slot_of
+from asyncresult._redis import wire as _wire
+from asyncresult._redis.wire import Acked, Denied, Dropped, Event, Pong, ProtocolError, Ready, Refused, Wire, slot_of
 
 SECRET = "hunter2-and-more"
 HELLO = b"%1\r\n$5\r\nproto\r\n:3\r\n"

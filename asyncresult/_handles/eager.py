@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from ._handle import AsyncResult
-from .backends.base import Backend
-from .control import Reply
-from .errors import TaskRevoked
-from .meta import TaskMeta
-from .states import EXCEPTION_STATES, PROPAGATE_STATES, READY_STATES, REVOKED, SUCCESS
+from .._storage.store import Backend
+from ..control import Reply
+from ..errors import TaskRevoked
+from ..meta import TaskMeta
+from ..states import EXCEPTION_STATES, PROPAGATE_STATES, READY_STATES, REVOKED, SUCCESS
+from .handle import AsyncResult
 
 __all__ = ["EagerResult"]
 

@@ -17,22 +17,22 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mappin
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from ._doors import door_for
-from ._thenable import Thenable
-from ._updates import Observer, Updates
-from .backends import current_backend
-from .backends.base import LOOK_ONCE_TIMEOUT, Backend, check_task_id, check_timeout, handles
-from .codec import convert
-from .errors import AsyncResultError, NotReady, ResultTimeout
-from .meta import TaskMeta
-from .states import EXCEPTION_STATES, PENDING, PROPAGATE_STATES, READY_STATES, SUCCESS
+from .._extensions import integration_for
+from .._storage.store import LOOK_ONCE_TIMEOUT, Backend, check_task_id, check_timeout, handles
+from .._thenable import Thenable
+from ..backend import current_backend
+from ..codec.codec import convert
+from ..errors import AsyncResultError, NotReady, ResultTimeout
+from ..meta import TaskMeta
+from ..states import EXCEPTION_STATES, PENDING, PROPAGATE_STATES, READY_STATES, SUCCESS
+from .updates import Observer, Updates
 
 if TYPE_CHECKING:
-    from ._sets import GroupResult
-    from ._waiters import Waiters
-    from .control import Reply
-    from .graph import DependencyGraph
-    from .promise import Promise
+    from .._storage.waiters import Waiters
+    from ..control import Reply
+    from ..graph import DependencyGraph
+    from ..promise import Promise
+    from .sets import GroupResult
 
 __all__ = ["AsyncResult", "Callback"]
 
@@ -258,7 +258,7 @@ class AsyncResult(Thenable[T_co]):
                 raise
             except asyncio.CancelledError:
                 if on_cancel == "revoke":
-                    from .control import revoke_in_background
+                    from ..control import revoke_in_background
 
                     revoke_in_background(self.backend, [self.id])
                 raise
@@ -481,7 +481,7 @@ class AsyncResult(Thenable[T_co]):
     # -- callbacks, promises, futures -----------------------------------------------------------------------
 
     def _promise(self) -> Promise[T_co]:
-        from .promise import Promise  # few handles become promises (benchmarks: import)
+        from ..promise import Promise  # few handles become promises (benchmarks: import)
 
         promise: Promise[T_co] = Promise()
         promise._silence()  # hidden: what is derived from it reports a rejection that nobody sees
@@ -618,7 +618,7 @@ class AsyncResult(Thenable[T_co]):
 
         Raises: as :meth:`meta`; ResultDecodeError also when the children are not in Celery's form.
         """
-        from ._tree import children_of
+        from .tree import children_of
 
         return children_of(self, await self.meta())
 
@@ -717,7 +717,7 @@ class AsyncResult(Thenable[T_co]):
             BackendError: Nobody can be reached, or the request could not be sent. It never pretends.
             BackendClosed: The backend was closed.
         """
-        from .control import revoke  # as slow to import as the handles themselves (benchmarks: import)
+        from ..control import revoke  # as slow to import as the handles themselves (benchmarks: import)
 
         return await revoke(self.backend, [self.id], terminate=terminate, signal=signal, wait=wait, timeout=timeout)
 
@@ -738,7 +738,7 @@ class AsyncResult(Thenable[T_co]):
 
         Returns, raises: as :meth:`revoke`.
         """
-        from .control import revoke_by_stamped_headers
+        from ..control import revoke_by_stamped_headers
 
         return await revoke_by_stamped_headers(
             self.backend, headers, terminate=terminate, signal=signal, wait=wait, timeout=timeout
@@ -775,7 +775,7 @@ class AsyncResult(Thenable[T_co]):
 
         Raises: as :meth:`get`; the first failing task ends the walk.
         """
-        from ._tree import collect
+        from .tree import collect
 
         async for pair in collect(self, intermediate, timeout):
             yield pair
@@ -792,7 +792,7 @@ class AsyncResult(Thenable[T_co]):
 
         Raises: as :meth:`meta`; NotReady when a node still runs and ``intermediate`` is False.
         """
-        from ._tree import iterdeps
+        from .tree import iterdeps
 
         async for pair in iterdeps(self, intermediate):
             yield pair
@@ -806,7 +806,7 @@ class AsyncResult(Thenable[T_co]):
 
         Raises: as :meth:`iterdeps`.
         """
-        from ._tree import build_graph
+        from .tree import build_graph
 
         return await build_graph(self, intermediate, formatter)
 
@@ -823,7 +823,7 @@ class AsyncResult(Thenable[T_co]):
         Raises:
             TypeError: It is none.
         """
-        handle: AsyncResult[Any] | GroupResult[Any] = door_for(result).from_celery(result)
+        handle: AsyncResult[Any] | GroupResult[Any] = integration_for(result).from_celery(result)
         return handle
 
     def to_celery(self, app: Any) -> Any:
@@ -835,7 +835,7 @@ class AsyncResult(Thenable[T_co]):
         Raises:
             TypeError: ``app`` is none.
         """
-        return door_for(app).to_celery(self, app)
+        return integration_for(app).to_celery(self, app)
 
     def as_tuple(self) -> tuple[tuple[str, Any], None]:
         """Celery's portable form: ``((id, parent's form or None), None)``."""

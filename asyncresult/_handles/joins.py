@@ -14,13 +14,13 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ._handle import AsyncResult, Callback
-from ._waiters import READ_CHUNK
-from .backends.base import LOOK_ONCE_TIMEOUT, Backend
-from .codec import Codec, LargeRecord
-from .errors import AsyncResultError, ResultDecodeError, ResultTimeout
-from .meta import TaskMeta
-from .states import SUCCESS
+from .._storage.store import LOOK_ONCE_TIMEOUT, Backend
+from .._storage.waiters import READ_CHUNK
+from ..codec.codec import Codec, LargeRecord
+from ..errors import AsyncResultError, ResultDecodeError, ResultTimeout
+from ..meta import TaskMeta
+from ..states import SUCCESS
+from .handle import AsyncResult, Callback
 
 __all__ = ["Handle", "Join", "Many", "finish", "look_at_all", "look_at_each", "over", "timed_out"]
 

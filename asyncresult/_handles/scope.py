@@ -7,9 +7,9 @@ import logging
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ._handle import AsyncResult
-from ._sets import ResultSet
-from .errors import AsyncResultError
+from ..errors import AsyncResultError
+from .handle import AsyncResult
+from .sets import ResultSet
 
 __all__ = ["Scope", "scope"]
 

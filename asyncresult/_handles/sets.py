@@ -12,17 +12,17 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Self, TypeVar, overload
 from weakref import WeakSet
 
-from ._doors import door_for
-from ._handle import AsyncResult
-from ._joins import Join, finish, look_at_all, over, timed_out
-from ._streams import Completed, SetUpdates
-from ._thenable import Thenable
-from .backends.base import LOOK_ONCE_TIMEOUT, Backend, check_timeout, handles
-from .control import Reply, revoke
-from .errors import ResultTimeout
-from .meta import TaskMeta
-from .promise import Promise
-from .states import SUCCESS
+from .._extensions import integration_for
+from .._storage.store import LOOK_ONCE_TIMEOUT, Backend, check_timeout, handles
+from .._thenable import Thenable
+from ..control import Reply, revoke
+from ..errors import ResultTimeout
+from ..meta import TaskMeta
+from ..promise import Promise
+from ..states import SUCCESS
+from .handle import AsyncResult
+from .joins import Join, finish, look_at_all, over, timed_out
+from .streams import Completed, SetUpdates
 
 __all__ = ["GroupResult", "ResultSet", "as_completed", "gather", "wait"]
 
@@ -331,7 +331,7 @@ class ResultSet(Sequence[AsyncResult[T]], Thenable[list[T]]):
 
     def to_celery(self, app: Any) -> Any:
         """Celery's own results for these tasks, as a set or group. See :meth:`AsyncResult.to_celery`."""
-        return door_for(app).to_celery(self, app)
+        return integration_for(app).to_celery(self, app)
 
     def __eq__(self, other: object) -> bool:
         return self.results == other.results if isinstance(other, ResultSet) else NotImplemented
@@ -407,7 +407,7 @@ class GroupResult(ResultSet[T]):
             BackendError, BackendClosed: It could not be read.
             RuntimeError: No backend is given, and none is entered.
         """
-        from ._tree import restore_group
+        from .tree import restore_group
 
         return await restore_group(id, backend)
 

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from ._handle import AsyncResult
-from ._joins import Handle, Many, look_at_all, look_at_each, over, timed_out
-from ._updates import Feed, deadline_of_look, same_state
-from .backends.base import check_timeout
-from .errors import AsyncResultError, BackendUnavailable
-from .meta import TaskMeta
+from .._storage.store import check_timeout
+from ..errors import AsyncResultError, BackendUnavailable
+from ..meta import TaskMeta
+from .handle import AsyncResult
+from .joins import Handle, Many, look_at_all, look_at_each, over, timed_out
+from .updates import Feed, deadline_of_look, same_state
 
 __all__ = ["Completed", "SetUpdates"]
 

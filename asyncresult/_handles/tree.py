@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ._handle import AsyncResult
-from ._sets import GroupResult
-from .backends import current_backend
-from .backends.base import Backend
-from .errors import NotReady, ResultDecodeError
-from .graph import DependencyGraph
-from .meta import TaskMeta
+from .._storage.store import Backend
+from ..backend import current_backend
+from ..errors import NotReady, ResultDecodeError
+from ..graph import DependencyGraph
+from ..meta import TaskMeta
+from .handle import AsyncResult
+from .sets import GroupResult
 
 __all__ = ["build_graph", "children_of", "collect", "iterdeps", "restore_group", "result_from_tuple"]
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
-from .backends.base import LOOK_ONCE_TIMEOUT, check_timeout
-from .errors import AsyncResultError, BackendUnavailable, ResultTimeout
-from .meta import TaskMeta
+from .._storage.store import LOOK_ONCE_TIMEOUT, check_timeout
+from ..errors import AsyncResultError, BackendUnavailable, ResultTimeout
+from ..meta import TaskMeta
 
 if TYPE_CHECKING:
-    from .result import AsyncResult
+    from ..result import AsyncResult
 
 __all__ = ["Feed", "Updates", "deadline_of_look", "same_state"]
 

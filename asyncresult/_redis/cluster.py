@@ -40,14 +40,14 @@ from typing import Any, ClassVar
 import msgspec
 from redis.exceptions import AskError, AuthenticationError, MovedError, NoPermissionError, RedisError, ResponseError
 
-from .._connection import BACKOFF_FIRST, BACKOFF_LAST, Address, Subscriber, dial_address, permission_error
-from .._wire import SLOTS, slot_of
+from .._storage.store import BackendStats, Engine
 from ..errors import AsyncResultError, BackendClosed, BackendError, BackendUnavailable
-from ._client import Line, ask
-from ._commands import Command, Commands, Job
-from ._options import Options, parse_cluster
-from .base import BackendStats, Engine
-from .redis import RedisBackend, RedisEngine
+from .connection import Line, ask
+from .engine import RedisBackend, RedisEngine
+from .options import Options, parse_cluster
+from .pump import Command, Commands, Job
+from .subscriber import BACKOFF_FIRST, BACKOFF_LAST, Address, Subscriber, dial_address, permission_error
+from .wire import SLOTS, slot_of
 
 __all__ = ["ClusterBackend", "ClusterEngine"]
 

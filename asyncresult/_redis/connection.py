@@ -17,11 +17,11 @@ from redis.credentials import CredentialProvider
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from .._connection import Address
 from ..errors import BackendUnavailable
 from ..version import __version__
-from ._commands import Command
-from ._options import Options, cert_reqs
+from .options import Options, cert_reqs
+from .pump import Command
+from .subscriber import Address
 
 __all__ = ["LIBRARY", "Line", "ask", "credentials"]
 

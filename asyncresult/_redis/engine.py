@@ -22,15 +22,15 @@ from typing import Any, ClassVar
 
 from redis.credentials import StreamingCredentialProvider
 
-from .._connection import Address, Dial, Sink, Subscriber, dial_address
-from .._waiters import READ_CHUNK, Waiters
-from .._wire import Wire
+from .._storage.store import Backend, BackendStats, Engine
+from .._storage.waiters import READ_CHUNK, Waiters
 from ..errors import AsyncResultError, BackendClosed
-from ._client import LIBRARY, Line, credentials
-from ._commands import Command, Commands, Job, first_error
-from ._options import Options, parse
-from ._stores import RECORDS_PER_CALL, Record, Script, Stores, fail, settle
-from .base import Backend, BackendStats, Engine
+from .connection import LIBRARY, Line, credentials
+from .options import Options, parse
+from .pump import Command, Commands, Job, first_error
+from .subscriber import Address, Dial, Sink, Subscriber, dial_address
+from .wire import Wire
+from .writes import RECORDS_PER_CALL, Record, Script, Stores, fail, settle
 
 __all__ = ["RedisBackend", "RedisEngine"]
 

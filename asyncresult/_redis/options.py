@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from .._connection import Address
+from .subscriber import Address
 
 __all__ = [
     "BACKEND_OPTIONS",

@@ -33,8 +33,8 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from .._connection import BACKOFF_FIRST, BACKOFF_LAST, permission_error
 from ..errors import BackendClosed, BackendError, BackendUnavailable
+from .subscriber import BACKOFF_FIRST, BACKOFF_LAST, permission_error
 
 __all__ = ["Commands", "Job"]
 

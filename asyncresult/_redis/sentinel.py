@@ -27,14 +27,14 @@ from typing import Any, ClassVar
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from .._connection import Address, Subscriber, dial_address, permission_error
-from .._wire import Wire
+from .._storage.store import Engine
 from ..errors import AsyncResultError
-from ._client import LIBRARY, Line, ask
-from ._commands import Command, Commands, Job
-from ._options import Options, parse_sentinel
-from .base import Engine
-from .redis import RedisBackend, RedisEngine
+from .connection import LIBRARY, Line, ask
+from .engine import RedisBackend, RedisEngine
+from .options import Options, parse_sentinel
+from .pump import Command, Commands, Job
+from .subscriber import Address, Subscriber, dial_address, permission_error
+from .wire import Wire
 
 __all__ = ["SentinelBackend", "SentinelEngine"]
 

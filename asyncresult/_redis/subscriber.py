@@ -29,8 +29,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from ._wire import Acked, Denied, Dropped, Event, ProtocolError, Ready, Refused, Wire
-from .errors import AsyncResultError, BackendError, BackendPermissionError, BackendUnavailable
+from ..errors import AsyncResultError, BackendError, BackendPermissionError, BackendUnavailable
+from .wire import Acked, Denied, Dropped, Event, ProtocolError, Ready, Refused, Wire
 
 __all__ = ["Address", "Dial", "Sink", "Subscriber", "dial_address", "permission_error"]
 

@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError
 
 from ..errors import BackendClosed, BackendError
 from ..states import READY_STATES
-from ._commands import Command, Job, reply_error
+from .pump import Command, Job, reply_error
 
 __all__ = ["RECORDS_PER_CALL", "Record", "Script", "Stores", "fail", "settle"]
 

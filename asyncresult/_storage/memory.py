@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
-from .._waiters import Waiters
+from .._redis.options import split_options
 from ..errors import BackendClosed
-from ._options import split_options
-from .base import Backend, BackendStats, Engine
+from .store import Backend, BackendStats, Engine
+from .waiters import Waiters
 
 __all__ = ["MemoryBackend"]
 

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
-from ..codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec, LargeRecord
+from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec, LargeRecord
 from ..errors import BackendClosed, ResultDecodeError
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, FAILURE, PENDING, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
 
 if TYPE_CHECKING:
-    from .._waiters import Waiters
     from ..result import AsyncResult, ResultSet
     from ..worker import TaskContext
+    from .waiters import Waiters
 
 __all__ = ["Backend", "BackendStats", "Engine", "check_task_id", "check_timeout", "entered_backend", "handles"]
 

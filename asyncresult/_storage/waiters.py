@@ -34,10 +34,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from .codec import LargeRecord
-from .errors import AsyncResultError, ResultDecodeError
-from .meta import TaskMeta
-from .states import READY_STATES
+from ..codec.codec import LargeRecord
+from ..errors import AsyncResultError, ResultDecodeError
+from ..meta import TaskMeta
+from ..states import READY_STATES
 
 __all__ = ["Listener", "Source", "Waiters"]
 

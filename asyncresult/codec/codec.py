@@ -32,19 +32,13 @@ from typing import Any
 
 import msgspec
 
-from . import _failures, _values
-from ._failures import REVOKED_ERROR, RemoteTraceback, printable
-from ._values import Bytes, escapes_ascii, register_type
-from .errors import (
-    ResultDecodeError,
-    ResultEncodeError,
-    ResultTooLarge,
-    ResultTypeError,
-    TaskFailed,
-    TaskRevoked,
-)
-from .meta import TaskMeta
-from .states import EXCEPTION_STATES, PENDING, RETRY, REVOKED
+from ..errors import ResultDecodeError, ResultEncodeError, ResultTooLarge, ResultTypeError, TaskFailed, TaskRevoked
+from ..meta import TaskMeta
+from ..states import EXCEPTION_STATES, PENDING, RETRY, REVOKED
+from . import exceptions as _failures
+from . import json as _values
+from .exceptions import REVOKED_ERROR, RemoteTraceback, printable
+from .json import Bytes, escapes_ascii, register_type
 
 __all__ = [
     "DEFAULT_MAX_RESULT_BYTES",

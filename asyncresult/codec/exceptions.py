@@ -32,7 +32,7 @@ from itertools import takewhile
 from types import ModuleType
 from typing import Any
 
-from .errors import AsyncResultError
+from ..errors import AsyncResultError
 
 __all__ = ["REVOKED_ERROR", "RemoteTraceback", "annotate", "args_of", "find", "make", "printable", "read", "text_of"]
 

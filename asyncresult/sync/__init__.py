@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from asyncio import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 
-from ._beside_celery import allow_join_result, assert_will_not_block, denied_join_result
-from ._sync_backend import Backend, connect, current_backend
-from ._sync_base import ResultBase, Stream, Updates
-from ._sync_executor import Executor
-from ._sync_result import AsyncResult, EagerResult
-from ._sync_sets import GroupResult, ResultSet, as_completed, gather, result_from_tuple, wait
+from .backend import Backend, connect, current_backend
+from .base import ResultBase, Stream, Updates
+from .celery import allow_join_result, assert_will_not_block, denied_join_result
+from .executor import Executor
+from .result import AsyncResult, EagerResult
+from .sets import GroupResult, ResultSet, as_completed, gather, result_from_tuple, wait
 
 __all__ = [
     "ALL_COMPLETED",

@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import backends
-from ._beside_celery import current_app
-from ._portal import run
-from .backends import base
-from .meta import TaskMeta
+from .. import backend as backends
+from .._portal import run
+from .._storage import store as base
+from ..meta import TaskMeta
+from .celery import current_app
 
 if TYPE_CHECKING:
-    from ._sync_result import AsyncResult
-    from ._sync_sets import GroupResult, ResultSet
+    from .result import AsyncResult
+    from .sets import GroupResult, ResultSet
 
 __all__ = ["Backend", "async_backend", "connect", "current_backend"]
 
@@ -103,13 +103,13 @@ class Backend:
 
     def result(self, id: str, *, type: Any = Any, parent: Any = None) -> AsyncResult[Any]:
         """A handle on the result of task ``id``; touches nothing."""
-        from ._sync_result import AsyncResult
+        from .result import AsyncResult
 
         return AsyncResult(id, backend=self, parent=parent, type=type)
 
     def results(self, ids: Iterable[str], *, type: Any = Any) -> ResultSet[Any]:
         """Handles on several results, to be waited for together; touches nothing."""
-        from ._sync_sets import ResultSet
+        from .sets import ResultSet
 
         return ResultSet([self.result(id, type=type) for id in ids])
 

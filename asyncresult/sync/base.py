@@ -11,13 +11,13 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ._beside_celery import celerys_terms, document, in_celerys_terms
-from ._handle import AsyncResult as AsyncHandle
-from ._portal import Post, refuse_running_loop, run, run_with_callbacks, start
-from ._promise import check_callable
-from .errors import AsyncResultError
-from .meta import TaskMeta
-from .promise import _weak
+from .._handles.handle import AsyncResult as AsyncHandle
+from .._portal import Post, refuse_running_loop, run, run_with_callbacks, start
+from .._promise_core import check_callable
+from ..errors import AsyncResultError
+from ..meta import TaskMeta
+from ..promise import _weak
+from .celery import celerys_terms, document, in_celerys_terms
 
 __all__ = ["OnMessage", "ResultBase", "Stream", "Updates", "blocking_get"]
 

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ._handle import AsyncResult
-from .errors import AsyncResultError, NotReady, ResultTimeout, TaskRevoked, _rebuild
-from .meta import TaskMeta, stored_fields
+from .._handles.handle import AsyncResult
+from ..errors import AsyncResultError, NotReady, ResultTimeout, TaskRevoked, _rebuild
+from ..meta import TaskMeta, stored_fields
 
 __all__ = [
     "allow_join_result",

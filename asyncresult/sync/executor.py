@@ -6,12 +6,12 @@ from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from . import _executor
-from ._portal import run
-from ._sync_backend import Backend, async_backend
-from ._sync_base import ResultBase
-from ._sync_result import AsyncResult
-from ._sync_sets import GroupResult, wrap
+from .. import executor as _executor
+from .._portal import run
+from .backend import Backend, async_backend
+from .base import ResultBase
+from .result import AsyncResult
+from .sets import GroupResult, wrap
 
 __all__ = ["Executor", "Submitter"]
 

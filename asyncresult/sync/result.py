@@ -13,20 +13,20 @@ from functools import cached_property
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
-from ._beside_celery import assert_will_not_block, celerys_terms, in_celerys_terms
-from ._eager import EagerResult as EagerHandle
-from ._handle import AsyncResult as AsyncHandle
-from ._portal import run, start
-from ._sync_backend import Backend, async_backend
-from ._sync_base import OnMessage, ResultBase, Stream, Updates, blocking_get
-from .control import Reply
-from .errors import ResultTimeout
-from .graph import DependencyGraph
-from .meta import TaskMeta
-from .states import EXCEPTION_STATES, PROPAGATE_STATES, SUCCESS
+from .._handles.eager import EagerResult as EagerHandle
+from .._handles.handle import AsyncResult as AsyncHandle
+from .._portal import run, start
+from ..control import Reply
+from ..errors import ResultTimeout
+from ..graph import DependencyGraph
+from ..meta import TaskMeta
+from ..states import EXCEPTION_STATES, PROPAGATE_STATES, SUCCESS
+from .backend import Backend, async_backend
+from .base import OnMessage, ResultBase, Stream, Updates, blocking_get
+from .celery import assert_will_not_block, celerys_terms, in_celerys_terms
 
 if TYPE_CHECKING:
-    from ._sync_sets import GroupResult
+    from .sets import GroupResult
 
 __all__ = ["AsyncResult", "EagerResult"]
 
@@ -108,7 +108,7 @@ class AsyncResult(ResultBase, Generic[T_co]):
     @property
     def parent(self) -> Any:
         """The result of the task before this one, or None."""
-        from ._sync_sets import wrap
+        from .sets import wrap
 
         above = self._handle.parent
         return wrap(above) if above is not None else None
@@ -276,8 +276,8 @@ class AsyncResult(ResultBase, Generic[T_co]):
     @property
     def children(self) -> list[AsyncResult[Any] | GroupResult[Any]] | None:
         """Handles on what the task sent while it ran; None where the record does not say."""
-        from ._sync_sets import wrap
-        from ._tree import children_of
+        from .._handles.tree import children_of
+        from .sets import wrap
 
         children = children_of(self._handle, self.meta())
         return [wrap(child) for child in children] if children is not None else None
@@ -425,7 +425,7 @@ class AsyncResult(ResultBase, Generic[T_co]):
         Raises:
             NotReady: A node still runs and ``intermediate`` is False.
         """
-        from ._sync_sets import wrap
+        from .sets import wrap
 
         def as_node(node: Any) -> Any:
             return self if node is self._handle else node and wrap(node)
@@ -455,7 +455,7 @@ class AsyncResult(ResultBase, Generic[T_co]):
         Raises:
             TypeError: It is none.
         """
-        from ._sync_sets import wrap
+        from .sets import wrap
 
         handle: AsyncResult[Any] | GroupResult[Any] = wrap(AsyncHandle.from_celery(result))
         return handle

@@ -11,15 +11,19 @@ from asyncio import ALL_COMPLETED
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self, TypeVar, overload
 
-from . import _eager, _joins, _sets, _streams, _tree
-from ._beside_celery import assert_will_not_block, celerys_terms, document, in_celerys_terms
-from ._portal import run
-from ._sync_backend import Backend, async_backend
-from ._sync_base import OnMessage, ResultBase, Stream, blocking_get
-from ._sync_result import AsyncResult, EagerResult
-from .backends import base
-from .control import Reply
-from .meta import TaskMeta
+from .._handles import eager as _eager
+from .._handles import joins as _joins
+from .._handles import sets as _sets
+from .._handles import streams as _streams
+from .._handles import tree as _tree
+from .._portal import run
+from .._storage import store as base
+from ..control import Reply
+from ..meta import TaskMeta
+from .backend import Backend, async_backend
+from .base import OnMessage, ResultBase, Stream, blocking_get
+from .celery import assert_will_not_block, celerys_terms, document, in_celerys_terms
+from .result import AsyncResult, EagerResult
 
 __all__ = ["GroupResult", "ResultSet", "as_completed", "gather", "result_from_tuple", "wait", "wrap"]
 
@@ -430,7 +434,7 @@ def _adopt(result: Any) -> Any:
 
 
 def _current(app: Any, backend: Any = None) -> base.Backend:
-    from .backends import current_backend
+    from ..backend import current_backend
 
     return async_backend(backend, app) or current_backend()
 

@@ -11,10 +11,10 @@ import pytest
 
 import asyncresult
 from asyncresult import Backend, BackendError, BackendUnavailable
-from asyncresult._connection import Address
-from asyncresult._wire import Dropped, Refused, Wire, slot_of
-from asyncresult.backends import _client
-from asyncresult.backends._options import parse_cluster
+from asyncresult._redis import connection as _client
+from asyncresult._redis.options import parse_cluster
+from asyncresult._redis.subscriber import Address
+from asyncresult._redis.wire import Dropped, Refused, Wire, slot_of
 from tests.tools import servers
 from tests.tools.proxy import FaultProxy
 from tests.tools.servers import Certificates, Cluster, RedisServer
@@ -380,7 +380,7 @@ async def test_a_node_that_fell_out_of_the_cluster_is_not_listened_to(
             info, slots = await _client.ask(options, address, *questions)
             return [b"cluster_state:fail" if address == fallen_out else info, slots]
 
-        monkeypatch.setattr("asyncresult.backends.cluster.ask", ask)
+        monkeypatch.setattr("asyncresult._redis.cluster.ask", ask)
         await until(lambda: engine._subscribed_at != fallen_out)
         await backend.mark_as_done("x", 1)
         assert await waiting == 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis.exceptions import BusyLoadingError, ConnectionError
 
-from asyncresult.backends._commands import BYTES_PER_SLICE, Command, Commands, Job
+from asyncresult._redis.pump import BYTES_PER_SLICE, Command, Commands, Job
 from asyncresult.errors import BackendClosed, BackendUnavailable
 from tests.backends.waiting import until
 
@@ -94,7 +94,7 @@ async def test_draining_waits_for_what_is_handed_out(pump: Pump) -> None:
 
 async def test_patience_ends_for_those_whose_turn_has_not_come(pump: Pump, monkeypatch: pytest.MonkeyPatch) -> None:
     """A round of many hangs and fails; jobs behind it do not hang once more each."""
-    monkeypatch.setattr("asyncresult.backends._commands.COMMANDS_PER_ROUND", 2)
+    monkeypatch.setattr("asyncresult._redis.pump.COMMANDS_PER_ROUND", 2)
     hang = asyncio.Event()
 
     async def answer() -> list[Any]:

@@ -27,8 +27,8 @@ from asyncresult import (
     gather,
     result_from_tuple,
 )
-from asyncresult._joins import READ_FIRST
-from asyncresult._waiters import READ_CHUNK
+from asyncresult._handles.joins import READ_FIRST
+from asyncresult._storage.waiters import READ_CHUNK
 from asyncresult.codec import LARGE_PAYLOAD_BYTES
 
 from .waiting import until, waits_for

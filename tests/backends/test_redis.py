@@ -338,7 +338,7 @@ def test_no_secret_is_shown(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_default_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    import asyncresult.backends as backends
+    import asyncresult.backend as backends
 
     monkeypatch.setattr(backends, "_default", None)
     monkeypatch.delenv("ASYNCRESULT_URL", raising=False)

@@ -12,9 +12,9 @@ import pytest
 
 import asyncresult
 from asyncresult import Backend, BackendPermissionError, BackendUnavailable
-from asyncresult._connection import Address
-from asyncresult.backends._options import parse_sentinel
-from asyncresult.backends.sentinel import SentinelEngine
+from asyncresult._redis.options import parse_sentinel
+from asyncresult._redis.sentinel import SentinelEngine
+from asyncresult._redis.subscriber import Address
 from tests.tools.servers import Certificates, Sentinels
 
 from .stock import new_ids, stock_store

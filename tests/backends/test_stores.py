@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 from asyncresult import Backend, BackendClosed, BackendError, BackendPermissionError, connect
-from asyncresult.backends import _stores
-from asyncresult.backends._stores import RECORDS_PER_CALL, RECORDS_PER_JOB, Record, Script, Stores
+from asyncresult._redis import writes as _stores
+from asyncresult._redis.writes import RECORDS_PER_CALL, RECORDS_PER_JOB, Record, Script, Stores
 from tests.tools.servers import RedisServer
 
 

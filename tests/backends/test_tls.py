@@ -11,7 +11,7 @@ import pytest
 
 import asyncresult
 from asyncresult import Backend, BackendUnavailable
-from asyncresult.backends._options import parse
+from asyncresult._redis.options import parse
 from tests.tools import servers
 from tests.tools.servers import Certificates, Flavour, RedisServer
 

@@ -22,7 +22,7 @@ from asyncresult import (
     gather,
     scope,
 )
-from asyncresult._updates import Updates
+from asyncresult._handles.updates import Updates
 
 from .conftest import MakeBackend
 from .waiting import until, waits_for

@@ -25,10 +25,10 @@ from asyncresult import (
     TaskFailed,
     TaskMeta,
     TaskRevoked,
-    _values,
     connect,
 )
 from asyncresult.codec import LARGE_PAYLOAD_BYTES, Codec
+from asyncresult.codec import json as _values
 from tests.backends.waiting import waits_for
 from tests.tools.servers import RedisServer
 

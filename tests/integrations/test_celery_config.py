@@ -14,8 +14,8 @@ from celery.exceptions import ImproperlyConfigured
 
 import asyncresult
 from asyncresult import Backend, TaskMeta
-from asyncresult.backends.redis import RedisBackend
-from asyncresult.backends.sentinel import SentinelBackend
+from asyncresult._redis.engine import RedisBackend
+from asyncresult._redis.sentinel import SentinelBackend
 from asyncresult.integrations.celery import CeleryController, connect
 from tests.integrations.celery_project import client
 from tests.tools.servers import Certificates, RedisServer, Sentinels

@@ -27,7 +27,7 @@ Names with an underscore in front, and modules that are not named here, may chan
 GIVEN = {
     "asyncresult.result": ["Completed", "SetUpdates", "Scope"],
     "asyncresult.control": ["Reply"],
-    "asyncresult._executor": ["Submitter"],
+    "asyncresult.executor": ["Submitter"],
 }
 
 #: Titles, and the names under them. What is in ``__all__`` and in no group stands under "Others": no name is lost.

@@ -1,7 +1,7 @@
 """A small world in which every order of events can be tried: the waiters and the wire against a model of Redis.
 
-Real are :class:`asyncresult._waiters.Waiters` and :class:`asyncresult._wire.Wire`. Everything between them and a
-result is a model without time: a server that executes one queued command when it is told to, connections that deliver
+Real are :class:`asyncresult._storage.waiters.Waiters` and :class:`asyncresult._redis.wire.Wire`. Everything between
+them and a result is a model without time: a server that executes one queued command when it is told to, connections that deliver
 one thing when they are told to, and a loop whose callbacks run when they are told to. Each such step is an *action*;
 a history is a list of actions, and :func:`explore` walks through all histories, merging those that lead to the same
 state.
@@ -19,9 +19,9 @@ from typing import Any
 
 import hiredis
 
-from asyncresult import _waiters
-from asyncresult._waiters import Waiters
-from asyncresult._wire import Acked, Wire
+from asyncresult._redis.wire import Acked, Wire
+from asyncresult._storage import waiters as _waiters
+from asyncresult._storage.waiters import Waiters
 from asyncresult.errors import AsyncResultError
 from asyncresult.meta import TaskMeta
 

@@ -10,11 +10,11 @@ Importing this module gives every signature ``adelay()`` and ``aapply_async()``.
 
 from __future__ import annotations
 
-from ._celery_backend import ResultBackend, SentinelResultBackend, result_backend
-from ._celery_config import connect
-from ._celery_control import CeleryController
-from ._celery_results import CeleryAsyncResult, CeleryGroupResult, from_celery, to_celery
-from ._celery_tasks import Task, install, task
+from .backend import ResultBackend, SentinelResultBackend, result_backend
+from .config import connect
+from .control import CeleryController
+from .results import CeleryAsyncResult, CeleryGroupResult, from_celery, to_celery
+from .tasks import Task, install, task
 
 __all__ = [
     "CeleryAsyncResult",

@@ -16,13 +16,13 @@ from typing import Any
 from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
-from .. import _portal
-from .._streams import Completed
-from ..backends.base import Backend
-from ..errors import ResultTimeout
-from ..meta import TaskMeta, stored_fields
-from ..result import AsyncResult, ResultSet
-from ._celery_config import make_backend, once
+from ... import _portal
+from ..._handles.streams import Completed
+from ..._storage.store import Backend
+from ...errors import ResultTimeout
+from ...meta import TaskMeta, stored_fields
+from ...result import AsyncResult, ResultSet
+from .config import make_backend, once
 
 __all__ = ["ResultBackend", "SentinelResultBackend", "result_backend", "sending"]
 

@@ -17,11 +17,11 @@ from celery.app.defaults import DEFAULTS
 from celery.backends.redis import RedisBackend, SentinelBackend
 from redis import SSLConnection
 
-from .. import _values
-from ..backends import connect as connect_url
-from ..backends._options import CONNECTION_OPTIONS
-from ..backends.base import Backend
-from ._celery_control import CeleryController
+from ..._redis.options import CONNECTION_OPTIONS
+from ..._storage.store import Backend
+from ...backend import connect as connect_url
+from ...codec import json as _values
+from .control import CeleryController
 
 __all__ = ["connect", "make_backend", "once"]
 

@@ -14,8 +14,8 @@ from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 from kombu.exceptions import OperationalError
 
-from ..control import Reply
-from ..errors import BackendUnavailable
+from ...control import Reply
+from ...errors import BackendUnavailable
 
 __all__ = ["CeleryController", "in_thread"]
 

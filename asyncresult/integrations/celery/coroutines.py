@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from celery._state import _task_stack, get_current_task
 
-from .. import _portal
+from ... import _portal
 
 __all__ = ["Running", "as_child", "running_task", "wrap_coroutine_function"]
 

@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 
 from celery import result as celery_results
 
-from ..backends.base import Backend
-from ..errors import TaskFailed
-from ..result import AsyncResult, EagerResult, GroupResult, ResultSet
-from ..states import PROPAGATE_STATES
-from ._celery_config import connect
+from ..._storage.store import Backend
+from ...errors import TaskFailed
+from ...result import AsyncResult, EagerResult, GroupResult, ResultSet
+from ...states import PROPAGATE_STATES
+from .config import connect
 
 __all__ = ["CeleryAsyncResult", "CeleryGroupResult", "from_celery", "to_celery"]
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 from celery import Task as StockTask
 from celery.canvas import Signature
 
-from ..result import AsyncResult
-from ._celery_backend import sending
-from ._celery_control import in_thread
-from ._celery_coroutines import as_child, running_task, wrap_coroutine_function
-from ._celery_results import from_celery
+from ...result import AsyncResult
+from .backend import sending
+from .control import in_thread
+from .coroutines import as_child, running_task, wrap_coroutine_function
+from .results import from_celery
 
 __all__ = ["Task", "install", "task"]
 

@@ -1,0 +1,1 @@
+"""Handles: one result, several, groups; and the machinery of waiting for them."""

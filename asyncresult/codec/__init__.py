@@ -1,0 +1,16 @@
+"""Records as bytes: :class:`Codec`, and types of one's own in them (:func:`register_type`)."""
+
+from __future__ import annotations
+
+from .codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec, LargeRecord, RemoteTraceback, convert
+from .json import register_type
+
+__all__ = [
+    "DEFAULT_MAX_RESULT_BYTES",
+    "LARGE_PAYLOAD_BYTES",
+    "Codec",
+    "LargeRecord",
+    "RemoteTraceback",
+    "convert",
+    "register_type",
+]
