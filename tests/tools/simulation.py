@@ -1,10 +1,10 @@
 """A small world in which every order of events can be tried: the waiters and the wire against a model of Redis.
 
 Real are :class:`asyncresult._storage.waiters.Waiters` and :class:`asyncresult._redis.wire.Wire`. Everything between
-them and a result is a model without time: a server that executes one queued command when it is told to, connections that deliver
-one thing when they are told to, and a loop whose callbacks run when they are told to. Each such step is an *action*;
-a history is a list of actions, and :func:`explore` walks through all histories, merging those that lead to the same
-state.
+them and a result is a model without time: a server that executes one queued command when it is told to, connections
+that deliver one thing when they are told to, and a loop whose callbacks run when they are told to. Each such step is
+an *action*; a history is a list of actions, and :func:`explore` walks through all histories, merging those that lead
+to the same state.
 
 After each history the world comes to rest in a friendly way (reconnect, deliver everything), the task stores its
 result if it has not, and then three things must hold: who still waits has the result; nobody has another; and when
