@@ -17,8 +17,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import hiredis
 import coverage
+import hiredis
 import pytest
 
 import asyncresult
