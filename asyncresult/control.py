@@ -15,21 +15,26 @@ found by the read, and by the store of STARTED, which does nothing where the key
 
 The answer goes the same way back, under a key beside the task's that the request names.
 
-That there are workers of ours at all is known by a key too, which they renew: most backends only hold the
-results of Celery workers, which would never hear of such a request.
+That there are workers of ours at all is known by a key too: most backends only hold the results of Celery workers,
+which would never see such a request. Workers renew the key with their tasks, and after each reconnect, since a server
+that was restarted may have lost it. Where it is missing all the same (flushed, evicted), a request counts as delivered
+once a worker has answered it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import re
 import uuid
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ._storage.store import Backend, Engine
+from . import _background
+from ._storage.store import Backend, Engine, check_task_id
 from .errors import AsyncResultError, BackendClosed, BackendError
 from .meta import TaskMeta
 
@@ -39,12 +44,16 @@ logger = logging.getLogger("asyncresult")
 
 #: What stands in place of a state in requests and replies: custom words, so they never are final.
 REVOKE, REPLY = "REVOKE", "REPLY"
-#: Seconds that a request is kept for a task that nobody has yet, and that the last sign of our workers counts.
+#: Seconds that a request is kept for a task that nobody has yet, and that our workers count as present.
 REQUEST_EXPIRES = PRESENCE_EXPIRES = 86400.0
+#: Seconds after which a worker that takes a task announces itself again: the key may be gone without a reconnect.
+ANNOUNCE_INTERVAL = 60.0
 #: Seconds that a reply is kept for who asked: longer than any wait for it.
 REPLY_EXPIRES = 60.0
 #: Seconds to wait for replies unless told otherwise. As Celery.
 REPLY_TIMEOUT = 1.0
+#: What requests are called: uuid4().hex. A worker writes its reply under a key that is made of it.
+_REQUEST_ID = re.compile(r"[0-9a-f]{32}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ class Reply:
     Attributes:
         worker: Who answered.
         ok: Whether it did what was asked.
-        detail: Its own words.
+        detail: What became of the request, in words.
     """
 
     worker: str
@@ -98,14 +107,16 @@ async def revoke(
 
     Raises:
         BackendError: Nobody can be reached, or the request could not be sent.
+        TypeError, ValueError: One of ``ids`` cannot be a task's id.
     """
-    own = await backend._engine().exists(_presence_key(backend))
+    ids = [check_task_id(id) for id in ids]
+    present = await backend._engine().exists(_presence_key(backend))
     answers = [
         way.revoke(ids, terminate=terminate, signal=signal, wait=wait, timeout=timeout) for way in backend.controllers
     ]
-    if own:
-        answers.append(_revoke_own(backend, ids, terminate=terminate, wait=wait, timeout=timeout))
-    return await _all(backend, answers)
+    if present or not answers:
+        answers.append(_revoke_own(backend, ids, terminate=terminate, wait=wait, timeout=timeout, present=present))
+    return await _all(answers)
 
 
 async def revoke_by_stamped_headers(
@@ -125,40 +136,43 @@ async def revoke_by_stamped_headers(
         way.revoke_by_stamped_headers(headers, terminate=terminate, signal=signal, wait=wait, timeout=timeout)
         for way in backend.controllers
     ]
-    return await _all(backend, answers)
-
-
-async def _all(backend: Backend, answers: Sequence[Awaitable[list[Reply]]]) -> list[Reply]:
     if not answers:
-        raise BackendError(
-            f"nobody who runs tasks can be reached through {backend!r}: connect it to a Celery app"
-            " (asyncresult[celery]), or run tasks with asyncresult's own Executor or track()"
-        )
+        raise _unreachable(backend)
+    return await _all(answers)
+
+
+async def _all(answers: Sequence[Awaitable[list[Reply]]]) -> list[Reply]:
     return [reply for replies in await asyncio.gather(*answers) for reply in replies]
 
 
-_revoking: set[asyncio.Task[Any]] = set()
+def _unreachable(backend: Backend) -> BackendError:
+    return BackendError(
+        f"nobody who runs tasks can be reached through {backend!r}: connect it to a Celery app"
+        " (asyncresult[celery]), or run tasks with asyncresult's own Executor or track()"
+    )
 
 
 def revoke_in_background(backend: Backend, ids: Sequence[str]) -> None:
-    """Revoke without waiting, for code that is being cancelled and may not wait any more."""
+    """Revoke without waiting, for code that is being cancelled. ``backend.aclose()`` waits for it within its bound."""
 
     async def send() -> None:
+        some = ", ".join(ids[:3])
         try:
             await revoke(backend, ids)
         except AsyncResultError as error:
-            logger.warning("tasks %s could not be revoked: %s", ", ".join(ids[:3]), error)
+            logger.warning("tasks %s could not be revoked: %s", some, error)
+        except asyncio.CancelledError:
+            logger.warning("tasks %s could not be revoked before the backend was closed", some)
+            raise
 
-    task = asyncio.get_running_loop().create_task(send(), name="asyncresult revoke")
-    _revoking.add(task)
-    task.add_done_callback(_revoking.discard)
+    _background.start(backend, send(), name="revoke")
 
 
 # -- our own workers --------------------------------------------------------------------------------------
 
 
 class Revocation:
-    """The ear of one task: hears requests to revoke it, also those sent before. Made by whoever has the task.
+    """Listens for requests to revoke one task, including any sent before it was accepted. Made by who has the task.
 
     Args:
         worker: Who answers.
@@ -170,26 +184,32 @@ class Revocation:
         self._task_id = task_id
         self._worker = worker
         self._abort = abort
-        self._heard: str | None = None  # requests are read again in each sweep
+        self._seen: str | None = None  # the last request: it is read again in each sweep
         self._engine = backend._engine()
         self._engine.waiters.add(backend.key_beside(task_id, "revoke"), task_id, self)
         _announce(backend, self._engine)
 
     def close(self) -> None:
-        """Hear nothing any more. Harmless when repeated."""
+        """Stop listening. Harmless when repeated."""
         self._engine.waiters.discard(self._backend.key_beside(self._task_id, "revoke"), self)
 
     def _on_record(self, meta: TaskMeta) -> None:
         request = meta.result
-        if meta.status != REVOKE or not isinstance(request, dict) or request.get("id") == self._heard:
+        if meta.status != REVOKE or not isinstance(request, dict):
             return
-        self._heard = request.get("id")
-        ok, detail = self._abort(bool(request.get("terminate")))
-        if request.get("reply"):
+        id = request.get("id")
+        if not (isinstance(id, str) and _REQUEST_ID.match(id)):
+            logger.warning("task %s: a request to revoke it is ignored, as asyncresult did not write it", self._task_id)
+            return
+        if id == self._seen:
+            return
+        self._seen = id
+        ok, detail = self._abort(request.get("terminate") is True)
+        if request.get("reply") is True:
             answer = {"worker": self._worker, "ok": ok, "detail": f"{self._task_id}: {detail}"}
-            key = _reply_key(self._backend, self._task_id, str(self._heard))
             payload = self._backend.codec.encode(TaskMeta(task_id=self._task_id, status=REPLY, result=answer))
-            self._engine.put(key, payload, REPLY_EXPIRES).add_done_callback(_log_failure)
+            sent = self._engine.put(_reply_key(self._backend, self._task_id, id), payload, REPLY_EXPIRES)
+            sent.add_done_callback(functools.partial(_background.log_failure, what="a reply could not be sent"))
 
     def _on_error(self, error: AsyncResultError) -> None:
         if not isinstance(error, BackendClosed):
@@ -197,17 +217,24 @@ class Revocation:
 
 
 async def _revoke_own(
-    backend: Backend, ids: Sequence[str], *, terminate: bool, wait: bool, timeout: float | None
+    backend: Backend, ids: Sequence[str], *, terminate: bool, wait: bool, timeout: float | None, present: bool
 ) -> list[Reply]:
+    """Send the request. Unless workers are ``present`` it is withdrawn if none of them answers."""
     engine = backend._engine()
-    request = {"id": uuid.uuid4().hex, "terminate": terminate, "reply": wait}
-    replies = _Replies(backend, engine, ids if wait else (), str(request["id"]))
+    request = {"id": uuid.uuid4().hex, "terminate": terminate, "reply": wait or not present}
+    replies = _Replies(backend, engine, ids if request["reply"] else (), str(request["id"]))
+    keys = [backend.key_beside(id, "revoke") for id in ids]
     try:
         sent = []
-        for id in ids:
+        for id, key in zip(ids, keys, strict=True):
             payload = backend.codec.encode(TaskMeta(task_id=id, status=REVOKE, result=request))
-            sent.append(engine.put(backend.key_beside(id, "revoke"), payload, REQUEST_EXPIRES))
+            sent.append(engine.put(key, payload, REQUEST_EXPIRES))
         await asyncio.gather(*sent)
+        if present:
+            return await replies.collect(timeout) if wait else []
+        if ids and not await replies.first():
+            await engine.delete(keys)
+            raise _unreachable(backend)
         return await replies.collect(timeout) if wait else []
     finally:
         replies.close()
@@ -222,6 +249,7 @@ class _Replies:
         self._missing = set(self._keys)
         self._table = engine.waiters
         self._all: asyncio.Future[None] = engine.loop.create_future()
+        self._any = asyncio.Event()
         for id, key in self._keys.items():
             self._table.add(key, id, self)
 
@@ -232,6 +260,7 @@ class _Replies:
         reply = Reply(str(answer.get("worker")), bool(answer.get("ok")), str(answer.get("detail")))
         if reply not in self._found:  # published and read
             self._found.append(reply)
+            self._any.set()
         self._missing.discard(meta.task_id)
         if not self._missing and not self._all.done():
             self._all.set_result(None)
@@ -239,6 +268,15 @@ class _Replies:
     def _on_error(self, error: AsyncResultError) -> None:
         if not self._all.done():
             self._all.set_exception(error)
+
+    async def first(self) -> bool:
+        """Whether anybody answers within a moment."""
+        try:
+            async with asyncio.timeout(REPLY_TIMEOUT):
+                await self._any.wait()
+        except TimeoutError:
+            pass
+        return bool(self._found)
 
     async def collect(self, timeout: float | None) -> list[Reply]:
         await asyncio.wait([self._all], timeout=REPLY_TIMEOUT if timeout is None else timeout)
@@ -257,11 +295,21 @@ _announced: weakref.WeakKeyDictionary[Engine, float] = weakref.WeakKeyDictionary
 
 
 def _announce(backend: Backend, engine: Engine) -> None:
-    """Leave a sign that this backend has workers of ours; renewed long before it fades."""
+    """Say that this backend has workers of ours, unless that was said a moment ago."""
     now = engine.loop.time()
-    if now >= _announced.get(engine, now):
-        _announced[engine] = now + PRESENCE_EXPIRES / 4
-        engine.put(_presence_key(backend), b"1", PRESENCE_EXPIRES).add_done_callback(_log_failure)
+    last = _announced.get(engine)
+    if last is None:
+        engine.waiters.on_connected = functools.partial(_announce_now, backend, weakref.ref(engine))
+    if last is None or now >= last + ANNOUNCE_INTERVAL:
+        _announce_now(backend, weakref.ref(engine))
+
+
+def _announce_now(backend: Backend, engine_ref: weakref.ref[Engine]) -> None:
+    engine = engine_ref()
+    if engine is not None:
+        _announced[engine] = engine.loop.time()
+        sent = engine.put(_presence_key(backend), b"1", PRESENCE_EXPIRES)
+        sent.add_done_callback(functools.partial(_background.log_failure, what="workers could not be announced"))
 
 
 def _presence_key(backend: Backend) -> bytes:
@@ -270,8 +318,3 @@ def _presence_key(backend: Backend) -> bytes:
 
 def _reply_key(backend: Backend, task_id: str, request: str) -> bytes:
     return backend.key_beside(task_id, f"reply-{request}")
-
-
-def _log_failure(future: asyncio.Future[None]) -> None:
-    if not future.cancelled() and (error := future.exception()) is not None:
-        logger.warning("control: %s", error)

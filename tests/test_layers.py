@@ -45,7 +45,7 @@ TABLE = [
     ("storage", "_redis.connection _redis.writes"),
     ("storage", "_storage.store _redis.pump _redis.options"),
     ("loop", "promise _storage.waiters _redis.subscriber _portal"),
-    ("loop", "_promise_core _thenable"),
+    ("loop", "_promise_core _thenable _background"),
     ("machines", "codec"),
     ("machines", "codec.codec graph _redis.wire"),
     ("machines", "codec.exceptions codec.json"),

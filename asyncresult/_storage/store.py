@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
+from .. import _background
 from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec, LargeRecord
 from ..errors import BackendClosed, ResultDecodeError
 from ..meta import TaskMeta
@@ -696,8 +697,17 @@ class Backend(ABC):
         """Close the connections of this loop; every wait ends with BackendClosed, at once.
 
         Args:
-            timeout: Seconds that writes under way get to finish. The bound holds, also with a frozen server.
+            timeout: Seconds that writes and revocations under way get to finish. The bound holds, also with a frozen
+                server.
         """
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        try:
+            await _background.finish(self, timeout)
+        finally:
+            await self._close(max(0.0, timeout - (loop.time() - begun)))
+
+    async def _close(self, timeout: float) -> None:
         self._closed = True
         while self in _entered:
             _entered.remove(self)

@@ -146,6 +146,8 @@ class Waiters:
     ) -> None:
         self.sweeps = 0
         self.decode_errors = 0
+        #: Called after each new connection, if set.
+        self.on_connected: Callable[[], object] | None = None
         self._source = source
         self._decode = decode
         self._loop = loop
@@ -252,6 +254,8 @@ class Waiters:
         self._connected = True
         self._to_subscribe = [entry for entry in self._entries.values() if entry.listeners is not None]
         self._schedule_flush()
+        if self.on_connected is not None:
+            self.on_connected()
 
     def disconnected(self) -> None:
         """The connection is lost: no acknowledgement counts any more."""

@@ -1,0 +1,46 @@
+"""Work that goes on when its caller has gone: a revocation left behind by a cancelled wait, a state held up by an outage.
+
+Each piece belongs to an owner, a backend, whose ``aclose()`` waits for it within its bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Coroutine
+from typing import Any
+
+__all__ = ["finish", "log_failure", "start"]
+
+logger = logging.getLogger("asyncresult")
+
+_tasks: weakref.WeakKeyDictionary[object, set[asyncio.Task[Any]]] = weakref.WeakKeyDictionary()
+
+
+def start(owner: object, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+    """Run ``work`` as a task of the running loop that nobody needs to hold."""
+    task = asyncio.get_running_loop().create_task(work, name=f"asyncresult {name}")
+    tasks = _tasks.setdefault(owner, set())
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
+
+
+async def finish(owner: object, timeout: float) -> None:
+    """Give the owner's work on this loop ``timeout`` seconds; cancel what is left of it then."""
+    here = asyncio.get_running_loop()
+    tasks = [task for task in _tasks.get(owner, ()) if task.get_loop() is here]
+    if not tasks:
+        return
+    try:
+        await asyncio.wait(tasks, timeout=timeout)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def log_failure(future: asyncio.Future[Any], what: str) -> None:
+    """As a done callback: log that ``what`` failed, if it did."""
+    if not future.cancelled() and (error := future.exception()) is not None:
+        logger.warning("%s: %s", what, error)
