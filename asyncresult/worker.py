@@ -1,7 +1,7 @@
 """The worker's side: a block of code whose outcome is a task's result.
 
 :meth:`Backend.track` makes a :class:`TaskContext`. It stores one state with one round trip, publishes what
-it stores, and hears requests to revoke the task as long as its block runs.
+it stores, and listens for requests to revoke the task as long as its block runs.
 
 What is written when::
 
@@ -9,14 +9,20 @@ What is written when::
       │                   ▲   at most every       ├──FAILURE       an exception left it
       │                   └── progress_interval   ├──REVOKED       it was cancelled, or revoked
       └──REVOKED   revoked before                 └──              retry() was called: RETRY stands
+
+A final state that cannot be stored because of an outage is stored later: a background task of the backend goes on
+trying until it succeeds or the backend is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import math
 import os
 import platform
+import random
 import time
 import traceback as tracebacks
 import uuid
@@ -26,9 +32,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from . import _background
 from ._storage.store import Backend, check_task_id, handles
 from .control import Revocation
-from .errors import AsyncResultError, ResultEncodeError, TaskRevoked
+from .errors import AsyncResultError, BackendClosed, BackendError, ResultEncodeError, TaskRevoked
 from .states import FAILURE, PROGRESS, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
 
 if TYPE_CHECKING:
@@ -40,6 +47,8 @@ logger = logging.getLogger("asyncresult")
 
 #: Seconds that a cancelled block takes to store that it was: a dead server must not hold up a shutdown.
 REVOKED_STORE_TIMEOUT = 2.0
+#: Seconds between two attempts to store a state that an outage holds up: the first, doubled up to the last.
+STORE_AGAIN_FIRST, STORE_AGAIN_LAST = 0.1, 1.0
 
 _current: ContextVar[TaskContext | None] = ContextVar("asyncresult_current_task", default=None)
 
@@ -51,7 +60,7 @@ def current_task() -> TaskContext | None:
 
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """What a task tells about itself, in the words of Celery's request. See :meth:`Backend.track`."""
+    """How a task describes itself, with the attributes of Celery's request. See :meth:`Backend.track`."""
 
     task: str | None
     args: Sequence[Any] | None
@@ -75,6 +84,11 @@ class TaskContext:
         revoked: Why it is not to run, or to run on: ``"revoked"``, ``"terminated"`` …; None while it is.
         over: Whether its final state is stored, or being stored.
     """
+
+    #: Whether it listens for requests to revoke it. An Executor does so itself, from the moment it accepts a task.
+    listens = True
+    #: Whether it waits until a state is stored, however long an outage lasts. Otherwise the outage is raised.
+    patient = False
 
     def __init__(
         self,
@@ -100,6 +114,9 @@ class TaskContext:
             raise ValueError(f"heartbeat must be a number of seconds above 0, not {heartbeat!r}")
         if history is not None and history < 1:
             raise ValueError(f"history must be a number of states above 0, not {history!r}")
+        for option, seconds in (("expires", expires), ("failure_expires", failure_expires)):
+            if seconds is not None and not 0 <= seconds < math.inf:
+                raise ValueError(f"{option} must be None or a finite number of seconds, not {seconds!r}")
         self.id = check_task_id(task_id if task_id is not None else uuid.uuid4())
         self.request = Request(
             task=name,
@@ -120,32 +137,32 @@ class TaskContext:
         self._heartbeat = heartbeat
         self._history = history
         self._progress_interval = progress_interval
-        #: An Executor switches this off: it hears for its tasks itself, also while they wait for their turn.
-        self.listens = True
         self._revocation: Revocation | None = None
         self._outer: TaskContext | None = None
         self._block: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._cancelling = 0
         self._running = self._cancelled = self._retrying = False
         self._result: Any = None
         self._shown: tuple[Any, str, str | None] = (None, STARTED, None)
         self._beat_timer: asyncio.TimerHandle | None = None
-        self._untold: dict[str, Any] | None = None
-        self._telling = False
-        self._tell_timer: asyncio.TimerHandle | None = None
+        self._keeping: asyncio.Task[None] | None = None  # goes on storing the final state
+        self._unsent_progress: dict[str, Any] | None = None
+        self._sending_progress = False
+        self._progress_timer: asyncio.TimerHandle | None = None
 
     # -- for the block --------------------------------------------------------------------------------
 
     def set_result(self, value: Any) -> None:
-        """What is stored with SUCCESS when the block ends; None by default."""
+        """Set what is stored with SUCCESS when the block ends; None by default."""
         self._result = value
 
     async def progress(self, current: float | None = None, total: float | None = None, **info: Any) -> None:
-        """Tell how far the task is: PROGRESS with ``{"current": …, "total": …, **info}``.
+        """Report how far the task is: PROGRESS with ``{"current": …, "total": …, **info}``.
 
         Cheap enough for a tight loop. It does not wait for the store, and an outage does not fail it; the
         latest value is always stored in the end, before the final state at the latest. From a function in a
-        worker thread: ``anyio.from_thread.run(task.progress, 3, 10)``.
+        worker thread: ``anyio.from_thread.run(task.progress, 3, 10)``. After :meth:`retry` it does nothing.
 
         Raises:
             RuntimeError: The block does not run.
@@ -153,22 +170,31 @@ class TaskContext:
         """
         if not self._running:
             raise RuntimeError(f"task {self.id} does not run")
+        if self._retrying:
+            return
         counts = {"current": current, "total": total}
-        self._untold = {name: number for name, number in counts.items() if number is not None} | info
-        if not self._telling:
-            self._tell()
+        self._unsent_progress = {name: number for name, number in counts.items() if number is not None} | info
+        if not self._sending_progress:
+            self._send_progress()
         await asyncio.sleep(0)  # a loop that does nothing else must not starve the connection
 
     async def retry(self, exc: BaseException | None = None) -> None:
         """Store RETRY: the task ends here without a final state, and will be run again.
 
-        Whoever runs it again passes ``retries=`` one higher, or enters this context again.
+        Whoever runs it again passes ``retries=`` one higher, or enters this context again. RETRY stands, whatever
+        happens in the rest of the block (unless it is revoked): an exception may leave it, progress and heartbeats
+        are stored no more.
 
-        Raises: as :meth:`Backend.store_result`.
+        Raises: as :meth:`Backend.store_result`. The task has not ended then.
         """
+        self._send_last_progress()
+        self._stop_timers()
         self._retrying = True
-        self._tell_rest()
-        await self._store(exc, RETRY, traceback_text(exc) if exc is not None else None)
+        try:
+            await self._stored(exc, RETRY, traceback_text(exc) if exc is not None else None)
+        except AsyncResultError:
+            self._retrying = False
+            raise
         self.request.retries += 1
 
     def add_child(self, handle: AsyncResult[Any] | GroupResult[Any]) -> None:
@@ -181,9 +207,10 @@ class TaskContext:
         """Raises: TaskRevoked: somebody asked to revoke the task. Otherwise as :meth:`Backend.store_result`."""
         self._block = asyncio.current_task()
         assert self._block is not None
+        self._loop = asyncio.get_running_loop()
         self._cancelling = self._block.cancelling()
-        self._retrying = self._telling = False
-        self._untold = None
+        self._retrying = self._sending_progress = False
+        self._unsent_progress = None
         if self.listens:
             self._revocation = Revocation(self._backend, self.id, self.request.hostname, self._abort)
         try:
@@ -191,6 +218,9 @@ class TaskContext:
         except asyncio.CancelledError:
             await self.end_revoked()
             self._leave()
+            raise
+        except GeneratorExit:
+            self._end_closed()
             raise
         except BaseException:
             self._leave()
@@ -201,7 +231,8 @@ class TaskContext:
         return self
 
     async def _start(self) -> None:
-        stored = await self._store({"pid": os.getpid(), "hostname": self.request.hostname}, STARTED, start=True)
+        started_by = {"pid": os.getpid(), "hostname": self.request.hostname}
+        stored = await self._stored(started_by, STARTED, start=True)
         if not stored and self.revoked is None:
             # Revoked, or its result is ignored, or the queue delivers again what is over: that is its business.
             marker = self._backend.key_beside(self.id, "revoke")
@@ -216,19 +247,25 @@ class TaskContext:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
+        if isinstance(exc, GeneratorExit):
+            self._end_closed()
+            return
         self._leave()
-        ours = False  # whether nobody but a revocation cancels this block
+        ours = False  # whether nothing but a revocation cancels this block
         if self._cancelled:
             assert self._block is not None
             ours = self._block.uncancel() <= self._cancelling
+        if self.over or (self._retrying and not ours):
+            return
         if isinstance(exc, asyncio.CancelledError):
             await self.end_revoked()
             if ours:
                 raise self._revoked_error() from exc
-        elif isinstance(exc, GeneratorExit):
-            return  # the coroutine was closed: it cannot await any more
         elif exc is not None:
-            await self.end_failed(exc)
+            try:
+                await self.end_failed(exc)
+            except BackendError as error:  # it will be stored later; the failure itself is what the caller has to know
+                exc.add_note(f"asyncresult: FAILURE of task {self.id} is not stored yet: {error}")
         elif not self._retrying:
             try:
                 await self._end(self._result, SUCCESS)
@@ -240,11 +277,28 @@ class TaskContext:
         self._running = False
         if self._revocation is not None:
             self._revocation.close()
-        for timer in (self._beat_timer, self._tell_timer):
-            if timer is not None:
-                timer.cancel()
+        self._stop_timers()
         if _current.get() is self:  # no ContextVar.reset(): a fixture may leave in another context than it entered
             _current.set(self._outer)
+
+    def _stop_timers(self) -> None:
+        for timer in (self._beat_timer, self._progress_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def _end_closed(self) -> None:
+        """The block's coroutine or generator is closed, and cannot wait for anything any more."""
+        try:
+            running = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            running = False
+        if not running:  # garbage, found after the loop's end or by another thread
+            logger.error("task %s was given up without a final state: its event loop is gone", self.id)
+            return
+        self._leave()
+        if not (self.over or self._retrying):
+            self.revoked = self.revoked or "closed"
+            self.end_unattended(self._revoked_error(), REVOKED)
 
     async def end_failed(self, exc: BaseException) -> None:
         """Store FAILURE."""
@@ -253,11 +307,7 @@ class TaskContext:
     async def end_revoked(self) -> None:
         """Store REVOKED, although this task is being cancelled. Never raises; what fails is logged."""
         self.revoked = self.revoked or "cancelled"
-        try:
-            future = self._end(self._revoked_error(), REVOKED)
-        except AsyncResultError as error:
-            logger.warning("task %s was %s, which could not be stored: %s", self.id, self.revoked, error)
-            return
+        future = self.end_unattended(self._revoked_error(), REVOKED)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + REVOKED_STORE_TIMEOUT
         while not future.done() and (left := deadline - loop.time()) > 0:
@@ -266,15 +316,26 @@ class TaskContext:
             except asyncio.CancelledError:
                 pass  # once more, or by an anyio scope at every await: it goes on when this is done
         if not future.done():
-            logger.warning("task %s was %s, which could not be stored in time", self.id, self.revoked)
-        future.add_done_callback(self._look)
+            logger.error("task %s was %s, which could not be stored in time", self.id, self.revoked)
+
+    def end_unattended(self, result: Any, state: str) -> asyncio.Future[bool]:
+        """Store a final state that is not waited for. Never raises; what fails is logged, and tried again."""
+        text = traceback_text(result) if state == FAILURE else None
+        try:
+            future = self._store_last(result, state, text)
+        except AsyncResultError as error:  # the backend was closed
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(error)
+        self.over = True
+        future.add_done_callback(functools.partial(self._keep_storing, result, state, text))
+        return future
 
     def _revoked_error(self) -> TaskRevoked:
         reason = self.revoked or "revoked"
         return TaskRevoked(reason, exc_type="TaskRevokedError", exc_args=(reason,), task_id=self.id)
 
     def _abort(self, terminate: bool) -> tuple[bool, str]:
-        """Somebody asked to revoke the task. Whether that works, and words for it."""
+        """Cancel the block. Returns whether the task will stop, and why (for the reply)."""
         if self.revoked is None:
             self.revoked = "terminated" if terminate else "revoked"
             if self._running:
@@ -307,46 +368,108 @@ class TaskContext:
             history=None if beat else self._history,
         )
 
-    def _end(self, result: Any, state: str, traceback: str | None = None) -> asyncio.Future[bool]:
+    async def _stored(self, result: Any, state: str, traceback: str | None = None, *, start: bool = False) -> bool:
+        """Store a state that is not final; if this context is patient, as often as it takes."""
+        delays = _Delays()
+        while True:
+            try:
+                return await self._store(result, state, traceback, start=start)
+            except BackendError as error:
+                if not self.patient:
+                    raise
+                delays.log(logging.ERROR, "task %s: %s could not be stored, trying again: %s", self.id, state, error)
+            await delays.sleep()
+
+    def _store_last(self, result: Any, state: str, traceback: str | None) -> asyncio.Future[bool]:
         """The final state, after the last progress."""
-        self._tell_rest()
+        self._send_last_progress()
         future = self._store(result, state, traceback)
         self.over = True
         return future
 
+    async def _end(self, result: Any, state: str, traceback: str | None = None) -> None:
+        """Store the final state. Raises what prevents that; if it is an outage, it is stored later all the same."""
+        future = self._store_last(result, state, traceback)
+        future.add_done_callback(functools.partial(self._keep_storing, result, state, traceback))
+        await asyncio.wait([future])  # not the future itself: who gives up this wait must not give up the store
+        if self._keeping is not None and self.patient:
+            await asyncio.wait([self._keeping])
+        else:
+            future.result()
+
+    def _keep_storing(self, result: Any, state: str, traceback: str | None, first: asyncio.Future[bool]) -> None:
+        """Go on with storing a final state, in the background, if the ``first`` attempt met an outage."""
+        error = None if first.cancelled() else first.exception()
+        if isinstance(error, BackendError):
+            logger.error("task %s has ended, but %s could not be stored, trying again: %s", self.id, state, error)
+            again = self._store_again(result, state, traceback)
+            self._keeping = _background.start(self._backend, again, name="store")
+        elif isinstance(error, BackendClosed):
+            logger.error("task %s has ended, but %s was never stored: %s", self.id, state, error)
+
+    async def _store_again(self, result: Any, state: str, traceback: str | None) -> None:
+        delays = _Delays()
+        try:
+            while True:
+                await delays.sleep()
+                try:
+                    await self._store(result, state, traceback)
+                except BackendError:
+                    continue
+                logger.warning("task %s: %s is stored now", self.id, state)
+                return
+        except (asyncio.CancelledError, AsyncResultError) as error:
+            logger.error("task %s: %s was never stored: %s", self.id, state, error or "the backend was closed")
+            raise
+
     def _beat(self) -> None:
         assert self._heartbeat is not None
         try:
-            self._store(*self._shown, beat=True).add_done_callback(self._look)
+            self._store(*self._shown, beat=True).add_done_callback(self._log_failure)
         except AsyncResultError as error:
-            logger.warning("task %s: no sign of life could be given: %s", self.id, error)
+            logger.warning("task %s: its heartbeat could not be stored: %s", self.id, error)
         self._beat_timer = asyncio.get_running_loop().call_later(self._heartbeat, self._beat)
 
-    def _tell(self) -> None:
-        """Store what progress() was told last. One store at a time, and an interval between two."""
-        self._telling = False
-        if self._untold is not None:
-            told, self._untold = self._untold, None
-            future = self._store(told, PROGRESS)
-            self._telling = True
-            future.add_done_callback(self._told)
+    def _send_progress(self) -> None:
+        """Store the latest progress. One store at a time, and an interval between two."""
+        self._sending_progress = False
+        if self._unsent_progress is not None:
+            progress, self._unsent_progress = self._unsent_progress, None
+            future = self._store(progress, PROGRESS)
+            self._sending_progress = True
+            future.add_done_callback(self._progress_sent)
 
-    def _told(self, future: asyncio.Future[bool]) -> None:
-        self._look(future)
-        if self._running:
+    def _progress_sent(self, future: asyncio.Future[bool]) -> None:
+        self._log_failure(future)
+        if self._running and not self._retrying:
             loop = asyncio.get_running_loop()
-            self._tell_timer = loop.call_later(self._progress_interval, self._tell_rest)
+            self._progress_timer = loop.call_later(self._progress_interval, self._send_last_progress)
 
-    def _tell_rest(self) -> None:
+    def _send_last_progress(self) -> None:
         try:
-            self._tell()
+            self._send_progress()
         except AsyncResultError as error:
             logger.warning("task %s: its progress could not be stored: %s", self.id, error)
 
-    def _look(self, future: asyncio.Future[bool]) -> None:
-        error = None if future.cancelled() else future.exception()
-        if error is not None:
-            logger.warning("task %s: a state could not be stored: %s", self.id, error)
+    def _log_failure(self, future: asyncio.Future[bool]) -> None:
+        _background.log_failure(future, f"task {self.id}: a state could not be stored")
+
+
+class _Delays:
+    """Pauses between attempts: doubled each time, with jitter. Logs only the first failure."""
+
+    def __init__(self) -> None:
+        self._delay = STORE_AGAIN_FIRST
+        self._logged = False
+
+    def log(self, level: int, message: str, *args: object) -> None:
+        if not self._logged:
+            self._logged = True
+            logger.log(level, message, *args)
+
+    async def sleep(self) -> None:
+        await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))
+        self._delay = min(self._delay * 2, STORE_AGAIN_LAST)
 
 
 def traceback_text(exc: BaseException) -> str:
