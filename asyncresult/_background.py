@@ -1,6 +1,6 @@
-"""Work that goes on when its caller has gone: a revocation left behind by a cancelled wait, a state held up by an outage.
+"""Work that goes on when its caller has gone.
 
-Each piece belongs to an owner, a backend, whose ``aclose()`` waits for it within its bound.
+A revocation left behind by a cancelled wait, or a state held up by an outage. Each piece belongs to an owner, a backend, whose ``aclose()`` waits for it within its bound.
 """
 
 from __future__ import annotations

@@ -418,8 +418,8 @@ class TaskContext:
                     continue
                 logger.warning("task %s: %s is stored now", self.id, state)
                 return
-        except (asyncio.CancelledError, AsyncResultError) as error:
-            logger.error("task %s: %s was never stored: %s", self.id, state, error or "the backend was closed")
+        except (asyncio.CancelledError, BackendClosed):
+            logger.error("task %s: %s was never stored, as the backend was closed", self.id, state)
             raise
 
     def _beat(self) -> None:
