@@ -1,6 +1,7 @@
 """Work that goes on when its caller has gone.
 
-A revocation left behind by a cancelled wait, or a state held up by an outage. Each piece belongs to an owner, a backend, whose ``aclose()`` waits for it within its bound.
+A revocation left behind by a cancelled wait, or a state held up by an outage. Each piece belongs to an owner, a
+backend, whose ``aclose()`` waits for it within its bound.
 """
 
 from __future__ import annotations
