@@ -6,10 +6,10 @@ import importlib
 from asyncio import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import TYPE_CHECKING
 
-from ._handles.handle import AsyncResult
+from ._handles.result import AsyncResult
 from ._handles.updates import Updates
-from ._storage.store import Backend, BackendStats, handles
-from .backend import connect, current_backend
+from ._storage.engine import BackendStats
+from .backend import Backend, connect, current_backend
 from .codec.codec import register_type
 from .errors import (
     AsyncResultError,
@@ -111,6 +111,3 @@ if not TYPE_CHECKING:  # a type checker that sees __getattr__ lets every name pa
 
     def __dir__():
         return sorted({*globals(), *__all__})
-
-    # Backends make some of these, too.
-    handles.load = __getattr__

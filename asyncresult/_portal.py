@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from time import monotonic
+from types import MethodType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import anyio
@@ -87,6 +88,8 @@ def refuse_running_loop(called: Callable[..., object]) -> None:
     if _get_running_loop() is None:
         return
     name = getattr(called, "__qualname__", repr(called))
+    if isinstance(called, MethodType) and not isinstance(called.__self__, type):
+        name = f"{type(called.__self__).__name__}.{called.__name__}"  # as users know it, wherever it is defined
     raise RuntimeError(
         f"asyncresult.sync: {name}() would block the event loop that runs on this thread. "
         f"Await asyncresult's own {name}() there (as in Jupyter, where a loop always runs), "

@@ -1,17 +1,24 @@
-"""Where records are stored and announced: :func:`connect` picks the kind by the URL.
-
-:mod:`.base` says what a backend is; each other module is one kind.
-"""
+"""Backends: a store that also makes handles and contexts, and can be entered. :func:`connect` makes one from a URL."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from ._extensions import integration_for
-from ._storage.store import Backend, entered_backend
+from ._handles.result import AsyncResult
+from ._storage import current
+from ._storage.store import Driver, Store
 
-__all__ = ["connect", "current_backend"]
+if TYPE_CHECKING:
+    from ._handles.base import ResultBase
+    from ._handles.sets import ResultSet
+    from .worker import TaskContext
+
+__all__ = ["Backend", "connect", "current_backend"]
 
 URL_VARIABLE = "ASYNCRESULT_URL"
 _SINGLE_SERVER = ("redis", "rediss", "unix", "valkey", "valkeys", "valkey+unix", "redis+socket")
@@ -19,7 +26,148 @@ _SENTINEL = ("sentinel", "sentinels")
 _CLUSTER = ("redis+cluster", "rediss+cluster", "valkey+cluster", "valkeys+cluster")
 KNOWN_SCHEMES = (*_SINGLE_SERVER, *_SENTINEL, *_CLUSTER, "memory")
 
-_default: Backend | None = None
+
+class Backend(Store):
+    """Stores results of tasks, and wakes who waits for them.
+
+    Use as an async context manager (that makes it the current backend and closes it at the end), or call
+    :meth:`aclose` yourself. Made by :func:`asyncresult.connect`.
+
+    Args:
+        driver: Where its records are; ``connect()`` picks one by the URL.
+        expires: Seconds a record is kept; None or 0 for ever. Celery's ``result_expires``.
+        failure_expires: The same for FAILURE; None as ``expires``. Celery's ``result_failure_expires``.
+        key_prefix: In front of every key and channel, by the rule of Celery's ``global_keyprefix``: an
+            underscore is put between, unless it ends in one of ``: _ - .``.
+        safety_interval: Seconds between two sweeps over everything waited for (lost notifications).
+        heartbeat: Seconds of silence until the server is asked for a sign of life, and from there until
+            the connection counts as dead.
+        max_result_bytes: Larger records are refused with ResultTooLarge.
+        exceptions: Exception classes that may be constructed from a record (their ``__init__`` runs).
+        verify_key: Take a notification as a hint only and always read the key.
+        serializer, accept, compression: What is written, what is read; see :class:`asyncresult.codec.Codec`.
+        result_extended: Write name, args, kwargs, worker, retries and queue of the request too.
+
+    Raises:
+        ValueError: An option is invalid.
+    """
+
+    # -- handles --------------------------------------------------------------------------------------
+
+    def result(self, id: str | uuid.UUID, *, type: Any = Any, parent: Any = None) -> AsyncResult[Any]:
+        """A handle on the result of task ``id``; touches nothing."""
+        return AsyncResult(id, backend=self, parent=parent, type=type)
+
+    def results(self, ids: Iterable[str | uuid.UUID], *, type: Any = Any) -> ResultSet[Any]:
+        """Handles on several results, to be awaited together; touches nothing."""
+        from ._handles.sets import ResultSet  # many programs have no sets (benchmarks: import)
+
+        return ResultSet([self.result(id, type=type) for id in ids])
+
+    def _revive(self, form: Any) -> ResultBase[Any]:
+        from ._handles.forms import result_from_tuple
+
+        return result_from_tuple(form, self)
+
+    # -- running tasks --------------------------------------------------------------------------------
+
+    def track(
+        self,
+        task_id: str | None = None,
+        *,
+        name: str | None = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        worker: str | None = None,
+        queue: str | None = None,
+        retries: int = 0,
+        parent_id: str | None = None,
+        group_id: str | None = None,
+        ignore_result: bool = False,
+        expires: float | None = None,
+        failure_expires: float | None = None,
+        heartbeat: float | None = None,
+        history: int | None = None,
+        progress_interval: float = 0.1,
+    ) -> TaskContext:
+        """An async context manager whose block is the task: its states are stored, and it can be revoked.
+
+        ::
+
+            async with backend.track(task_id, name="resize") as task:   # STARTED
+                await task.progress(3, 10)                              # PROGRESS
+                task.set_result(url)                                    # SUCCESS on leaving, or FAILURE
+
+        An exception that leaves the block is stored as FAILURE and goes on. A block that is cancelled is
+        stored as REVOKED. A revoke, sent from any process, cancels the block, which then raises TaskRevoked;
+        one that was sent before keeps the block from being entered.
+
+        Args:
+            task_id: None makes a new id.
+            name, args, kwargs, worker, queue, retries: Recorded as with Celery's ``result_extended``. The
+                arguments must fit the format. ``worker`` is by default ``asyncresult@`` and the host's name.
+            parent_id, group_id: The task that sent this one; the group of which it is a member.
+            ignore_result: Store nothing. The block can still be revoked.
+            expires: Seconds to keep the records, instead of the backend's setting.
+            failure_expires: The same for FAILURE; None as ``expires``.
+            heartbeat: Seconds between signs of life, by which readers tell a task that runs from one whose
+                process died (:attr:`TaskMeta.stale`). None gives none.
+            history: Keep the last so many states for readers that ask for them by ``updates(since=…)``. None
+                keeps the latest state only.
+            progress_interval: Seconds between two stores of PROGRESS. Of what is told in between, the latest
+                is stored.
+
+        Returns:
+            The context; ``async with`` gives it to the block. See :class:`TaskContext`.
+
+        Raises:
+            ValueError: The id, or a number, makes no sense.
+        """
+        from .worker import TaskContext  # most programs only wait (benchmarks: import)
+
+        return TaskContext(
+            self,
+            task_id,
+            name=name,
+            args=args,
+            kwargs=kwargs,
+            worker=worker,
+            queue=queue,
+            retries=retries,
+            parent_id=parent_id,
+            group_id=group_id,
+            ignore_result=ignore_result,
+            expires=expires,
+            failure_expires=failure_expires,
+            heartbeat=heartbeat,
+            history=history,
+            progress_interval=progress_interval,
+        )
+
+    # -- being the current one ------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._enter()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self._leave():
+            await self.aclose()
+
+    def _enter(self) -> None:
+        """Become the current backend of this context, and of code in no block if none was entered before."""
+        self._closed = False
+        current.enter(self)
+
+    def _leave(self) -> bool:
+        """Undo one :meth:`_enter`. Whether that was the last of them."""
+        return current.leave(self)
+
+    async def _close(self, timeout: float) -> None:
+        current.closed(self)
+        await super()._close(timeout)
 
 
 def connect(url: Any = None, **options: Any) -> Backend:
@@ -46,37 +194,42 @@ def connect(url: Any = None, **options: Any) -> Backend:
     if not isinstance(url, str):
         backend: Backend = integration_for(url).connect(url, **options)
         return backend
-    scheme, separator, rest = url.partition("://")
-    if scheme in _SINGLE_SERVER and separator:
-        from ._redis.engine import RedisBackend  # not before it is needed: redis-py takes long to import
-
-        return RedisBackend(url, **options)
-    if scheme in _SENTINEL and separator:
-        from ._redis.sentinel import SentinelBackend
-
-        return SentinelBackend(url, **options)
-    if scheme in _CLUSTER and separator:
-        from ._redis.cluster import ClusterBackend
-
-        return ClusterBackend(url, **options)
-    if scheme == "memory" and separator:
-        from ._storage.memory import MemoryBackend
-
-        return MemoryBackend.from_url(rest, options)
+    scheme, separator, _ = url.partition("://")
+    found = _driver(scheme, url, options) if separator else None
+    if found is not None:
+        driver, common = found
+        return Backend(driver, **common)
     known = ", ".join(f"{known}://" for known in KNOWN_SCHEMES)
     named = f"scheme {scheme!r}" if separator else "a text without scheme"
     raise ValueError(f"a backend's URL begins with one of {known}; not with {named}")
 
 
-def current_backend() -> Backend:
-    """The backend that the innermost ``connect()`` block entered; else one for ``$ASYNCRESULT_URL``.
+def _driver(scheme: str, url: str, options: dict[str, Any]) -> tuple[Driver, dict[str, Any]] | None:
+    """The driver for a URL, and the options that are the backend's own; None for an unknown scheme."""
+    if scheme in _SINGLE_SERVER:
+        from ._redis.engine import RedisDriver  # not before it is needed: redis-py takes long to import
 
-    Raises:
-        RuntimeError: No block is entered, and the variable is not set.
-    """
-    backend = entered_backend()
-    if backend is not None:
-        return backend
+        return RedisDriver.from_url(url, options)
+    if scheme in _SENTINEL:
+        from ._redis.sentinel import SentinelDriver
+
+        return SentinelDriver.from_url(url, options)
+    if scheme in _CLUSTER:
+        from ._redis.cluster import ClusterDriver
+
+        return ClusterDriver.from_url(url, options)
+    if scheme == "memory":
+        from ._storage.memory import MemoryDriver
+
+        return MemoryDriver.from_url(url, options)
+    return None
+
+
+_default: Backend | None = None
+
+
+def _default_backend() -> Backend:
+    """That of the environment, made at its first use."""
     global _default
     if _default is None:
         if not os.environ.get(URL_VARIABLE):
@@ -85,3 +238,20 @@ def current_backend() -> Backend:
             )
         _default = connect()
     return _default
+
+
+current.provide_default(_default_backend)
+
+
+def current_backend() -> Backend:
+    """The backend of the innermost ``connect()`` block that this code is in.
+
+    Outside of any block it is the backend that was entered first and is still open; where there is none, one for
+    ``$ASYNCRESULT_URL``.
+
+    Raises:
+        RuntimeError: No block is entered, and the variable is not set.
+    """
+    backend = current.current_store()
+    assert isinstance(backend, Backend)
+    return backend

@@ -34,7 +34,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from . import _background
-from ._storage.store import Backend, Engine, check_task_id
+from ._checks import check_task_id
+from ._storage.engine import Engine
+from ._storage.keys import REVOKE as REVOKE_REQUEST
+from ._storage.store import Store
 from .errors import AsyncResultError, BackendClosed, BackendError
 from .meta import TaskMeta
 
@@ -84,7 +87,7 @@ class Controller(Protocol):
 
 
 async def revoke(
-    backend: Backend,
+    backend: Store,
     ids: Sequence[str],
     *,
     terminate: bool = False,
@@ -110,7 +113,7 @@ async def revoke(
         TypeError, ValueError: One of ``ids`` cannot be a task's id.
     """
     ids = [check_task_id(id) for id in ids]
-    present = await backend._engine().exists(_presence_key(backend))
+    present = await backend._engine().exists(backend.workers_key())
     answers = [
         way.revoke(ids, terminate=terminate, signal=signal, wait=wait, timeout=timeout) for way in backend.controllers
     ]
@@ -120,7 +123,7 @@ async def revoke(
 
 
 async def revoke_by_stamped_headers(
-    backend: Backend,
+    backend: Store,
     headers: Mapping[str, Any],
     *,
     terminate: bool = False,
@@ -145,14 +148,14 @@ async def _all(answers: Sequence[Awaitable[list[Reply]]]) -> list[Reply]:
     return [reply for replies in await asyncio.gather(*answers) for reply in replies]
 
 
-def _unreachable(backend: Backend) -> BackendError:
+def _unreachable(backend: Store) -> BackendError:
     return BackendError(
         f"nobody who runs tasks can be reached through {backend!r}: connect it to a Celery app"
         " (asyncresult[celery]), or run tasks with asyncresult's own Executor or track()"
     )
 
 
-def revoke_in_background(backend: Backend, ids: Sequence[str]) -> None:
+def revoke_in_background(backend: Store, ids: Sequence[str]) -> None:
     """Revoke without waiting, for code that is being cancelled. ``backend.aclose()`` waits for it within its bound."""
 
     async def send() -> None:
@@ -179,19 +182,19 @@ class Revocation:
         abort: Called on the loop for each request with its ``terminate``; says whether that works, and details.
     """
 
-    def __init__(self, backend: Backend, task_id: str, worker: str, abort: Callable[[bool], tuple[bool, str]]) -> None:
+    def __init__(self, backend: Store, task_id: str, worker: str, abort: Callable[[bool], tuple[bool, str]]) -> None:
         self._backend = backend
         self._task_id = task_id
         self._worker = worker
         self._abort = abort
         self._seen: str | None = None  # the last request: it is read again in each sweep
         self._engine = backend._engine()
-        self._engine.waiters.add(backend.key_beside(task_id, "revoke"), task_id, self)
+        self._engine.waiters.add(backend.key_beside(task_id, REVOKE_REQUEST), task_id, self)
         _announce(backend, self._engine)
 
     def close(self) -> None:
         """Stop listening. Harmless when repeated."""
-        self._engine.waiters.discard(self._backend.key_beside(self._task_id, "revoke"), self)
+        self._engine.waiters.discard(self._backend.key_beside(self._task_id, REVOKE_REQUEST), self)
 
     def _on_record(self, meta: TaskMeta) -> None:
         request = meta.result
@@ -208,7 +211,7 @@ class Revocation:
         if request.get("reply") is True:
             answer = {"worker": self._worker, "ok": ok, "detail": f"{self._task_id}: {detail}"}
             payload = self._backend.codec.encode(TaskMeta(task_id=self._task_id, status=REPLY, result=answer))
-            sent = self._engine.put(_reply_key(self._backend, self._task_id, id), payload, REPLY_EXPIRES)
+            sent = self._engine.put(self._backend.reply_key(self._task_id, id), payload, REPLY_EXPIRES)
             sent.add_done_callback(functools.partial(_background.log_failure, what="a reply could not be sent"))
 
     def _on_error(self, error: AsyncResultError) -> None:
@@ -217,13 +220,13 @@ class Revocation:
 
 
 async def _revoke_own(
-    backend: Backend, ids: Sequence[str], *, terminate: bool, wait: bool, timeout: float | None, present: bool
+    backend: Store, ids: Sequence[str], *, terminate: bool, wait: bool, timeout: float | None, present: bool
 ) -> list[Reply]:
     """Send the request. Unless workers are ``present`` it is withdrawn if none of them answers."""
     engine = backend._engine()
     request = {"id": uuid.uuid4().hex, "terminate": terminate, "reply": wait or not present}
     replies = _Replies(backend, engine, ids if request["reply"] else (), str(request["id"]))
-    keys = [backend.key_beside(id, "revoke") for id in ids]
+    keys = [backend.key_beside(id, REVOKE_REQUEST) for id in ids]
     try:
         sent = []
         for id, key in zip(ids, keys, strict=True):
@@ -243,9 +246,9 @@ async def _revoke_own(
 class _Replies:
     """Collects the answers to one request."""
 
-    def __init__(self, backend: Backend, engine: Engine, ids: Iterable[str], request: str) -> None:
+    def __init__(self, backend: Store, engine: Engine, ids: Iterable[str], request: str) -> None:
         self._found: list[Reply] = []
-        self._keys = {id: _reply_key(backend, id, request) for id in ids}
+        self._keys = {id: backend.reply_key(id, request) for id in ids}
         self._missing = set(self._keys)
         self._table = engine.waiters
         self._all: asyncio.Future[None] = engine.loop.create_future()
@@ -294,7 +297,7 @@ class _Replies:
 _announced: weakref.WeakKeyDictionary[Engine, float] = weakref.WeakKeyDictionary()
 
 
-def _announce(backend: Backend, engine: Engine) -> None:
+def _announce(backend: Store, engine: Engine) -> None:
     """Say that this backend has workers of ours, unless that was said a moment ago."""
     now = engine.loop.time()
     last = _announced.get(engine)
@@ -304,17 +307,9 @@ def _announce(backend: Backend, engine: Engine) -> None:
         _announce_now(backend, weakref.ref(engine))
 
 
-def _announce_now(backend: Backend, engine_ref: weakref.ref[Engine]) -> None:
+def _announce_now(backend: Store, engine_ref: weakref.ref[Engine]) -> None:
     engine = engine_ref()
     if engine is not None:
         _announced[engine] = engine.loop.time()
-        sent = engine.put(_presence_key(backend), b"1", PRESENCE_EXPIRES)
+        sent = engine.put(backend.workers_key(), b"1", PRESENCE_EXPIRES)
         sent.add_done_callback(functools.partial(_background.log_failure, what="workers could not be announced"))
-
-
-def _presence_key(backend: Backend) -> bytes:
-    return f"{backend.key_prefix}asyncresult-workers".encode()
-
-
-def _reply_key(backend: Backend, task_id: str, request: str) -> bytes:
-    return backend.key_beside(task_id, f"reply-{request}")

@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
-from ._storage.store import Backend, check_task_id, handles
-from .backend import current_backend
+from ._checks import check_task_id
+from ._handles.result import AsyncResult
+from ._handles.sets import GroupResult, ResultSet
+from .backend import Backend, current_backend
 from .codec.codec import Codec
 from .control import Revocation
 from .errors import TaskFailed
@@ -33,7 +35,6 @@ from .worker import TaskContext, current_task, traceback_text
 if TYPE_CHECKING:
     import anyio
 
-    from .result import AsyncResult, GroupResult, ResultSet
 
 __all__ = ["Executor", "Submitter", "value_of"]
 
@@ -115,7 +116,7 @@ class Submitter:
         self._executor._check_room(len(items))
         group = str(uuid.uuid4())
         members = [self._executor._accept(self._options, fn, (item,), {}, group) for item in items]
-        made: GroupResult[Any] = handles.group(group, members, backend=self._executor.backend)
+        made: GroupResult[Any] = GroupResult(group, members, backend=self._executor.backend)
         return made
 
 
@@ -270,7 +271,7 @@ class Executor(Submitter):
             history=options.history,
         )
         context.listens = False
-        handle: AsyncResult[Any] = handles.result(id, backend=backend, parent=parent)
+        handle: AsyncResult[Any] = AsyncResult(id, backend=backend, parent=parent)
         if sender is not None:
             sender.add_child(handle)
         self._jobs[id] = _Job(self, context, options, functools.partial(fn, *args, **kwargs))
@@ -486,14 +487,14 @@ def _is_coroutine_function(fn: Any) -> bool:
 
 
 def _is_handle(argument: Any) -> bool:
-    return isinstance(argument, (handles.result, handles.results))
+    return isinstance(argument, (AsyncResult, ResultSet))
 
 
 def _parent(awaited: list[Any]) -> AsyncResult[Any] | GroupResult[Any] | None:
     """What must succeed first, as one handle."""
-    if not awaited or (len(awaited) == 1 and isinstance(awaited[0], (handles.result, handles.group))):
+    if not awaited or (len(awaited) == 1 and isinstance(awaited[0], (AsyncResult, GroupResult))):
         return awaited[0] if awaited else None
-    group: GroupResult[Any] = handles.group(results=[leaf for handle in awaited for leaf in handle._leaves()])
+    group: GroupResult[Any] = GroupResult(results=[leaf for handle in awaited for leaf in handle._leaves()])
     return group
 
 

@@ -1,16 +1,16 @@
 """The handles: one result, a known result, several results, groups of results.
 
-The machinery stands in :mod:`._handle`, :mod:`._eager`, :mod:`._sets` and :mod:`._tree`.
+The code is in :mod:`._handles`.
 """
 
 from __future__ import annotations
 
 from ._handles.eager import EagerResult
-from ._handles.handle import AsyncResult
+from ._handles.forms import result_from_tuple
+from ._handles.result import AsyncResult
 from ._handles.scope import Scope, scope
 from ._handles.sets import GroupResult, ResultSet, as_completed, gather, wait
 from ._handles.streams import Completed, SetUpdates
-from ._handles.tree import result_from_tuple
 from ._handles.updates import Updates
 
 __all__ = [

@@ -30,16 +30,16 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from . import _background
-from ._storage.store import Backend, check_task_id, handles
+from ._checks import check_task_id
+from ._handles.base import Node
+from ._storage.keys import REVOKE
+from ._storage.store import Store
 from .control import Revocation
 from .errors import AsyncResultError, BackendClosed, BackendError, ResultEncodeError, TaskRevoked
 from .states import FAILURE, PROGRESS, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
-
-if TYPE_CHECKING:
-    from .result import AsyncResult, GroupResult
 
 __all__ = ["Request", "TaskContext", "current_task", "traceback_text"]
 
@@ -70,7 +70,7 @@ class Request:
     retries: int
     parent_id: str | None
     group: str | None
-    children: list[AsyncResult[Any] | GroupResult[Any]] = field(default_factory=list)
+    children: list[Node[Any]] = field(default_factory=list)
     heartbeat: Mapping[str, float] | None = None
     extended: bool = True
 
@@ -92,7 +92,7 @@ class TaskContext:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Store,
         task_id: str | None,
         *,
         name: str | None,
@@ -197,7 +197,7 @@ class TaskContext:
             raise
         self.request.retries += 1
 
-    def add_child(self, handle: AsyncResult[Any] | GroupResult[Any]) -> None:
+    def add_child(self, handle: Node[Any]) -> None:
         """Record that this task has sent another one. An Executor does that by itself."""
         self.request.children.append(handle)
 
@@ -235,7 +235,7 @@ class TaskContext:
         stored = await self._stored(started_by, STARTED, start=True)
         if not stored and self.revoked is None:
             # Revoked, or its result is ignored, or the queue delivers again what is over: that is its business.
-            marker = self._backend.key_beside(self.id, "revoke")
+            marker = self._backend.key_beside(self.id, REVOKE)
             if await self._backend._engine().exists(marker):
                 self.revoked = "revoked"
         if self.revoked is not None:
@@ -483,6 +483,3 @@ def traceback_text(exc: BaseException) -> str:
 def _leads_to_task(tb: TracebackType) -> bool:
     module: str = tb.tb_frame.f_globals.get("__name__", "")
     return module.partition(".")[0] in ("asyncresult", "anyio")
-
-
-handles.track = TaskContext

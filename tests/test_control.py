@@ -181,7 +181,7 @@ class TestNonsense:
         ear = Ear(backend, "a")
         asking = asyncio.create_task(revoke(backend, ["a", "b"], wait=True, timeout=20))
         await until(lambda: ear.heard)
-        payload, _ = backend.records._values[backend.key_beside("a", "revoke")]  # type: ignore[attr-defined]
+        payload, _ = backend.driver.records._values[backend.key_beside("a", "revoke")]  # type: ignore[attr-defined]
         key = backend.key_beside("b", f"reply-{json.loads(payload)['result']['id']}")
         for nonsense in ({"status": "REPLY", "result": 7}, {"status": "OTHER", "result": {}}):
             await backend._engine().put(key, json.dumps({"task_id": "b", **nonsense}).encode(), None)

@@ -22,9 +22,8 @@ import hiredis
 import pytest
 
 import asyncresult
-from asyncresult import AsyncResult, ResultSet
+from asyncresult import AsyncResult, Backend, ResultSet
 from asyncresult._redis.wire import Wire
-from asyncresult._storage.store import Backend
 from tests.tools.servers import RedisServer
 
 N = 1000

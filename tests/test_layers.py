@@ -1,8 +1,8 @@
 """The layers of the package, as a table, and what no module may do. The source is read with ``ast``, not imported.
 
-Which imports count: all, also those inside functions. Those under ``if TYPE_CHECKING:`` are not run, and are there to
-name a type; they may point upward or sideways, but each such pair is listed below with its reason. A door is out of
-bounds for them too.
+Which imports count: all, also those inside functions and those under ``if TYPE_CHECKING:``. There are no exceptions.
+What no import shows is looked for as well: a module that assigns to another one, so that a lower one comes to hold
+what a higher one defines.
 """
 
 from __future__ import annotations
@@ -18,62 +18,52 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "asyncresult"
 
 # From the top: layer, then modules. A module imports from rows below its own only. A name with a star stands for a
-# package and all in it. What is not written yet may be in it already.
+# package and all in it.
 TABLE = [
-    ("doors", "cli integrations.*"),
-    ("faces", "__init__ sync"),
+    ("integrations", "integrations.*"),
+    ("faces", "sync"),
     ("faces", "sync.executor"),
+    ("faces", "sync.backend"),
     ("faces", "sync.sets"),
     ("faces", "sync.result"),
     ("faces", "sync.base"),
-    ("faces", "sync.backend"),
     ("faces", "sync.celery"),
-    ("handles", "result _handles"),
-    ("handles", "_handles.eager _handles.scope _handles.tree"),
-    ("handles", "_handles.sets"),
+    ("faces", "__init__"),
+    ("running tasks", "executor"),
+    ("backends", "backend"),
+    ("running tasks", "worker"),
+    ("handles", "result"),
+    ("handles", "_handles.scope _handles.forms"),
+    ("handles", "_handles.sets _handles.eager"),
     ("handles", "_handles.streams"),
     ("handles", "_handles.joins"),
+    ("handles", "_handles.result"),
+    ("handles", "_handles.tree _handles.updates _handles.waiting _handles.futures"),
     ("handles", "_handles.handle"),
-    ("handles", "_handles.updates"),
-    ("verbs", "executor"),
-    ("verbs", "worker"),
-    ("verbs", "control"),
-    ("storage", "backend"),
-    ("storage", "_redis _storage"),
+    ("handles", "_handles.base"),
+    ("control", "control"),
     ("storage", "_redis.sentinel _redis.cluster"),
-    ("storage", "_storage.memory _redis.engine"),
+    ("storage", "_redis.engine"),
     ("storage", "_redis.connection _redis.writes"),
-    ("storage", "_storage.store _redis.pump _redis.options"),
-    ("loop", "promise _storage.waiters _redis.subscriber _portal"),
-    ("loop", "_promise_core _thenable _background"),
-    ("machines", "codec"),
-    ("machines", "codec.codec graph _redis.wire"),
-    ("machines", "codec.exceptions codec.json"),
-    ("records", "meta _extensions"),
+    ("storage", "_redis.pump _redis.options"),
+    ("storage", "_storage.memory _storage.current"),
+    ("storage", "_storage.store"),
+    ("storage", "_storage.engines"),
+    ("storage", "_storage.engine"),
+    ("storage", "_storage.options _storage.keys"),
+    ("loop", "_storage.waiters _redis.subscriber _portal promise"),
+    ("loop", "_promise_core _background"),
+    ("packages", "_redis _storage _handles"),
+    ("records", "codec"),
+    ("records", "codec.codec graph _redis.wire"),
+    ("records", "codec.exceptions codec.json"),
+    ("words", "meta _extensions _checks"),
     ("words", "errors states version"),
 ]
 
-# Imports against the order that are right all the same: (importer, imported): reason. Each must be in use.
-SIDEWAYS = {
-    ("_handles.handle", "_handles.tree"): "the walks over children are methods of a handle, and made of handles",
-    ("_handles.sets", "_handles.tree"): "GroupResult.restore makes handles of any kind",
-    ("sync.backend", "sync.result"): "backend.result() gives a handle",
-    ("sync.backend", "sync.sets"): "backend.results() gives a set of them",
-    ("sync.result", "sync.sets"): "children may be groups",
-}
-TYPES_ONLY = {
-    ("_thenable", "promise"): "what then() gives; a promise is one itself",
-    ("_handles.handle", "_handles.sets"): "children may be groups",
-    ("_handles.updates", "result"): "a stream tells of handles",
-    ("_storage.store", "result"): "backend.result() gives a handle; the handles register the class",
-    ("_storage.store", "worker"): "backend.track() gives a context; its room registers the class",
-    ("worker", "result"): "a task's children are handles",
-    ("executor", "result"): "what is submitted gives a handle; the handles register the classes",
-}
-
-# No loop and no I/O below the layer "loop", and in the machines no clock: what they do depends on their input alone.
+# No loop, no I/O and no clock below the layer "loop": what is there depends on its input alone.
 _NO_LOOP = {"anyio", "asyncio", "redis", "select", "selectors", "socket", "ssl", "threading"}
-STILL = {"machines": _NO_LOOP | {"time"}, "records": _NO_LOOP, "words": _NO_LOOP}
+STILL = {"records": _NO_LOOP | {"time"}, "words": _NO_LOOP}
 
 # What the core may import from outside the standard library.
 DEPENDENCIES = {"anyio", "hiredis", "msgspec", "redis"}
@@ -92,7 +82,6 @@ class Import:
     imported: str
     """As a module of the package, without ``asyncresult.``; or an outside module, with a leading ``/``."""
     line: int
-    types_only: bool
 
     def __str__(self) -> str:
         return f"{self.importer}:{self.line} imports {self.imported}"
@@ -115,24 +104,19 @@ PACKAGES = {"__init__", *(name.rpartition(".")[0] for name in MODULES if "." in 
 def imports_of(importer: str, source: str) -> Iterator[Import]:
     """Every import statement of a module, wherever it stands."""
 
-    def visit(node: ast.AST, types_only: bool) -> Iterator[Import]:
+    def visit(node: ast.AST) -> Iterator[Import]:
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(importer, absolute(alias.name), node.lineno, types_only)
+                yield Import(importer, absolute(alias.name), node.lineno)
         elif isinstance(node, ast.ImportFrom):
             base = absolute(node.module or "") if not node.level else relative(node.level, node.module)
             for alias in node.names:
                 # `from . import codec` names a module, `from .codec import Codec` something in it.
                 inner = alias.name if base == "__init__" else f"{base}.{alias.name}"
-                yield Import(importer, inner if inner in MODULES else base, node.lineno, types_only)
-        elif isinstance(node, ast.If) and is_type_checking(node.test):
-            for child in node.body:
-                yield from visit(child, True)
-            for child in node.orelse:
-                yield from visit(child, types_only)
+                yield Import(importer, inner if inner in MODULES else base, node.lineno)
         else:
             for child in ast.iter_child_nodes(node):
-                yield from visit(child, types_only)
+                yield from visit(child)
 
     def absolute(name: str) -> str:
         first, _, rest = name.partition(".")
@@ -147,12 +131,7 @@ def imports_of(importer: str, source: str) -> Iterator[Import]:
         parts = home[: len(home) - level] if level else home
         return ".".join([*parts, *([module] if module else [])]) or "__init__"
 
-    def is_type_checking(test: ast.expr) -> bool:
-        return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (
-            isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
-        )
-
-    yield from visit(ast.parse(source), False)
+    yield from visit(ast.parse(source))
 
 
 def find_row(module: str) -> int | None:
@@ -178,18 +157,15 @@ def wrong_imports(importer: str, source: str) -> list[str]:
                 wrong.append(f"{found}: no loop, no clock, no I/O here")
             if top == "socket" and importer != "_redis.subscriber":
                 wrong.append(f"{found}: sockets are for _redis.subscriber only")
-            if top not in {*sys.stdlib_module_names, *DEPENDENCIES} and layer_of(importer) != "doors":
+            if top not in {*sys.stdlib_module_names, *DEPENDENCIES} and layer_of(importer) != "integrations":
                 wrong.append(f"{found}: not a dependency of the package")
             continue
-        pair = (importer, found.imported)
         importer_row, imported_row = find_row(importer), find_row(found.imported)
         if importer_row is None or imported_row is None:
             wrong.append(f"{found}: not in the table")
-        elif layer_of(found.imported) == "doors" and layer_of(importer) != "doors":
-            wrong.append(f"{found}: nobody imports a door")
-        elif layer_of(importer) == "doors" or pair in SIDEWAYS or (found.types_only and pair in TYPES_ONLY):
-            continue
-        elif imported_row <= importer_row:
+        elif layer_of(found.imported) == "integrations" and layer_of(importer) != "integrations":
+            wrong.append(f"{found}: nothing imports an integration")
+        elif imported_row <= importer_row and layer_of(importer) != "integrations":
             wrong.append(f"{found}: not below it")
     return wrong
 
@@ -246,8 +222,78 @@ def forbidden_names(module: str, source: str) -> list[str]:
         if name in FORBIDDEN
         and (module, name) not in ALLOWED
         and not (module == "_redis.subscriber" and FORBIDDEN[name] is _SOCKETS)
-        and not (layer_of(module) == "doors" and name == "import_module")
+        and not (layer_of(module) == "integrations" and name == "import_module")
     ]
+
+
+# --- circles, and what no import shows
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """The sets of modules that reach each other."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            for other in arrows[todo.pop()] - seen:
+                seen.add(other)
+                todo.append(other)
+        return seen
+
+    reach = {module: reached(module) for module in arrows}
+    found = {
+        tuple(sorted(other for other in reach[module] if module in reach[other]))
+        for module in arrows
+        if module in reach[module]
+    }
+    return sorted(map(list, found))
+
+
+#: Methods by which something is put into an object. (``register`` is functools.singledispatch's: open by its nature.)
+_PUTS = {"append", "add", "insert", "extend", "update", "setdefault"}
+
+
+def assignments_to_others(module: str, source: str) -> list[str]:
+    """Statements that, when the module is imported, put something into another module of the package."""
+    tree = ast.parse(source)
+    imported = {
+        (alias.asname or alias.name).partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom | ast.Import)
+        for alias in node.names
+        if (isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("asyncresult")))
+        or (isinstance(node, ast.Import) and alias.name.startswith("asyncresult"))
+    }
+
+    def root(node: ast.expr) -> str:
+        while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+            node = node.func if isinstance(node, ast.Call) else node.value
+        return node.id if isinstance(node, ast.Name) else ""
+
+    def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                yield child
+                yield from run_at_import(child)
+
+    wrong: list[str] = []
+    for node in run_at_import(tree):
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign | ast.AugAssign):
+            targets = [node.target]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setattr":
+            targets = [ast.Attribute(node.args[0], "")]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _PUTS:
+            targets = [node.func]
+        wrong += [
+            f"{module}:{node.lineno} puts something into {root(target)}"  # type: ignore[attr-defined]
+            for target in targets
+            if isinstance(target, ast.Attribute | ast.Subscript) and root(target) in imported
+        ]
+    return wrong
 
 
 # --- the tests
@@ -269,20 +315,62 @@ def test_every_module_is_in_the_table_once() -> None:
     assert len(names) == len(set(names))
 
 
-def test_every_exception_is_needed() -> None:
-    pairs = {
-        types_only: {
-            (found.importer, found.imported)
-            for module, source in MODULES.items()
-            for found in imports_of(module, source)
-            if found.types_only is types_only
-        }
-        for types_only in (False, True)
-    }
-    assert set(SIDEWAYS) - pairs[False] == set()
-    assert set(TYPES_ONLY) - pairs[True] == set()
+def test_every_use_of_a_forbidden_name_is_needed() -> None:
     used = {(module, name) for module, source in MODULES.items() for name, _ in names_in(source)}
     assert set(ALLOWED) - used == set()
+
+
+def test_no_circle() -> None:
+    arrows = {
+        module: {found.imported for found in imports_of(module, source) if found.imported in MODULES}
+        for module, source in MODULES.items()
+    }
+    assert circles(arrows) == []
+
+
+@pytest.mark.parametrize(
+    ("arrows", "expected"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}, [["a", "b", "c"]]),
+        ({"a": {"b"}, "b": {"a"}, "c": {"d"}, "d": {"c", "a"}}, [["a", "b"], ["c", "d"]]),
+    ],
+)
+def test_a_circle_is_found(arrows: dict[str, set[str]], expected: list[list[str]]) -> None:
+    assert circles(arrows) == expected
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_is_assigned_to_another_module(module: str) -> None:
+    assert assignments_to_others(module, MODULES[module]) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from ._storage.store import handles\nhandles.result = AsyncResult",
+        "from ._storage import store\nstore.handles.result = AsyncResult",
+        "from ._storage import store\nstore.kinds['result'] = AsyncResult",
+        "from ._storage import store\nsetattr(store, 'result', AsyncResult)",
+        "from ._storage.store import Store as S\nif True:\n  S.made = AsyncResult",
+        "import asyncresult._storage.store as store\nstore.made: type = AsyncResult",
+        "from ._storage.store import kinds\nkinds.append(AsyncResult)",
+    ],
+)
+def test_an_assignment_to_another_module_is_found(source: str) -> None:
+    assert assignments_to_others("result", source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from celery import Task\nTask.x = 1",
+        "from ._storage import store\ndef f():\n  store.x = 1",
+        "from .base import blocking\nblocking.register(A, B)",
+    ],
+)
+def test_what_is_no_assignment_to_another_module(source: str) -> None:
+    assert assignments_to_others("sync.result", source) == []
 
 
 @pytest.mark.parametrize(
@@ -297,20 +385,21 @@ def test_every_exception_is_needed() -> None:
         ("meta", "if TYPE_CHECKING: pass\nelse:\n  from .codec import Codec", "codec: not below it"),
         ("meta", "from asyncresult import AsyncResult", "__init__: not below it"),
         ("errors", "from .states import SUCCESS", "states: not below it"),
+        ("_storage.store", "if TYPE_CHECKING:\n  from ..result import AsyncResult", "result: not below it"),
         ("graph", "import asyncio", "no loop, no clock"),
         ("_redis.wire", "from time import monotonic", "no loop, no clock"),
-        ("result", "from .integrations import celery", "nobody imports a door"),
-        ("result", "if TYPE_CHECKING:\n  from .integrations.celery import App", "nobody imports a door"),
+        ("result", "from .integrations import celery", "nothing imports an integration"),
+        ("result", "if TYPE_CHECKING:\n  from .integrations.celery import App", "nothing imports an integration"),
         ("result", "from .nonsense import x", "nonsense: not in the table"),
         ("nonsense", "from .errors import x", "errors: not in the table"),
         ("result", "import celery", "not a dependency"),
         ("_redis.engine", "import socket", "sockets are for _redis.subscriber"),
         ("_redis.engine", "from .sentinel import x", "_redis.sentinel: not below it"),
-        ("_redis.engine", "from .._storage.memory import x", "_storage.memory: not below it"),
+        ("_storage.memory", "from .._redis.options import x", "_redis.options: not below it"),
         ("_redis.engine", "from ..backend import connect", "backend: not below it"),
         ("_redis.engine", "from .. import result", "result: not below it"),
-        ("backend", "from .result import AsyncResult", "result: not below it"),
-        ("__init__", "from .cli import main", "nobody imports a door"),
+        ("_handles.result", "from ..backend import Backend", "backend: not below it"),
+        ("__init__", "from .integrations.x import main", "nothing imports an integration"),
     ],
 )
 def test_a_wrong_import_is_found(module: str, source: str, words: str) -> None:
@@ -323,12 +412,11 @@ def test_a_wrong_import_is_found(module: str, source: str, words: str) -> None:
     [
         ("codec.codec", "from ..meta import TaskMeta\nfrom .. import errors\nimport json, msgspec"),
         ("result", "def f():\n  from .promise import Promise"),
-        ("_storage.store", "if TYPE_CHECKING:\n  from ..result import AsyncResult"),
         (
             "_redis.engine",
-            "import asyncio, redis.asyncio\nfrom .._storage.store import Backend\nfrom . import subscriber",
+            "import asyncio, redis.asyncio\nfrom .._storage.store import Store\nfrom . import subscriber",
         ),
-        ("backend", "from ._storage import memory\nfrom ._redis.engine import RedisBackend"),
+        ("backend", "from ._storage import memory\nfrom ._redis.engine import RedisDriver"),
         ("_redis.subscriber", "import socket"),
         ("integrations.celery", "import celery\nfrom .. import AsyncResult\nfrom .shared import x"),
         ("__init__", "from .result import AsyncResult\nfrom . import errors"),

@@ -56,6 +56,9 @@ FROM_ASYNC = {
     "Backend.group_key: missing": KEYS,
     "Backend.key_beside: missing": KEYS,
     "Backend.precedes: missing": KEYS,
+    "Backend.reply_key: missing": KEYS,
+    "Backend.task_of: missing": KEYS,
+    "Backend.workers_key: missing": KEYS,
     "Executor.room: missing": "submit() waits for room by itself",
     "Updates.aclose: missing": "close()",
 }

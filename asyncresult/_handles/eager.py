@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from .._storage.store import Backend
+from .._storage.store import Store
 from ..control import Reply
 from ..errors import TaskRevoked
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, PROPAGATE_STATES, READY_STATES, REVOKED, SUCCESS
-from .handle import AsyncResult
+from .result import AsyncResult
 
 __all__ = ["EagerResult"]
 
@@ -40,7 +40,7 @@ class EagerResult(AsyncResult[T_co]):
         traceback: str | None = None,
         name: str | None = None,
         *,
-        backend: Backend | None = None,
+        backend: Store | None = None,
     ) -> None:
         super().__init__(id, backend=backend)
         if state in PROPAGATE_STATES and not isinstance(ret_value, Exception):

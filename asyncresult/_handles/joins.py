@@ -14,13 +14,15 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from .._storage.store import LOOK_ONCE_TIMEOUT, Backend
+from .._checks import LOOK_ONCE_TIMEOUT
+from .._storage.store import Store
 from .._storage.waiters import READ_CHUNK
 from ..codec.codec import Codec, LargeRecord
 from ..errors import AsyncResultError, ResultDecodeError, ResultTimeout
 from ..meta import TaskMeta
 from ..states import SUCCESS
-from .handle import AsyncResult, Callback
+from .handle import Callback
+from .result import AsyncResult
 
 __all__ = ["Handle", "Join", "Many", "finish", "look_at_all", "look_at_each", "over", "timed_out"]
 
@@ -45,7 +47,7 @@ class Many:
         self._handles = handles
         self._callback = callback
         self._ended = False
-        unread: dict[Backend, list[Handle]] = {}
+        unread: dict[Store, list[Handle]] = {}
         for handle in handles:
             # What stands in the table was read for somebody else, or is about to be.
             if len(handles) < READ_FIRST or handle._table is not None or handle._is_ready():
@@ -62,7 +64,7 @@ class Many:
             if handle._callbacks is not None:
                 handle._unlisten(self._callback)
 
-    def _read(self, backend: Backend, handles: list[Handle], start: int) -> None:
+    def _read(self, backend: Store, handles: list[Handle], start: int) -> None:
         """Read a chunk of the handles from ``start`` on, and see what to do about the others."""
         chunk, others = handles[start : start + READ_CHUNK], start + READ_CHUNK
         engine = backend._engine()
@@ -192,7 +194,7 @@ async def finish(join: Join, leaves: list[Handle], timeout: float | None) -> Non
 
 async def look_at_all(leaves: list[Handle]) -> list[TaskMeta]:
     """The records of all leaves; one series of reads for each backend among them."""
-    unknown: dict[Backend, list[Handle]] = {}
+    unknown: dict[Store, list[Handle]] = {}
     for leaf in leaves:
         if not leaf._is_ready():
             unknown.setdefault(leaf.backend, []).append(leaf)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ..errors import AsyncResultError
-from .handle import AsyncResult
+from .result import AsyncResult
 from .sets import ResultSet
 
 __all__ = ["Scope", "scope"]

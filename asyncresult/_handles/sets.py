@@ -12,16 +12,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Self, TypeVar, overload
 from weakref import WeakSet
 
+from .._checks import LOOK_ONCE_TIMEOUT, check_choice, looks_once
 from .._extensions import integration_for
-from .._storage.store import LOOK_ONCE_TIMEOUT, Backend, check_timeout, handles
-from .._thenable import Thenable
+from .._storage.current import current_store
+from .._storage.store import Store
 from ..control import Reply, revoke
-from ..errors import ResultTimeout
+from ..errors import ResultDecodeError, ResultTimeout
 from ..meta import TaskMeta
 from ..promise import Promise
 from ..states import SUCCESS
-from .handle import AsyncResult
+from .base import Node, ResultBase
 from .joins import Join, finish, look_at_all, over, timed_out
+from .result import AsyncResult
 from .streams import Completed, SetUpdates
 
 __all__ = ["GroupResult", "ResultSet", "as_completed", "gather", "wait"]
@@ -33,7 +35,7 @@ C = TypeVar("C")
 D = TypeVar("D")
 
 
-class ResultSet(Sequence[AsyncResult[T]], Thenable[list[T]]):
+class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
     """Several results, awaited together. Members may belong to different backends, and may be sets.
 
     ``await rs`` is ``await rs.get()``. Making a set touches nothing.
@@ -48,7 +50,7 @@ class ResultSet(Sequence[AsyncResult[T]], Thenable[list[T]]):
         TypeError: A member is none of these.
     """
 
-    parent: AsyncResult[Any] | GroupResult[Any] | None = None
+    parent: Node[Any] | None = None
 
     def __init__(self, results: Iterable[Any]) -> None:
         self.results: list[Any] = list(results)
@@ -149,7 +151,7 @@ class ResultSet(Sequence[AsyncResult[T]], Thenable[list[T]]):
         """
         fail_fast = propagate and not return_exceptions
         leaves = list(self._leaves())
-        if check_timeout(timeout):
+        if looks_once(timeout):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_ONCE_TIMEOUT):
                     await look_at_all(leaves)
@@ -193,8 +195,9 @@ class ResultSet(Sequence[AsyncResult[T]], Thenable[list[T]]):
             ValueError: ``return_when`` is none of these.
             RuntimeError, BackendClosed: As :meth:`AsyncResult.get`.
         """
-        if return_when not in (asyncio.FIRST_COMPLETED, asyncio.FIRST_EXCEPTION, asyncio.ALL_COMPLETED):
-            raise ValueError(f"return_when is FIRST_COMPLETED, FIRST_EXCEPTION or ALL_COMPLETED, not {return_when!r}")
+        check_choice(
+            "return_when", return_when, asyncio.FIRST_COMPLETED, asyncio.FIRST_EXCEPTION, asyncio.ALL_COMPLETED
+        )
         leaves = list(self._leaves())
         wanted = min(len(leaves), 1 if return_when == asyncio.FIRST_COMPLETED else len(leaves))
         if count is not None:
@@ -303,7 +306,7 @@ class ResultSet(Sequence[AsyncResult[T]], Thenable[list[T]]):
 
     async def forget(self) -> None:
         """Delete the members' records. Raises: BackendError, BackendClosed."""
-        by_backend: dict[Backend, list[AsyncResult[Any]]] = {}
+        by_backend: dict[Store, list[AsyncResult[Any]]] = {}
         for leaf in self._leaves():
             by_backend.setdefault(leaf.backend, []).append(leaf)
         for backend, leaves in by_backend.items():
@@ -318,7 +321,7 @@ class ResultSet(Sequence[AsyncResult[T]], Thenable[list[T]]):
 
         Args, returns, raises: as :meth:`AsyncResult.revoke`.
         """
-        by_backend: dict[Backend, list[str]] = {}
+        by_backend: dict[Store, list[str]] = {}
         for leaf in self._leaves():
             by_backend.setdefault(leaf.backend, []).append(leaf.id)
         replies = [
@@ -346,7 +349,7 @@ class ResultSet(Sequence[AsyncResult[T]], Thenable[list[T]]):
         return f"<{type(self).__name__}: [{shown}{', …' if len(self) > 5 else ''}]>"
 
 
-class GroupResult(ResultSet[T]):
+class GroupResult(ResultSet[T], Node[list[T]]):
     """The results of a group of tasks, with an id under which the list of members can be saved.
 
     Args:
@@ -361,8 +364,8 @@ class GroupResult(ResultSet[T]):
         id: str | None = None,
         results: Iterable[Any] = (),
         *,
-        parent: AsyncResult[Any] | GroupResult[Any] | None = None,
-        backend: Backend | None = None,
+        parent: Node[Any] | None = None,
+        backend: Store | None = None,
     ) -> None:
         super().__init__(results)
         self.id = str(id) if id is not None else str(uuid.uuid4())
@@ -375,7 +378,7 @@ class GroupResult(ResultSet[T]):
         return self.results
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> Store:
         """Where the group is saved.
 
         Raises:
@@ -383,10 +386,10 @@ class GroupResult(ResultSet[T]):
         """
         if self._backend is not None:
             return self._backend
-        first: Backend = self.results[0].backend if self.results else AsyncResult(self.id).backend
+        first: Store = self.results[0].backend if self.results else AsyncResult(self.id).backend
         return first
 
-    async def save(self, backend: Backend | None = None) -> Self:
+    async def save(self, backend: Store | None = None) -> Self:
         """Store which results belong to this group, in Celery's form. Returns itself.
 
         Raises: as :meth:`Backend.save_group`.
@@ -394,12 +397,12 @@ class GroupResult(ResultSet[T]):
         await (backend or self.backend).save_group(self)
         return self
 
-    async def delete(self, backend: Backend | None = None) -> None:
+    async def delete(self, backend: Store | None = None) -> None:
         """Delete the saved list; the members' records stay. Raises: BackendError, BackendClosed."""
         await (backend or self.backend).delete_group(self.id)
 
     @classmethod
-    async def restore(cls, id: str, backend: Backend | None = None) -> GroupResult[Any] | None:
+    async def restore(cls, id: str, backend: Store | None = None) -> GroupResult[Any] | None:
         """The group saved under ``id``, or None.
 
         Raises:
@@ -407,19 +410,26 @@ class GroupResult(ResultSet[T]):
             BackendError, BackendClosed: It could not be read.
             RuntimeError: No backend is given, and none is entered.
         """
-        from .tree import restore_group
+        backend = backend or current_store()
+        form = await backend.restore_group(id)
+        if form is None:
+            return None
+        try:
+            group = backend._revive(form)
+        except ValueError as error:
+            raise ResultDecodeError(f"the saved group {id} is not in Celery's form: {error}", task_id=id) from error
+        if not isinstance(group, GroupResult):
+            raise ResultDecodeError(f"what is saved as group {id} is a single result", task_id=id)
+        return group
 
-        return await restore_group(id, backend)
+    async def _below(self) -> list[Any]:
+        return list(self.results)
 
-    def as_tuple(self) -> tuple[tuple[str, Any], list[Any]]:
-        """Celery's portable form: ``((id, parent's form or None), [members' forms])``."""
-        parent = self.parent.as_tuple() if self.parent is not None else None
-        return (self.id, parent), [member.as_tuple() for member in self.results]
+    def _member_forms(self) -> list[Any]:
+        return [member.as_tuple() for member in self.results]
 
-    def as_list(self) -> list[str]:
-        """The id of the group, of its members and of its parents."""
-        above = self.parent.as_list() if self.parent is not None else []
-        return [self.id, *(id for member in self.results for id in member.as_list()), *above]
+    def _member_ids(self) -> list[str]:
+        return [id for member in self.results for id in member.as_list()]
 
     def __bool__(self) -> bool:
         return bool(self.id or self.results)
@@ -523,7 +533,3 @@ async def wait(
 ) -> tuple[set[AsyncResult[T]], set[AsyncResult[T]]]:
     """Wait for some or all ``results``. Args, returns, raises: as :meth:`ResultSet.wait`."""
     return await ResultSet[T](results).wait(timeout=timeout, return_when=return_when, count=count)
-
-
-handles.results = ResultSet
-handles.group = GroupResult

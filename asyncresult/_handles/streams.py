@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from .._storage.store import check_timeout
+from .._checks import looks_once
 from ..errors import AsyncResultError, BackendUnavailable
 from ..meta import TaskMeta
-from .handle import AsyncResult
 from .joins import Handle, Many, look_at_all, look_at_each, over, timed_out
+from .result import AsyncResult
 from .updates import Feed, deadline_of_look, same_state
 
 __all__ = ["Completed", "SetUpdates"]
@@ -36,7 +36,7 @@ class Completed(AsyncIterator[AsyncResult[T]], Generic[T]):
         self._handles: list[AsyncResult[T]] = []
         self._pending = 0
         self._timeout = timeout
-        self._only_looks = check_timeout(timeout)
+        self._only_looks = looks_once(timeout)
         loop = asyncio.get_running_loop()
         self._deadline = None if timeout is None else loop.time() + timeout
         waits: list[Many] = []
@@ -107,7 +107,7 @@ class SetUpdates(AsyncIterator[tuple[AsyncResult[Any], TaskMeta]]):
         unique = {id(handle): handle for handle in handles if not handle.ignored}
         self._handles = list(unique.values())
         self._timeout = timeout
-        self._only_looks = check_timeout(timeout)
+        self._only_looks = looks_once(timeout)
         self._maxsize = max(maxsize, len(self._handles))
         self._deadline: float | None = None
         self._feed: Feed[tuple[Handle, TaskMeta]] | None = None

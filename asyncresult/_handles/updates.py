@@ -14,27 +14,19 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 
-from .._storage.store import LOOK_ONCE_TIMEOUT, check_timeout
+from .._checks import LOOK_ONCE_TIMEOUT, looks_once
+from .._storage.keys import HISTORY
 from ..errors import AsyncResultError, BackendUnavailable, ResultTimeout
 from ..meta import TaskMeta
-
-if TYPE_CHECKING:
-    from ..result import AsyncResult
+from .handle import Handle
 
 __all__ = ["Feed", "Updates", "deadline_of_look", "same_state"]
 
 ItemT = TypeVar("ItemT")
-
-
-class Observer(Protocol):
-    """Who sees every record of a handle."""
-
-    def put(self, meta: TaskMeta, /) -> None: ...
-    def fail(self, error: AsyncResultError, /) -> None: ...
 
 
 class Feed(Generic[ItemT]):
@@ -141,9 +133,7 @@ class Updates(AsyncIterator[TaskMeta]):
         ResultDecodeError, BackendError, BackendClosed: As :meth:`AsyncResult.get`. The stream is over then.
     """
 
-    def __init__(
-        self, handle: AsyncResult[Any], *, timeout: float | None, maxsize: int, since: str | None = None
-    ) -> None:
+    def __init__(self, handle: Handle[Any], *, timeout: float | None, maxsize: int, since: str | None = None) -> None:
         if maxsize < 1:
             raise ValueError(f"maxsize must be at least 1, not {maxsize!r}")
         if since is not None and not _HISTORY_ID.fullmatch(since):
@@ -155,7 +145,7 @@ class Updates(AsyncIterator[TaskMeta]):
         self._told_stale = False
         self._handle = handle
         self._timeout = timeout
-        self._only_looks = check_timeout(timeout)
+        self._only_looks = looks_once(timeout)
         self._maxsize = maxsize
         self._deadline: float | None = None
         self._feed: Feed[TaskMeta] | None = None
@@ -252,7 +242,7 @@ class Updates(AsyncIterator[TaskMeta]):
 
     async def _read_kept(self) -> list[tuple[str, TaskMeta]]:
         backend, task_id = self._handle.backend, self._handle.id
-        reading = backend._engine().history(backend.key_beside(task_id, "history"), self.last_id or "0")
+        reading = backend._engine().history(backend.key_beside(task_id, HISTORY), self.last_id or "0")
         try:
             left = None if self._deadline is None else max(0.0, self._deadline - asyncio.get_running_loop().time())
             await asyncio.wait([reading], timeout=left)

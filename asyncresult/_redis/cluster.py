@@ -40,16 +40,17 @@ from typing import Any, ClassVar
 import msgspec
 from redis.exceptions import AskError, AuthenticationError, MovedError, NoPermissionError, RedisError, ResponseError
 
-from .._storage.store import BackendStats, Engine
+from .._storage.engine import BackendStats
+from .._storage.store import Store
 from ..errors import AsyncResultError, BackendClosed, BackendError, BackendUnavailable
 from .connection import Line, ask
-from .engine import RedisBackend, RedisEngine
+from .engine import RedisDriver, RedisEngine
 from .options import Options, parse_cluster
 from .pump import Command, Commands, Job
 from .subscriber import BACKOFF_FIRST, BACKOFF_LAST, Address, Subscriber, dial_address, permission_error
 from .wire import SLOTS, slot_of
 
-__all__ = ["ClusterBackend", "ClusterEngine"]
+__all__ = ["ClusterDriver", "ClusterEngine"]
 
 logger = logging.getLogger("asyncresult")
 
@@ -60,26 +61,24 @@ SLOW = 0.5
 PROMPT_REDIRECTIONS = 2
 
 
-class ClusterBackend(RedisBackend):
+class ClusterDriver(RedisDriver):
     """Records in a Redis or Valkey cluster.
 
-    Args:
-        url: ``redis+cluster://[[user]:password@]host[:port][,host[:port]…]``; some of the nodes are enough.
-            ``rediss+cluster://`` for TLS; ``valkey+cluster://`` and ``valkeys+cluster://`` mean the same.
-        options: Those of :class:`RedisBackend`, and ``sharded``: use shard channels (Redis 7). Then every
-            writer must use them too.
+    Its URL is ``redis+cluster://[[user]:password@]host[:port][,host[:port]…]``; some of the nodes are enough.
+    ``rediss+cluster://`` for TLS; ``valkey+cluster://`` and ``valkeys+cluster://`` mean the same.
 
-    Raises:
-        ValueError: The URL or an option makes no sense.
+    Its options are those of :class:`RedisDriver`, and ``sharded``: use shard channels (Redis 7). Then every writer
+    must use them too.
     """
 
     scheme: ClassVar[str] = "redis+cluster"
 
-    def _parse(self, url: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Options]:
+    @staticmethod
+    def _parse(url: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Options]:
         return parse_cluster(url, options)
 
-    def _start_engine(self) -> Engine:
-        return ClusterEngine(self, self.options)
+    def _make_engine(self, store: Store) -> RedisEngine:
+        return ClusterEngine(store, self.options)
 
     def __str__(self) -> str:
         scheme = "rediss+cluster" if self.options.tls else self.scheme

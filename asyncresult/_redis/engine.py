@@ -15,14 +15,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha1
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from redis.credentials import StreamingCredentialProvider
 
-from .._storage.store import Backend, BackendStats, Engine
+from .._storage.engine import BackendStats, Engine
+from .._storage.store import Driver, Store
 from .._storage.waiters import READ_CHUNK, Waiters
 from ..errors import AsyncResultError, BackendClosed
 from .connection import LIBRARY, Line, credentials
@@ -32,52 +34,66 @@ from .subscriber import Address, Dial, Sink, Subscriber, dial_address
 from .wire import Wire
 from .writes import RECORDS_PER_CALL, Record, Script, Stores, fail, settle
 
-__all__ = ["RedisBackend", "RedisEngine"]
+__all__ = ["RedisDriver", "RedisEngine"]
 
 logger = logging.getLogger("asyncresult")
 
 
-class RedisBackend(Backend):
+class RedisDriver(Driver):
     """Records in one Redis or Valkey server.
 
-    Args:
-        url: ``redis://[[user]:password@]host[:port][/db][?option=value&…]``, ``rediss://`` for TLS,
-            ``unix:///path/to/socket``; ``valkey://`` and ``valkeys://`` mean the same.
-        options: Those of :class:`Backend`, and of the connections: ``db``, ``username``, ``password``,
-            ``credential_provider`` (redis-py's), ``client_name``, ``protocol`` (2: do not try RESP3),
-            ``retry`` (seconds a failed command is tried again, or a redis-py ``Retry``),
-            ``socket_timeout``, ``socket_connect_timeout`` (seconds), ``ssl_cert_reqs``, ``ssl_ca_certs``,
-            ``ssl_ca_path``, ``ssl_ca_data``, ``ssl_certfile``, ``ssl_keyfile``, ``ssl_password``,
-            ``ssl_check_hostname``, ``ssl_ciphers``.
-
-    Raises:
-        ValueError: The URL or an option makes no sense. The message names the known ones, and no secret.
+    Its URL is ``redis://[[user]:password@]host[:port][/db][?option=value&…]``, ``rediss://`` for TLS,
+    ``unix:///path/to/socket``; ``valkey://`` and ``valkeys://`` mean the same.
     """
 
     scheme: ClassVar[str] = "redis"
 
-    def __init__(self, url: str = "redis://localhost:6379/0", **options: Any) -> None:
-        common, self.options = self._parse(url, options)
-        super().__init__(**common)
-        provider = self.options.credential_provider
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._engines: weakref.WeakSet[RedisEngine] = weakref.WeakSet()
+        provider = options.credential_provider
         if isinstance(provider, StreamingCredentialProvider):
             # It awaits what these return, whatever its annotations say (redis-py: auth/token_manager.py).
-            hear: Any = provider
-            hear.on_next(self._credentials_renewed)
-            hear.on_error(self._credentials_not_renewed)
+            streaming: Any = provider
+            streaming.on_next(self._credentials_renewed)
+            streaming.on_error(self._credentials_not_renewed)
 
-    def _parse(self, url: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Options]:
+    @classmethod
+    def from_url(cls, url: str, options: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """The driver, and those of the options that are the store's own.
+
+        Args:
+            options: Those of :class:`asyncresult.Backend`, and of the connections: ``db``, ``username``,
+                ``password``, ``credential_provider`` (redis-py's), ``client_name``, ``protocol`` (2: do not try
+                RESP3), ``retry`` (seconds a failed command is tried again, or a redis-py ``Retry``),
+                ``socket_timeout``, ``socket_connect_timeout`` (seconds), ``ssl_cert_reqs``, ``ssl_ca_certs``,
+                ``ssl_ca_path``, ``ssl_ca_data``, ``ssl_certfile``, ``ssl_keyfile``, ``ssl_password``,
+                ``ssl_check_hostname``, ``ssl_ciphers``.
+
+        Raises:
+            ValueError: The URL or an option is invalid. The message names the known ones, and no secret.
+        """
+        common, own = cls._parse(url, options)
+        return cls(own), common
+
+    @staticmethod
+    def _parse(url: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Options]:
         return parse(url, options)
 
-    def _start_engine(self) -> Engine:
-        return RedisEngine(self, self.options)
+    def start_engine(self, store: Store) -> Engine:
+        engine = self._make_engine(store)
+        self._engines.add(engine)
+        return engine
+
+    def _make_engine(self, store: Store) -> RedisEngine:
+        return RedisEngine(store, self.options)
 
     async def _credentials_renewed(self, token: Any) -> None:
         """The provider has a new token: every connection of every loop logs in again. Called on any thread."""
         username, password = token.try_get("oid"), token.get_value()
-        for loop, engine in list(self._engines.items()):
-            if isinstance(engine, RedisEngine) and not loop.is_closed():
-                loop.call_soon_threadsafe(engine.login_again, username, password)
+        for engine in list(self._engines):
+            if not engine.loop.is_closed():
+                engine.loop.call_soon_threadsafe(engine.login_again, username, password)
 
     async def _credentials_not_renewed(self, error: Exception) -> None:
         logger.warning("%s: the credential provider failed: %s", self, type(error).__name__)
@@ -95,8 +111,8 @@ class RedisEngine(Engine):
 
     records_per_call = RECORDS_PER_CALL
 
-    def __init__(self, backend: Backend, options: Options) -> None:
-        super().__init__(backend)
+    def __init__(self, backend: Store, options: Options) -> None:
+        super().__init__(backend.codec)
         self._backend = backend
         self._options = options
         self._publish = "SPUBLISH" if options.sharded else "PUBLISH"

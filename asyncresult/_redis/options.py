@@ -1,10 +1,7 @@
 """URLs and options of the Redis backends: what is known, what it means, and what is a mistake.
 
-One table names every option with its converter; the same names work as query parameters and as keyword
-arguments of ``connect()``. A secret never leaves this module but in the fields of :class:`Options`, whose
-repr leaves them out.
-
-Source: redis-py's ``from_url`` and Celery 5.7's ``celery/backends/redis.py`` for the spellings.
+The table of options is in :mod:`.._storage.options`. A secret never leaves this module but in the fields of
+:class:`Options`, whose repr leaves them out.
 """
 
 from __future__ import annotations
@@ -14,8 +11,16 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
+from .._storage.options import (
+    BACKEND_OPTIONS,
+    CLUSTER_OPTIONS,
+    CONNECTION_OPTIONS,
+    SENTINEL_OPTIONS,
+    split_options,
+    unknown_option,
+)
 from .subscriber import Address
 
 __all__ = [
@@ -26,72 +31,9 @@ __all__ = [
     "parse",
     "parse_cluster",
     "parse_sentinel",
-    "split_options",
 ]
 
 DEFAULT_PORT, DEFAULT_SENTINEL_PORT = 6379, 26379
-
-
-def _boolean(text: str) -> bool:
-    word = text.strip().lower()
-    if word in ("1", "true", "yes", "on"):
-        return True
-    if word in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("expected true or false")
-
-
-def _seconds(text: str) -> float | None:
-    return None if text.strip().lower() == "none" else float(text)
-
-
-#: Options of :class:`.base.Backend` that may stand in a URL.
-BACKEND_OPTIONS: Mapping[str, Callable[[str], Any]] = {
-    "expires": _seconds,
-    "failure_expires": _seconds,
-    "key_prefix": str,
-    "safety_interval": float,
-    "heartbeat": float,
-    "max_result_bytes": int,
-    "verify_key": _boolean,
-    "serializer": str,
-    "compression": str,
-    "result_extended": _boolean,
-}
-
-#: Options of the connections.
-CONNECTION_OPTIONS: Mapping[str, Callable[[str], Any]] = {
-    "db": int,
-    "username": str,
-    "password": str,
-    "client_name": str,
-    "protocol": int,
-    "retry": float,
-    "socket_timeout": float,
-    "socket_connect_timeout": float,
-    "ssl_cert_reqs": str,
-    "ssl_ca_certs": str,
-    "ssl_ca_path": str,
-    "ssl_ca_data": str,
-    "ssl_certfile": str,
-    "ssl_keyfile": str,
-    "ssl_password": str,
-    "ssl_check_hostname": _boolean,
-    "ssl_ciphers": str,
-}
-#: Options of ``sentinel://``. ``master_name``, ``min_other_sentinels`` and ``sentinel_kwargs`` are Celery's names.
-SENTINEL_OPTIONS: Mapping[str, Callable[..., Any]] = {
-    "service": str,
-    "master_name": str,
-    "min_other_sentinels": int,
-    "sentinel_username": str,
-    "sentinel_password": str,
-    "sentinel_ssl": _boolean,
-    "sentinel_kwargs": dict,
-}
-CLUSTER_OPTIONS: Mapping[str, Callable[[str], Any]] = {"sharded": _boolean}
-#: Options that only make sense as objects, so not in a URL.
-OBJECT_OPTIONS = frozenset({"exceptions", "accept", "credential_provider"})
 
 _CERT_REQS = {
     "none": ssl.CERT_NONE,
@@ -181,41 +123,6 @@ def cert_reqs(value: Any) -> ssl.VerifyMode:
         raise ValueError(f"ssl_cert_reqs is one of none, optional, required; not {value!r}") from None
 
 
-def split_options(
-    url: SplitResult, given: Mapping[str, Any], extra: Mapping[str, Callable[[str], Any]] | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Sort query and keyword options into those of the backend and those of the connections.
-
-    Args:
-        extra: More options of the connections, for one scheme.
-
-    Raises:
-        ValueError: Unknown option, or a text that is no number, truth value … where one is expected.
-    """
-    connection = {**CONNECTION_OPTIONS, **(extra or {})}
-    values: dict[str, Any] = {}
-    for name, text in parse_qsl(url.query, keep_blank_values=True):
-        convert = BACKEND_OPTIONS.get(name) or connection.get(name)
-        if convert is None:
-            raise _unknown(name, connection)
-        try:
-            values[name] = convert(text)
-        except ValueError as error:
-            shown = "…" if "password" in name else repr(text)
-            raise ValueError(f"option {name}={shown} in the backend's URL: {error}") from None
-    for name, value in given.items():
-        if name not in BACKEND_OPTIONS and name not in connection and name not in OBJECT_OPTIONS:
-            raise _unknown(name, connection)
-        values[name] = value
-    backend = {k: v for k, v in values.items() if k in BACKEND_OPTIONS or k in ("exceptions", "accept")}
-    return backend, {k: v for k, v in values.items() if k not in backend}
-
-
-def _unknown(name: str, connection: Mapping[str, Any]) -> ValueError:
-    known = ", ".join(sorted({*BACKEND_OPTIONS, *connection, *OBJECT_OPTIONS}))
-    return ValueError(f"unknown backend option {name!r}; known are: {known}")
-
-
 def parse(url: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], Options]:
     """Read a ``redis``, ``rediss``, ``unix``, ``valkey`` or ``valkeys`` URL.
 
@@ -268,7 +175,7 @@ def parse_sentinel(url: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], 
     own["ssl"] = values.pop("sentinel_ssl", tls)
     kwargs = values.pop("sentinel_kwargs", {})
     if unknown := sorted(kwargs.keys() - {"ssl", *CONNECTION_OPTIONS}):
-        raise _unknown(unknown[0], CONNECTION_OPTIONS)
+        raise unknown_option(unknown[0], CONNECTION_OPTIONS)
     own |= kwargs
     sentinels = options(own, addresses=addresses, tls=own["ssl"], username=own["username"], password=own["password"])
     if sentinels.tls and not tls:

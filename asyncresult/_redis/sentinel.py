@@ -27,44 +27,42 @@ from typing import Any, ClassVar
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from .._storage.store import Engine
+from .._storage.store import Store
 from ..errors import AsyncResultError
 from .connection import LIBRARY, Line, ask
-from .engine import RedisBackend, RedisEngine
+from .engine import RedisDriver, RedisEngine
 from .options import Options, parse_sentinel
 from .pump import Command, Commands, Job
 from .subscriber import Address, Subscriber, dial_address, permission_error
 from .wire import Wire
 
-__all__ = ["SentinelBackend", "SentinelEngine"]
+__all__ = ["SentinelDriver", "SentinelEngine"]
 
 #: Seconds that the other sentinels get once one has answered: one that is down must not hold us up.
 LATECOMERS = 0.25
 SWITCH = b"+switch-master"
 
 
-class SentinelBackend(RedisBackend):
+class SentinelDriver(RedisDriver):
     """Records in the primary that Redis Sentinel or Valkey Sentinel names.
 
-    Args:
-        url: ``sentinel://[[user]:password@]host[:port][;host[:port]…][/db]?service=name``; user, password
-            and database are the data servers'. ``sentinels://`` for TLS. Celery's form, which repeats the
-            scheme in front of each host, is read too.
-        options: Those of :class:`RedisBackend`, and ``service`` (or Celery's ``master_name``),
-            ``min_other_sentinels``, ``sentinel_username``, ``sentinel_password``, ``sentinel_ssl`` (whether
-            the sentinels speak TLS, if that differs from the data servers), or Celery's ``sentinel_kwargs``.
+    Its URL is ``sentinel://[[user]:password@]host[:port][;host[:port]…][/db]?service=name``; user, password and
+    database are the data servers'. ``sentinels://`` for TLS. Celery's form, which repeats the scheme in front of each
+    host, is read too.
 
-    Raises:
-        ValueError: The URL or an option makes no sense.
+    Its options are those of :class:`RedisDriver`, and ``service`` (or Celery's ``master_name``),
+    ``min_other_sentinels``, ``sentinel_username``, ``sentinel_password``, ``sentinel_ssl`` (whether the sentinels
+    speak TLS, if that differs from the data servers), or Celery's ``sentinel_kwargs``.
     """
 
     scheme: ClassVar[str] = "sentinel"
 
-    def _parse(self, url: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Options]:
+    @staticmethod
+    def _parse(url: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Options]:
         return parse_sentinel(url, options)
 
-    def _start_engine(self) -> Engine:
-        return SentinelEngine(self, self.options)
+    def _make_engine(self, store: Store) -> RedisEngine:
+        return SentinelEngine(store, self.options)
 
     def __str__(self) -> str:
         assert self.options.sentinels is not None

@@ -11,16 +11,17 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from .._redis.options import split_options
 from ..errors import BackendClosed
-from .store import Backend, BackendStats, Engine
+from .engine import BackendStats, Engine
+from .options import split_options
+from .store import Driver, Store
 from .waiters import Waiters
 
-__all__ = ["MemoryBackend"]
+__all__ = ["MemoryDriver"]
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ T = TypeVar("T")
 WRITES_PER_EXPIRY_SWEEP = 1000
 
 
-class _Store:
+class _Records:
     """Keys with expiry, and the engines that listen. Guarded by a lock: threads share it."""
 
     def __init__(self) -> None:
@@ -122,35 +123,31 @@ def _parts(id: str) -> tuple[int, int]:
     return int(time), int(number or 0)
 
 
-_shared: dict[str, _Store] = {}
+_shared: dict[str, _Records] = {}
 
 
-class MemoryBackend(Backend):
+class MemoryDriver(Driver):
     """Records of this process only.
 
     Args:
         name: Backends of the same name share their records; without a name each has its own.
-        options: See :class:`Backend`.
     """
 
-    scheme: ClassVar[str] = "memory"
-
-    def __init__(self, name: str = "", **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, name: str = "") -> None:
         self.name = name
-        self.records = _shared.setdefault(name, _Store()) if name else _Store()
+        self.records = _shared.setdefault(name, _Records()) if name else _Records()
 
     @classmethod
-    def from_url(cls, rest: str, given: dict[str, Any]) -> MemoryBackend:
-        """From what stands behind ``memory://``: a name, and options. Raises ValueError."""
-        url = urlsplit(f"//{rest}")
-        options, wrong = split_options(url, given, {})
+    def from_url(cls, url: str, given: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """The driver for ``memory://`` and a name, and the options of the store. Raises ValueError."""
+        place = urlsplit(url)
+        options, wrong = split_options(place, given)
         if wrong:
             raise ValueError(f"memory:// has no connection, so no option {min(wrong)!r}")
-        return cls(url.netloc + url.path, **options)
+        return cls(place.netloc + place.path), options
 
-    def _start_engine(self) -> Engine:
-        return MemoryEngine(self)
+    def start_engine(self, store: Store) -> Engine:
+        return MemoryEngine(store, self.records)
 
     def __str__(self) -> str:
         return f"memory://{self.name}"
@@ -159,10 +156,10 @@ class MemoryBackend(Backend):
 class MemoryEngine(Engine):
     """One loop's view of a store. Answers come in the next tick, as they would from a network."""
 
-    def __init__(self, backend: MemoryBackend) -> None:
-        super().__init__(backend)
+    def __init__(self, backend: Store, records: _Records) -> None:
+        super().__init__(backend.codec)
         self._backend = backend
-        self._store = backend.records
+        self._store = records
         self._channels: set[bytes] = set()
         self.waiters = Waiters(
             self,

@@ -1,226 +1,57 @@
-"""What a backend is: records in, records out, and who is told when one changes.
+"""Records in, records out: what handles, workers and control need of a backend.
 
-A :class:`Backend` is configuration and verbs. The connections belong to an :class:`Engine`, and an engine
-belongs to one event loop of one process: a backend makes one at the first use on a loop and another after
-a fork, so the same object serves two successive ``asyncio.run``, per-test loops and forked workers.
+A :class:`Store` is configuration and verbs. Where its records are is the business of its :class:`Driver`, which makes
+its engines (:mod:`.engine`): a store has one for each event loop and process, so the same object serves two successive
+``asyncio.run``, per-test loops and forked workers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-import os
-import uuid
-import weakref
 from abc import ABC, abstractmethod
-from asyncio.events import _get_running_loop
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from .. import _background
 from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec, LargeRecord
 from ..errors import BackendClosed, ResultDecodeError
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, FAILURE, PENDING, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
+from .engine import BackendStats, Engine
+from .engines import Engines
+from .keys import HISTORY, REVOKE, Keys
 
 if TYPE_CHECKING:
-    from ..result import AsyncResult, ResultSet
-    from ..worker import TaskContext
     from .waiters import Waiters
 
-__all__ = ["Backend", "BackendStats", "Engine", "check_task_id", "check_timeout", "entered_backend", "handles"]
+__all__ = ["Driver", "Store"]
 
 DEFAULT_EXPIRES = 86400.0
-#: Seconds that a look with ``timeout=0`` may take: one round trip, even a slow one, but never a hang.
-LOOK_ONCE_TIMEOUT = 1.0
-
-_fork_count = 0
 
 
-def _after_fork_in_child() -> None:
-    global _fork_count
-    _fork_count += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-# No dataclass: the first one costs more than the rest of this room (benchmarks: import).
-class BackendStats(msgspec.Struct, frozen=True):
-    """A look at the connections that a backend has on an event loop.
-
-    Attributes:
-        connected: Whether the subscription stands right now.
-        pending: Keys that somebody waits for.
-        subscribed: Keys whose subscription is acknowledged (for a moment, some that nobody waits for any more).
-        reconnects: Subscription connections lost so far.
-        sweeps: Safety sweeps so far.
-        decode_errors: Records that could not be read so far.
-        last_error: Why the subscription is down, if it is.
-    """
-
-    connected: bool = False
-    pending: int = 0
-    subscribed: int = 0
-    reconnects: int = 0
-    sweeps: int = 0
-    decode_errors: int = 0
-    last_error: str | None = None
-
-
-class Engine(ABC):
-    """The connections of one backend on one event loop.
-
-    Its methods return futures at once and may only be called on the loop. Cancelling such a future gives
-    up the answer, never the connection: the I/O is done by the engine's own tasks.
-    """
-
-    waiters: Waiters
-
-    def __init__(self, backend: Backend) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.forks = _fork_count
-        self.codec = backend.codec
+class Driver(ABC):
+    """Where the records of one store are, and how they are reached."""
 
     @abstractmethod
-    def read(self, key: bytes) -> asyncio.Future[bytes | None]:
-        """The stored record, or None. All reads of one loop tick travel together."""
+    def start_engine(self, store: Store) -> Engine:
+        """An engine for the running loop."""
 
     @abstractmethod
-    def read_many(self, keys: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
-        """Like :meth:`read`, one future for all; in the order of ``keys``."""
-
-    @abstractmethod
-    def exists(self, key: bytes) -> asyncio.Future[bool]:
-        """Whether something is stored, without fetching it."""
-
-    @abstractmethod
-    def store(
-        self,
-        key: bytes,
-        payload: bytes,
-        status: str,
-        expires: float | None,
-        *,
-        unless: bytes | None = None,
-        history: tuple[bytes, int] | None = None,
-    ) -> asyncio.Future[bool]:
-        """Store and publish in one atomic step, unless a record of higher precedence is there already.
-
-        Args:
-            unless: A key beside ``key``: where it exists, nothing is stored.
-            history: A key beside ``key``, and how many of the latest records to keep there, too.
-
-        Returns: whether it was stored.
-        """
-
-    @abstractmethod
-    def history(self, key: bytes, after: str) -> asyncio.Future[list[tuple[str, bytes]]]:
-        """The kept records that came after the one of that id, with their ids; "0" comes before all."""
-
-    @abstractmethod
-    def put(self, key: bytes, payload: bytes, expires: float | None) -> asyncio.Future[None]:
-        """Store and publish unconditionally (saved groups)."""
-
-    @abstractmethod
-    def delete(self, keys: Sequence[bytes]) -> asyncio.Future[int]:
-        """Delete keys; how many there were."""
-
-    @abstractmethod
-    def stats(self) -> BackendStats: ...
-
-    @abstractmethod
-    async def aclose(self, timeout: float) -> None:
-        """Release every waiter, give what is being written ``timeout`` seconds, close the connections."""
-
-    @property
-    def last_error(self) -> str | None:
-        """Why the subscription is down, if it is. (``stats()`` counts the waits, which takes long for many.)"""
-        return None
-
-    def decode_large(
-        self, task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], object]
-    ) -> None:
-        """See :meth:`.._waiters.Source.decode_large`: on a worker thread, in pieces, so the loop stays alive."""
-
-        def decode() -> TaskMeta | ResultDecodeError:
-            try:
-                return self.codec.decode_large(task_id, payload)
-            except ResultDecodeError as error:
-                return error
-
-        def hand_over(future: asyncio.Future[TaskMeta | ResultDecodeError]) -> None:
-            if not future.cancelled():
-                done(future.result())
-
-        self.loop.run_in_executor(None, decode).add_done_callback(hand_over)
+    def __str__(self) -> str:
+        """The address, without secrets."""
 
 
-class _Handles:
-    """What backends make but rooms above this one define: each announces itself here when imported."""
-
-    result: Any
-    results: Any
-    group: Any
-    track: Any
-    #: Imports the room of a public name. The face sets it.
-    load: Callable[[str], Any]
-
-    def __getattr__(self, name: str) -> Any:
-        # Not announced yet (benchmarks: import).
-        return self.load({"results": "ResultSet", "group": "GroupResult", "track": "TaskContext"}[name])
-
-
-handles = _Handles()
-
-# What connect() entered: a context variable for code that runs inside the block, and the list for code
-# that does not (request handlers are not children of the lifespan task that entered it).
-_entered: list[Backend] = []
-_current: ContextVar[Backend | None] = ContextVar("asyncresult_current_backend", default=None)
-
-
-def entered_backend() -> Backend | None:
-    """The backend that the innermost ``connect()`` block entered, if one is."""
-    backend = _current.get()
-    if backend is not None and backend in _entered:
-        return backend
-    return _entered[-1] if _entered else None
-
-
-class Backend(ABC):
-    """Stores results of tasks, and tells who waits for them.
-
-    Use as an async context manager (that makes it the current backend and closes it at the end), or call
-    :meth:`aclose` yourself. Made by :func:`asyncresult.connect`.
-
-    Args:
-        expires: Seconds a record is kept; None or 0 for ever. Celery's ``result_expires``.
-        failure_expires: The same for FAILURE; None as ``expires``. Celery's ``result_failure_expires``.
-        key_prefix: In front of every key and channel, by the rule of Celery's ``global_keyprefix``: an
-            underscore is put between, unless it ends in one of ``: _ - .``.
-        safety_interval: Seconds between two sweeps over everything waited for (lost notifications).
-        heartbeat: Seconds of silence until the server is asked for a sign of life, and from there until
-            the connection counts as dead.
-        max_result_bytes: Larger records are refused with ResultTooLarge.
-        exceptions: Exception classes that may be constructed from a record (their ``__init__`` runs).
-        verify_key: Take a notification as a hint only and always read the key.
-        serializer, accept, compression: What is written, what is read; see :class:`asyncresult.codec.Codec`.
-        result_extended: Write name, args, kwargs, worker, retries and queue of the request too.
+class Store(Keys, ABC):
+    """Stores records of tasks and reads them. Options: see :class:`asyncresult.Backend`.
 
     Raises:
-        ValueError: An option makes no sense.
+        ValueError: An option is invalid.
     """
-
-    scheme: ClassVar[str]
 
     def __init__(
         self,
+        driver: Driver,
         *,
         expires: float | None = DEFAULT_EXPIRES,
         failure_expires: float | None = None,
@@ -253,26 +84,24 @@ class Backend(ABC):
             max_result_bytes=max_result_bytes,
             exceptions=exceptions,
         )
-        self.key_prefix = _with_separator(key_prefix)
-        self._task_prefix = f"{self.key_prefix}celery-task-meta-".encode()
-        self._group_prefix = f"{self.key_prefix}celery-taskset-meta-".encode()
+        super().__init__(key_prefix)
+        self.driver = driver
         #: Ways to reach whoever runs tasks; see :mod:`asyncresult.control`.
         self.controllers: list[Any] = []
-        self._engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = weakref.WeakKeyDictionary()
-        self._latest: Engine | None = None
+        self._engines = Engines()
+        self._address = str(driver)
         self._closed = False
 
-    # -- handles --------------------------------------------------------------------------------------
+    @abstractmethod
+    def _revive(self, form: Any) -> Any:
+        """The handle, or group of handles, for Celery's portable form (``as_tuple()``).
 
-    def result(self, id: str | uuid.UUID, *, type: Any = Any, parent: Any = None) -> AsyncResult[Any]:
-        """A handle on the result of task ``id``; touches nothing."""
-        handle: AsyncResult[Any] = handles.result(id, backend=self, parent=parent, type=type)
-        return handle
+        Returns:
+            A :class:`.._handles.base.ResultBase`.
 
-    def results(self, ids: Iterable[str | uuid.UUID], *, type: Any = Any) -> ResultSet[Any]:
-        """Handles on several results, to be awaited together; touches nothing."""
-        results: ResultSet[Any] = handles.results([self.result(id, type=type) for id in ids])
-        return results
+        Raises:
+            ValueError: Not of that form.
+        """
 
     # -- reading --------------------------------------------------------------------------------------
 
@@ -305,7 +134,7 @@ class Backend(ABC):
             except LargeRecord:
                 metas.append(await self._decoded(id, payload))
             size += len(payload or b"")
-            if size >= LARGE_PAYLOAD_BYTES:  # many small ones are large, too: a breath for others
+            if size >= LARGE_PAYLOAD_BYTES:  # many small records add up: let other tasks run
                 size = 0
                 await asyncio.sleep(0)
         return metas
@@ -409,8 +238,8 @@ class Backend(ABC):
             payload,
             state,
             self._lifetime(state, expires),
-            unless=self.key_beside(task_id, "revoke") if start else None,
-            history=(self.key_beside(task_id, "history"), history) if history else None,
+            unless=self.key_beside(task_id, REVOKE) if start else None,
+            history=(self.key_beside(task_id, HISTORY), history) if history else None,
         )
 
     async def mark_as_started(self, task_id: str, **meta: Any) -> bool:
@@ -468,7 +297,7 @@ class Backend(ABC):
         if not ids:
             return 0
         engine = self._engine()
-        beside = engine.delete([self.key_beside(id, what) for id in ids for what in ("history", "revoke")])
+        beside = engine.delete([self.key_beside(id, what) for id in ids for what in (HISTORY, REVOKE)])
         records, _ = await asyncio.gather(engine.delete([self.task_key(id) for id in ids]), beside)
         return records
 
@@ -541,93 +370,6 @@ class Backend(ABC):
                 expires = self.expires
         return int(expires) or None if expires is not None else None
 
-    # -- running tasks --------------------------------------------------------------------------------
-
-    def track(
-        self,
-        task_id: str | None = None,
-        *,
-        name: str | None = None,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        worker: str | None = None,
-        queue: str | None = None,
-        retries: int = 0,
-        parent_id: str | None = None,
-        group_id: str | None = None,
-        ignore_result: bool = False,
-        expires: float | None = None,
-        failure_expires: float | None = None,
-        heartbeat: float | None = None,
-        history: int | None = None,
-        progress_interval: float = 0.1,
-    ) -> TaskContext:
-        """An async context manager whose block is the task: its states are stored, and it can be revoked.
-
-        ::
-
-            async with backend.track(task_id, name="resize") as task:   # STARTED
-                await task.progress(3, 10)                              # PROGRESS
-                task.set_result(url)                                    # SUCCESS on leaving, or FAILURE
-
-        An exception that leaves the block is stored as FAILURE and goes on. A block that is cancelled is
-        stored as REVOKED. A revoke, sent from any process, cancels the block, which then raises TaskRevoked;
-        one that was sent before keeps the block from being entered.
-
-        Args:
-            task_id: None makes a new id.
-            name, args, kwargs, worker, queue, retries: Recorded as with Celery's ``result_extended``. The
-                arguments must fit the format. ``worker`` is by default ``asyncresult@`` and the host's name.
-            parent_id, group_id: The task that sent this one; the group of which it is a member.
-            ignore_result: Store nothing. The block can still be revoked.
-            expires: Seconds to keep the records, instead of the backend's setting.
-            failure_expires: The same for FAILURE; None as ``expires``.
-            heartbeat: Seconds between signs of life, by which readers tell a task that runs from one whose
-                process died (:attr:`TaskMeta.stale`). None gives none.
-            history: Keep the last so many states for readers that ask for them by ``updates(since=…)``. None
-                keeps the latest state only.
-            progress_interval: Seconds between two stores of PROGRESS. Of what is told in between, the latest
-                is stored.
-
-        Returns:
-            The context; ``async with`` gives it to the block. See :class:`TaskContext`.
-
-        Raises:
-            ValueError: The id, or a number, makes no sense.
-        """
-        context: TaskContext = handles.track(
-            self,
-            task_id,
-            name=name,
-            args=args,
-            kwargs=kwargs,
-            worker=worker,
-            queue=queue,
-            retries=retries,
-            parent_id=parent_id,
-            group_id=group_id,
-            ignore_result=ignore_result,
-            expires=expires,
-            failure_expires=failure_expires,
-            heartbeat=heartbeat,
-            history=history,
-            progress_interval=progress_interval,
-        )
-        return context
-
-    # -- keys -----------------------------------------------------------------------------------------
-
-    def task_key(self, task_id: str) -> bytes:
-        """The key, and channel, of a task's record.
-
-        Raises:
-            ValueError: The id cannot be part of a key.
-        """
-        try:
-            return self._task_prefix + task_id.encode()
-        except (UnicodeEncodeError, AttributeError):
-            raise ValueError(f"not a task id: {task_id!r}") from None
-
     def precedes(self, key: bytes, old: bytes | None, status: str) -> bool:
         """Whether the record ``old`` under ``key`` may not be replaced by one of ``status``.
 
@@ -637,26 +379,12 @@ class Backend(ABC):
         if not old:
             return False
         try:
-            held = self.codec.decode(key[len(self._task_prefix) :].decode(), old).status
+            held = self.codec.decode(self.task_of(key), old).status
         except ResultDecodeError:
             return False
         return held == SUCCESS or (held in READY_STATES and status not in READY_STATES)
 
-    def key_beside(self, task_id: str, what: str) -> bytes:
-        """A key for something about the task, on the same node of a cluster as its record."""
-        key = self.task_key(task_id)
-        # What stands in the first braces decides: the record's own name, unless that has braces itself.
-        return (key if b"{" in key else b"{" + key + b"}") + f".{what}".encode()
-
-    def group_key(self, id: str) -> bytes:
-        """The key of a saved group."""
-        return self._group_prefix + str(id).encode()
-
-    # -- life -----------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def _start_engine(self) -> Engine:
-        """An engine for the running loop."""
+    # -- connections --------------------------------------------------------------------------------
 
     def _engine(self) -> Engine:
         """The engine of the running loop and process, started on first use.
@@ -665,33 +393,24 @@ class Backend(ABC):
             BackendClosed: The backend was closed.
             RuntimeError: No loop is running.
         """
-        engine = self._latest
-        if engine is not None and engine.loop is _get_running_loop() and engine.forks == _fork_count:
+        loop = asyncio.get_running_loop()
+        engine = self._engines.latest
+        if engine is not None and engine.loop is loop and engine.forks == Engine.fork_count:
             return engine
         if self._closed:
             raise BackendClosed(f"{self!r} was closed; enter it again, or connect() anew")
-        loop = asyncio.get_running_loop()
-        for other in [other for other in self._engines if other.is_closed()]:
-            del self._engines[other]
-        engine = self._engines.get(loop)
-        if engine is None or engine.forks != _fork_count:
-            engine = self._engines[loop] = self._start_engine()
-        self._latest = engine
-        return engine
+        return self._engines.of(loop, self._start_engine)
+
+    def _start_engine(self) -> Engine:
+        return self.driver.start_engine(self)
 
     def _serves(self, table: Waiters) -> bool:
         """Whether ``table`` belongs to an engine that still lives, on whatever loop."""
-        return any(
-            engine.waiters is table and engine.forks == _fork_count and not loop.is_closed()
-            for loop, engine in list(self._engines.items())
-        )
+        return self._engines.serve(table)
 
     def _engine_ended(self, engine: Engine) -> None:
         """Called by an engine whose loop shuts down: the next use starts another."""
-        if self._latest is engine:
-            self._latest = None
-        if self._engines.get(engine.loop) is engine:
-            del self._engines[engine.loop]
+        self._engines.drop(engine)
 
     async def aclose(self, *, timeout: float = 2.0) -> None:
         """Close the connections of this loop; every wait ends with BackendClosed, at once.
@@ -709,49 +428,7 @@ class Backend(ABC):
 
     async def _close(self, timeout: float) -> None:
         self._closed = True
-        while self in _entered:
-            _entered.remove(self)
-        self._latest = None
-        here = asyncio.get_running_loop()
-        engines = list(self._engines.items())
-        self._engines.clear()
-        own = None
-        for loop, engine in engines:
-            if engine.forks != _fork_count or loop.is_closed():
-                continue
-            if loop is here:
-                own = engine
-            else:  # another thread's loop: it closes its engine itself
-                asyncio.run_coroutine_threadsafe(engine.aclose(timeout), loop)
-        if own is not None:
-            await own.aclose(timeout)
-
-    async def __aenter__(self) -> Self:
-        self._enter()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if self._leave():
-            await self.aclose()
-
-    def _enter(self) -> None:
-        """Become the current backend, of this context and of those that have none of their own."""
-        self._closed = False
-        _entered.append(self)
-        _current.set(self)
-
-    def _leave(self) -> bool:
-        """Undo one :meth:`_enter`. Whether that was the last of them."""
-        # No ContextVar.reset(): a fixture may leave in another context than it entered.
-        if _current.get() is self:
-            _current.set(None)
-        if self in _entered:
-            _entered.reverse()
-            _entered.remove(self)
-            _entered.reverse()
-        return self not in _entered
+        await self._engines.aclose(timeout)
 
     @property
     def closed(self) -> bool:
@@ -760,7 +437,7 @@ class Backend(ABC):
 
     def stats(self) -> BackendStats:
         """Counters of the connections that were used last; zeros where there are none. (Each loop has its own.)"""
-        engine = self._latest
+        engine = self._engines.latest
         return engine.stats() if engine is not None else BackendStats()
 
     def __repr__(self) -> str:
@@ -768,47 +445,4 @@ class Backend(ABC):
 
     def __str__(self) -> str:
         """The backend's address without secrets."""
-        return f"{self.scheme}://"
-
-
-def check_task_id(id: object) -> str:
-    """The id as text.
-
-    Raises:
-        TypeError: Neither text nor a UUID.
-        ValueError: Empty, or with characters that cannot be part of a key.
-    """
-    if isinstance(id, str):
-        if id and id.isprintable():
-            return id
-    elif isinstance(id, uuid.UUID):
-        return str(id)
-    elif id is not None:
-        raise TypeError(f"a task id is text or a UUID, not {type(id).__name__}: {id!r:.60}")
-    if not id:
-        raise ValueError(f"a task id must not be empty: {id!r}")
-    try:
-        id.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"a task id must be encodable as UTF-8: {id!r:.60}") from None
-    if any(ord(c) < 32 or ord(c) == 127 for c in id):
-        raise ValueError(f"a task id must not hold control characters: {id!r:.60}")
-    return id
-
-
-def check_timeout(timeout: float | None) -> bool:
-    """Whether a wait with this budget is a mere look.
-
-    Raises:
-        ValueError: It is NaN, of which no comparison is true, so no wait would ever end.
-    """
-    if timeout is None:
-        return False
-    if math.isnan(timeout):
-        raise ValueError("timeout is not a number")
-    return timeout <= 0
-
-
-def _with_separator(prefix: str) -> str:
-    """Celery's rule for ``global_keyprefix``. Source: celery/backends/base.py (5.7), KeyValueStoreBackend."""
-    return f"{prefix}_" if prefix and prefix[-1] not in ":_-." else prefix
+        return self._address

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from .. import backend as backends
 from .._portal import run
-from .._storage import store as base
+from .._storage.engine import BackendStats
 from ..meta import TaskMeta
-from .celery import current_app
+from .base import Blocking, async_backend, blocking
+from .result import AsyncResult
+from .sets import GroupResult, ResultSet
 
-if TYPE_CHECKING:
-    from .result import AsyncResult
-    from .sets import GroupResult, ResultSet
-
-__all__ = ["Backend", "async_backend", "connect", "current_backend"]
+__all__ = ["Backend", "connect", "current_backend"]
 
 
 def connect(url: Any = None, **options: Any) -> Backend:
@@ -41,36 +38,17 @@ def current_backend() -> Backend:
     return Backend(async_backend() or backends.current_backend())
 
 
-def async_backend(backend: Any = None, app: Any = None) -> base.Backend | None:
-    """The async backend that is meant; None is the current one, at the first use.
-
-    Args:
-        backend: A blocking backend, an async one, or Celery's.
-        app: A Celery app.
-
-    Raises:
-        TypeError: ``backend`` or ``app`` is nothing of the kind.
-        ValueError: The app's results are not where asyncresult can read them.
-    """
-    if isinstance(backend, Backend):
-        return backend._backend
-    if isinstance(backend, base.Backend):
-        return backend
-    if backend is not None:
-        app = getattr(backend, "app", backend)  # a backend of Celery's: its app's configuration says all
-    elif app is None and base.entered_backend() is None and not os.environ.get(backends.URL_VARIABLE):
-        app = current_app()
-    return backends.connect(app) if app is not None else None
-
-
-class Backend:
+class Backend(Blocking):
     """Stores results of tasks, and tells who waits for them. Made by :func:`connect`.
 
     All threads share its connections, two for each process. Equal to another that stands for the same.
     """
 
-    def __init__(self, backend: base.Backend) -> None:
+    def __init__(self, backend: backends.Backend) -> None:
         self._backend = backend
+
+    def _async(self) -> backends.Backend:
+        return self._backend
 
     def __enter__(self) -> Self:
         self._backend._enter()
@@ -95,7 +73,7 @@ class Backend:
         """Whether the backend was closed."""
         return self._backend.closed
 
-    def stats(self) -> base.BackendStats:
+    def stats(self) -> BackendStats:
         """Counters of the connections; zeros where there are none yet."""
         return self._backend.stats()
 
@@ -103,14 +81,10 @@ class Backend:
 
     def result(self, id: str, *, type: Any = Any, parent: Any = None) -> AsyncResult[Any]:
         """A handle on the result of task ``id``; touches nothing."""
-        from .result import AsyncResult
-
         return AsyncResult(id, backend=self, parent=parent, type=type)
 
     def results(self, ids: Iterable[str], *, type: Any = Any) -> ResultSet[Any]:
         """Handles on several results, to be waited for together; touches nothing."""
-        from .sets import ResultSet
-
         return ResultSet([self.result(id, type=type) for id in ids])
 
     # -- records: each as the coroutine of this name, see :class:`asyncresult.Backend` ------------------------
@@ -198,3 +172,6 @@ class Backend:
     def __str__(self) -> str:
         """The backend's address without secrets."""
         return str(self._backend)
+
+
+blocking.register(backends.Backend, Backend)

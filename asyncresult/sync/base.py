@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, singledispatch
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from .._handles.handle import AsyncResult as AsyncHandle
+from .. import backend as backends
+from .._handles.handle import Handle
 from .._portal import Post, refuse_running_loop, run, run_with_callbacks, start
 from .._promise_core import check_callable
+from .._storage.current import entered_store
 from ..errors import AsyncResultError
 from ..meta import TaskMeta
 from ..promise import _weak
-from .celery import celerys_terms, document, in_celerys_terms
+from .celery import celerys_terms, current_app, document, in_celerys_terms
 
-__all__ = ["OnMessage", "ResultBase", "Stream", "Updates", "blocking_get"]
+__all__ = [
+    "Blocking",
+    "OnMessage",
+    "ResultBase",
+    "Stream",
+    "Updates",
+    "async_backend",
+    "blocking",
+    "blocking_get",
+]
 
 logger = logging.getLogger("asyncresult")
 
@@ -28,15 +40,48 @@ ItemT = TypeVar("ItemT")
 OnMessage = Callable[[dict[str, Any]], object]
 
 
-class ResultBase:
+class Blocking:
+    """A blocking object in front of an async one."""
+
+    def _async(self) -> Any:
+        """What does the work, on the portal's loop."""
+        raise NotImplementedError
+
+
+@singledispatch
+def blocking(thing: object) -> Any:
+    """The blocking object for an async handle, set or backend that nobody else uses. Each class registers its own."""
+    raise TypeError(f"there is no blocking {type(thing).__name__}")
+
+
+def async_backend(backend: Any = None, app: Any = None) -> backends.Backend | None:
+    """The async backend that is meant; None is the current one, at the first use.
+
+    Args:
+        backend: A blocking backend, an async one, or Celery's.
+        app: A Celery app.
+
+    Raises:
+        TypeError: ``backend`` or ``app`` is nothing of the kind.
+        ValueError: The app's results are not where asyncresult can read them.
+    """
+    if isinstance(backend, backends.Backend):
+        return backend
+    if isinstance(backend, Blocking) and isinstance(backend._async(), backends.Backend):
+        meant: backends.Backend = backend._async()
+        return meant
+    if backend is not None:
+        app = getattr(backend, "app", backend)  # a backend of Celery's: its app's configuration says all
+    elif app is None and entered_store() is None and not os.environ.get(backends.URL_VARIABLE):
+        app = current_app()
+    return backends.connect(app) if app is not None else None
+
+
+class ResultBase(Blocking):
     """What single results and sets of results have in common."""
 
     #: The result of the task that must succeed before, in a chain.
     parent: Any = None
-
-    def _async(self) -> Any:
-        """What stands for this on the portal's loop."""
-        raise NotImplementedError
 
     def to_celery(self, app: Any) -> Any:
         """Celery's own result for this, with parents and members.
@@ -205,7 +250,7 @@ class _Messages:
 
     __slots__ = ("_tell", "handle")
 
-    def __init__(self, handle: AsyncHandle[Any], tell: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, handle: Handle[Any], tell: Callable[[dict[str, Any]], None]) -> None:
         self.handle = handle
         self._tell = tell
 

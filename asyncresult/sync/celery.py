@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
-from .._handles.handle import AsyncResult
+from .._handles.handle import Handle
 from ..errors import AsyncResultError, NotReady, ResultTimeout, TaskRevoked, _rebuild
 from ..meta import TaskMeta, stored_fields
 
@@ -133,7 +133,7 @@ celerys_terms = _CelerysTerms()
 _ALWAYS = frozenset({"task_id", "status", "result", "traceback", "children", "date_done"})
 
 
-def document(handle: AsyncResult[Any], meta: TaskMeta) -> dict[str, Any]:
+def document(handle: Handle[Any], meta: TaskMeta) -> dict[str, Any]:
     """A record as Celery hands it to ``on_message``: a dict, with the exception rebuilt."""
     fields = stored_fields(meta)
     failure = handle._failure(meta)

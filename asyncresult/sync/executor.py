@@ -8,10 +8,10 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from .. import executor as _executor
 from .._portal import run
-from .backend import Backend, async_backend
-from .base import ResultBase
+from .backend import Backend
+from .base import ResultBase, async_backend, blocking
 from .result import AsyncResult
-from .sets import GroupResult, wrap
+from .sets import GroupResult
 
 __all__ = ["Executor", "Submitter"]
 
@@ -48,7 +48,7 @@ class Submitter:
                 fn, *map(_unblocked, args), **{name: _unblocked(value) for name, value in kwargs.items()}
             )
 
-        result: AsyncResult[Any] = wrap(run(accept))
+        result: AsyncResult[Any] = blocking(run(accept))
         return result
 
     @overload
@@ -66,7 +66,7 @@ class Submitter:
             await self._executor.room(len(arguments))
             return self._submitter.map(fn, arguments)
 
-        group: GroupResult[Any] = wrap(run(accept))
+        group: GroupResult[Any] = blocking(run(accept))
         return group
 
 

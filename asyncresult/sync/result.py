@@ -11,22 +11,18 @@ from concurrent.futures import Future
 from datetime import datetime
 from functools import cached_property
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from .._handles.eager import EagerResult as EagerHandle
-from .._handles.handle import AsyncResult as AsyncHandle
+from .._handles.result import AsyncResult as AsyncHandle
 from .._portal import run, start
 from ..control import Reply
 from ..errors import ResultTimeout
 from ..graph import DependencyGraph
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, PROPAGATE_STATES, SUCCESS
-from .backend import Backend, async_backend
-from .base import OnMessage, ResultBase, Stream, Updates, blocking_get
+from .base import OnMessage, ResultBase, Stream, Updates, async_backend, blocking, blocking_get
 from .celery import assert_will_not_block, celerys_terms, in_celerys_terms
-
-if TYPE_CHECKING:
-    from .sets import GroupResult
 
 __all__ = ["AsyncResult", "EagerResult"]
 
@@ -108,19 +104,17 @@ class AsyncResult(ResultBase, Generic[T_co]):
     @property
     def parent(self) -> Any:
         """The result of the task before this one, or None."""
-        from .sets import wrap
-
         above = self._handle.parent
-        return wrap(above) if above is not None else None
+        return blocking(above) if above is not None else None
 
     @parent.setter
     def parent(self, parent: Any) -> None:
         self._handle.parent = parent._async() if parent is not None else None
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> Any:
         """The backend; the current one from the first use on, where none was given."""
-        return Backend(self._handle.backend)
+        return blocking(self._handle.backend)
 
     @property
     def ignored(self) -> bool:
@@ -274,13 +268,12 @@ class AsyncResult(ResultBase, Generic[T_co]):
         return self.meta().traceback
 
     @property
-    def children(self) -> list[AsyncResult[Any] | GroupResult[Any]] | None:
+    def children(self) -> list[Any] | None:
         """Handles on what the task sent while it ran; None where the record does not say."""
         from .._handles.tree import children_of
-        from .sets import wrap
 
         children = children_of(self._handle, self.meta())
-        return [wrap(child) for child in children] if children is not None else None
+        return [blocking(child) for child in children] if children is not None else None
 
     @property
     def date_done(self) -> datetime | None:
@@ -425,10 +418,9 @@ class AsyncResult(ResultBase, Generic[T_co]):
         Raises:
             NotReady: A node still runs and ``intermediate`` is False.
         """
-        from .sets import wrap
 
         def as_node(node: Any) -> Any:
-            return self if node is self._handle else node and wrap(node)
+            return self if node is self._handle else node and blocking(node)
 
         return Stream(self._handle.iterdeps(intermediate), lambda pair: (as_node(pair[0]), as_node(pair[1])))
 
@@ -449,16 +441,13 @@ class AsyncResult(ResultBase, Generic[T_co]):
     # -- forms ------------------------------------------------------------------------------------------
 
     @staticmethod
-    def from_celery(result: Any) -> AsyncResult[Any] | GroupResult[Any]:
+    def from_celery(result: Any) -> Any:
         """The blocking handle for a result of Celery's, or group, with its parents.
 
         Raises:
             TypeError: It is none.
         """
-        from .sets import wrap
-
-        handle: AsyncResult[Any] | GroupResult[Any] = wrap(AsyncHandle.from_celery(result))
-        return handle
+        return blocking(AsyncHandle.from_celery(result))
 
     def as_tuple(self) -> tuple[tuple[str, Any], None]:
         """Celery's portable form: ``((id, parent's form or None), None)``."""
@@ -518,3 +507,7 @@ class EagerResult(AsyncResult[T_co]):
     def ready(self) -> bool:
         """True, also in RETRY: nobody will run it again."""
         return True
+
+
+blocking.register(AsyncHandle, AsyncResult._of)
+blocking.register(EagerHandle, EagerResult._of)

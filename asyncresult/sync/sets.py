@@ -11,21 +11,20 @@ from asyncio import ALL_COMPLETED
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self, TypeVar, overload
 
-from .._handles import eager as _eager
+from .._handles import forms as _forms
 from .._handles import joins as _joins
 from .._handles import sets as _sets
 from .._handles import streams as _streams
-from .._handles import tree as _tree
 from .._portal import run
-from .._storage import store as base
+from ..backend import Backend as AsyncBackend
+from ..backend import current_backend
 from ..control import Reply
 from ..meta import TaskMeta
-from .backend import Backend, async_backend
-from .base import OnMessage, ResultBase, Stream, blocking_get
+from .base import OnMessage, ResultBase, Stream, async_backend, blocking, blocking_get
 from .celery import assert_will_not_block, celerys_terms, document, in_celerys_terms
-from .result import AsyncResult, EagerResult
+from .result import AsyncResult
 
-__all__ = ["GroupResult", "ResultSet", "as_completed", "gather", "result_from_tuple", "wait", "wrap"]
+__all__ = ["GroupResult", "ResultSet", "as_completed", "gather", "result_from_tuple", "wait"]
 
 T = TypeVar("T")
 
@@ -68,10 +67,10 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
         self._app = app
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> Any:
         """That of the first member; the current one of an empty set."""
         first = next(self._leaves(), None)
-        return first.backend if first is not None else Backend(_current(self._app))
+        return first.backend if first is not None else blocking(_current(self._app))
 
     @property
     def supports_native_join(self) -> bool | None:
@@ -373,8 +372,8 @@ class GroupResult(ResultSet[T]):
         """Delete the saved list; the members' records stay."""
         run(self._store(backend).delete_group, self.id)
 
-    def _store(self, backend: Any) -> base.Backend:
-        return _current(None, backend) if backend is not None else self.backend._backend
+    def _store(self, backend: Any) -> AsyncBackend:
+        return _current(None, backend) if backend is not None else self.backend._async()
 
     @classmethod
     def restore(cls, id: str, backend: Any = None, app: Any = None) -> GroupResult[Any] | None:
@@ -384,8 +383,8 @@ class GroupResult(ResultSet[T]):
 
     @classmethod
     def _of(cls, group: _sets.GroupResult[Any]) -> Self:
-        above = wrap(group.parent) if group.parent is not None else None
-        return cls(group.id, [wrap(member) for member in group.results], above)
+        above = blocking(group.parent) if group.parent is not None else None
+        return cls(group.id, [blocking(member) for member in group.results], above)
 
     def as_tuple(self) -> tuple[tuple[str, Any], list[Any]]:
         """Celery's portable form: ``((id, parent's form or None), [members' forms])``."""
@@ -419,13 +418,14 @@ class GroupResult(ResultSet[T]):
 # -- between the two faces, and Celery ------------------------------------------------------------------------
 
 
-def wrap(node: Any) -> Any:
-    """The blocking handle, or set, for an async one that nobody else uses."""
-    if isinstance(node, _sets.GroupResult):
-        return GroupResult._of(node)
-    if isinstance(node, _sets.ResultSet):
-        return ResultSet([wrap(member) for member in node.results])
-    return (EagerResult if isinstance(node, _eager.EagerResult) else AsyncResult)._of(node)
+@blocking.register
+def _(group: _sets.GroupResult) -> GroupResult[Any]:  # type: ignore[type-arg]
+    return GroupResult._of(group)
+
+
+@blocking.register
+def _(results: _sets.ResultSet) -> ResultSet[Any]:  # type: ignore[type-arg]
+    return ResultSet([blocking(member) for member in results.results])
 
 
 def _adopt(result: Any) -> Any:
@@ -433,9 +433,7 @@ def _adopt(result: Any) -> Any:
     return result if isinstance(result, ResultBase) else AsyncResult.from_celery(result)
 
 
-def _current(app: Any, backend: Any = None) -> base.Backend:
-    from ..backend import current_backend
-
+def _current(app: Any, backend: Any = None) -> AsyncBackend:
     return async_backend(backend, app) or current_backend()
 
 
@@ -450,7 +448,7 @@ def result_from_tuple(r: Any, app: Any = None) -> Any:
 
     Source: celery/result.py (5.7), result_from_tuple.
     """
-    return r if isinstance(r, ResultBase) else wrap(_tree.result_from_tuple(r, async_backend(None, app)))
+    return r if isinstance(r, ResultBase) else blocking(_forms.result_from_tuple(r, async_backend(None, app)))
 
 
 # -- the same, for results that are not a set -----------------------------------------------------------------

@@ -329,7 +329,7 @@ def test_connect_to_something_else() -> None:
 def test_no_secret_is_shown(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     backend = connect("redis://user:s3cr3t@host/0?password=s3cr3t2")
-    texts = [repr(backend), str(backend), repr(backend.options), repr(backend.result("x")), caplog.text]  # type: ignore[attr-defined]
+    texts = [repr(backend), str(backend), repr(backend.driver.options), repr(backend.result("x")), caplog.text]  # type: ignore[attr-defined]
     for url in ("redis://user:s3cr3t@host:x/0", "redis://user:s3cr3t@host/x", "redis://h/0?password=s3cr3t&db=x"):
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - what it says is the point below
             connect(url)

@@ -89,7 +89,7 @@ def test_the_backend_shows_its_address_without_secrets() -> None:
     backend = asyncresult.connect("sentinel://me:secret@h1:1;h2:2/3?service=s&sentinel_password=secret")
     assert str(backend) == "sentinel://h1:1;h2:2/3?service=s"
     assert "secret" not in repr(backend)
-    assert "secret" not in repr(backend.options)  # type: ignore[attr-defined]
+    assert "secret" not in repr(backend.driver.options)  # type: ignore[attr-defined]
 
 
 # -- failovers ----------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from celery.exceptions import ImproperlyConfigured
 
 import asyncresult
 from asyncresult import Backend, TaskMeta
-from asyncresult._redis.engine import RedisBackend
-from asyncresult._redis.sentinel import SentinelBackend
+from asyncresult._redis.engine import RedisDriver
+from asyncresult._redis.sentinel import SentinelDriver
 from asyncresult.integrations.celery import CeleryController, connect
 from tests.integrations.celery_project import client
 from tests.tools.servers import Certificates, RedisServer, Sentinels
@@ -60,8 +60,8 @@ def test_settings() -> None:
         result_extended=True,
         result_backend_transport_options={"global_keyprefix": "shop"},
     )
-    assert isinstance(backend, RedisBackend)
-    options = backend.options
+    assert isinstance(backend.driver, RedisDriver)
+    options = backend.driver.options
     assert (options.username, options.password, options.client_name, options.socket_timeout) == (
         "user",
         "p@ss",
@@ -71,8 +71,8 @@ def test_settings() -> None:
     assert (backend.expires, backend.result_extended) == (300, True)
     assert backend.task_key("x") == b"shop_celery-task-meta-x"
     assert connected(result_backend="redis://host", result_expires=None).expires is None
-    assert connected(result_backend="redis://host", redis_socket_timeout=3.0).options.socket_timeout == 3.0  # type: ignore[attr-defined]
-    assert connected(result_backend="redis://host").options.socket_timeout is None  # type: ignore[attr-defined]
+    assert connected(result_backend="redis://host", redis_socket_timeout=3.0).driver.options.socket_timeout == 3.0  # type: ignore[attr-defined]
+    assert connected(result_backend="redis://host").driver.options.socket_timeout is None  # type: ignore[attr-defined]
     spelled_out = connected(result_backend="redis", redis_host="there", redis_port=7000, redis_db=4)
     assert str(spelled_out) == "redis://there:7000/4"
 
@@ -89,9 +89,9 @@ def test_settings_of_celery_57() -> None:
 @pytest.mark.skipif(celery.VERSION < (5, 6), reason="new in Celery 5.6")
 def test_credential_provider() -> None:
     backend = connected(result_backend="redis://host", redis_backend_credential_provider=Provider())
-    assert isinstance(backend, RedisBackend)
-    assert isinstance(backend.options.credential_provider, Provider)
-    assert (backend.options.username, backend.options.password) == (None, None)
+    assert isinstance(backend.driver, RedisDriver)
+    assert isinstance(backend.driver.options.credential_provider, Provider)
+    assert (backend.driver.options.username, backend.driver.options.password) == (None, None)
 
 
 def test_sentinels_as_celery_spells_them() -> None:
@@ -99,11 +99,15 @@ def test_sentinels_as_celery_spells_them() -> None:
         result_backend="sentinel://:pw@h1:26379/2;sentinel://:pw@h2:26380/2",
         result_backend_transport_options={"master_name": "main", "sentinel_kwargs": {"password": "other"}},
     )
-    assert isinstance(backend, SentinelBackend)
-    assert (backend.options.service, backend.options.password, backend.options.db) == ("main", "pw", 2)
-    assert backend.options.sentinels is not None
-    assert [str(address) for address in backend.options.sentinels.addresses] == ["h1:26379", "h2:26380"]
-    assert backend.options.sentinels.password == "other"
+    assert isinstance(backend.driver, SentinelDriver)
+    assert (backend.driver.options.service, backend.driver.options.password, backend.driver.options.db) == (
+        "main",
+        "pw",
+        2,
+    )
+    assert backend.driver.options.sentinels is not None
+    assert [str(address) for address in backend.driver.options.sentinels.addresses] == ["h1:26379", "h2:26380"]
+    assert backend.driver.options.sentinels.password == "other"
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Constants": ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "__version__"),
 }
 
+#: Classes that are only there to be inherited, in the files below the public ones.
+_HIDDEN = {"BasePromise", "Blocking", "Handle", "Keys", "Node", "ResultBase", "Store", "Thenable"}
+
 # Signatures stand in blocks of "py": what stands in blocks of "python" is whole statements, and tests compile it.
 _SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Wire|Source)(?: \((.*)\))?: ?(.*)")
 
@@ -133,11 +136,15 @@ def _made_by_others(thing: Any) -> bool:
 
 def _own_members(cls: type) -> Iterator[tuple[str, Any]]:
     """Public methods and properties, in order of definition; with those of bases that have no entry of their own."""
+    seen: set[str] = set()
     for owner in [cls, *(base for base in _bases(cls) if _is_hidden(base))]:
         if owner is not cls and any(issubclass(base, owner) for base in _bases(cls) if not _is_hidden(base)):
             continue  # what has an entry has them
         for name, member in vars(owner).items():
-            if not name.startswith("_") and not inspect.isclass(member) and (callable(member) or _is_wrapped(member)):
+            if name.startswith("_") or name in seen or inspect.isclass(member):
+                continue
+            if (callable(member) or _is_wrapped(member)) and not getattr(member, "__isabstractmethod__", False):
+                seen.add(name)
                 yield name, member
 
 
@@ -151,7 +158,7 @@ def _is_wrapped(member: object) -> bool:
 
 def _is_hidden(cls: type) -> bool:
     """Whether a class is only there to be inherited."""
-    return cls.__name__ in ("BasePromise", "ResultBase", "Thenable")
+    return cls.__name__ in _HIDDEN
 
 
 def _and_inherited(cls: type) -> str:

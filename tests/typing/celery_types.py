@@ -7,7 +7,8 @@ from typing import Any, assert_type
 from celery import Celery
 
 import asyncresult
-from asyncresult import AsyncResult, Backend, GroupResult
+from asyncresult import AsyncResult, Backend
+from asyncresult._handles.base import Node
 from asyncresult.integrations.celery import Task, task
 
 app: Any = Celery("typed")
@@ -57,4 +58,4 @@ async def handles_join_with_their_types() -> None:
 
 def the_core_knows_an_app(result: Any) -> None:
     assert_type(asyncresult.connect(app), Backend)
-    assert_type(AsyncResult.from_celery(result), AsyncResult[Any] | GroupResult[Any])
+    assert_type(AsyncResult.from_celery(result), Node[Any])

@@ -18,7 +18,7 @@ from celery.exceptions import TimeoutError as CeleryTimeoutError
 
 from ... import _portal
 from ..._handles.streams import Completed
-from ..._storage.store import Backend
+from ...backend import Backend
 from ...errors import ResultTimeout
 from ...meta import TaskMeta, stored_fields
 from ...result import AsyncResult, ResultSet

@@ -17,8 +17,8 @@ from celery.app.defaults import DEFAULTS
 from celery.backends.redis import RedisBackend, SentinelBackend
 from redis import SSLConnection
 
-from ..._redis.options import CONNECTION_OPTIONS
-from ..._storage.store import Backend
+from ..._storage.options import CONNECTION_OPTIONS
+from ...backend import Backend
 from ...backend import connect as connect_url
 from ...codec import json as _values
 from .control import CeleryController

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from celery import result as celery_results
 
-from ..._storage.store import Backend
+from ..._storage.store import Store
 from ...errors import TaskFailed
 from ...result import AsyncResult, EagerResult, GroupResult, ResultSet
 from ...states import PROPAGATE_STATES
@@ -32,16 +32,16 @@ class CeleryAsyncResult(AsyncResult[T_co], celery_results.ResultBase):  # type: 
 
     __slots__ = ("_app",)
 
-    _backend: Backend | None
+    _backend: Store | None
 
     def __init__(
-        self, id: str, *, app: Any = None, backend: Backend | None = None, parent: Node | None = None, type: Any = Any
+        self, id: str, *, app: Any = None, backend: Store | None = None, parent: Node | None = None, type: Any = Any
     ) -> None:
         super().__init__(id, backend=backend, parent=parent, type=type)
         self._app = app
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> Store:
         """As given; else that of the app; else the current one. Raises ValueError: see :func:`connect`."""
         if self._backend is None and self._app is not None:
             self._backend = connect(self._app)

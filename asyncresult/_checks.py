@@ -1,0 +1,55 @@
+"""Checks of arguments that several modules take."""
+
+from __future__ import annotations
+
+import math
+import uuid
+
+__all__ = ["LOOK_ONCE_TIMEOUT", "check_choice", "check_task_id", "looks_once"]
+
+#: Seconds that a look with ``timeout=0`` may take: one round trip, even a slow one, but never a hang.
+LOOK_ONCE_TIMEOUT = 1.0
+
+
+def check_task_id(id: object) -> str:
+    """The id as text.
+
+    Raises:
+        TypeError: Neither text nor a UUID.
+        ValueError: Empty, or with characters that cannot be part of a key.
+    """
+    if isinstance(id, str):
+        if id and id.isprintable():
+            return id
+    elif isinstance(id, uuid.UUID):
+        return str(id)
+    elif id is not None:
+        raise TypeError(f"a task id is text or a UUID, not {type(id).__name__}: {id!r:.60}")
+    if not id:
+        raise ValueError(f"a task id must not be empty: {id!r}")
+    try:
+        id.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"a task id must be encodable as UTF-8: {id!r:.60}") from None
+    if any(ord(c) < 32 or ord(c) == 127 for c in id):
+        raise ValueError(f"a task id must not hold control characters: {id!r:.60}")
+    return id
+
+
+def looks_once(timeout: float | None) -> bool:
+    """Whether a wait with this budget only looks at what is stored now.
+
+    Raises:
+        ValueError: It is NaN, of which no comparison is true, so no wait would ever end.
+    """
+    if timeout is None:
+        return False
+    if math.isnan(timeout):
+        raise ValueError("timeout must not be NaN")
+    return timeout <= 0
+
+
+def check_choice(name: str, choice: str, *known: str) -> None:
+    """Raise ValueError, naming the known ones, if ``choice`` is none of them."""
+    if choice not in known:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, not {choice!r}")

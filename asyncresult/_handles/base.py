@@ -1,0 +1,110 @@
+"""What one result, a set and a group of results have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Coroutine, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..promise import Thenable
+
+if TYPE_CHECKING:
+    from ..control import Reply
+
+__all__ = ["Node", "ResultBase"]
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class ResultBase(Thenable[T_co]):
+    """Something that can be waited for: one result, or several.
+
+    Attributes:
+        parent: What must succeed before, in a chain.
+    """
+
+    __slots__ = ()
+
+    parent: Node[Any] | None
+
+    @abstractmethod
+    def __await__(self) -> Generator[Any, None, T_co]: ...
+
+    @abstractmethod
+    def get(self, timeout: float | None = None) -> Coroutine[Any, Any, T_co]:
+        """Wait for the outcome."""
+
+    @abstractmethod
+    def ready(self) -> Coroutine[Any, Any, bool]:
+        """Whether everything is over."""
+
+    @abstractmethod
+    def successful(self) -> Coroutine[Any, Any, bool]:
+        """Whether everything returned."""
+
+    @abstractmethod
+    def failed(self) -> Coroutine[Any, Any, bool]:
+        """Whether anything raised."""
+
+    @abstractmethod
+    def forget(self) -> Coroutine[Any, Any, None]:
+        """Delete what is stored."""
+
+    @abstractmethod
+    def revoke(
+        self, *, terminate: bool = False, signal: str | None = None, wait: bool = False, timeout: float | None = None
+    ) -> Coroutine[Any, Any, list[Reply]]:
+        """Ask whoever has the tasks not to run them."""
+
+    @abstractmethod
+    def to_celery(self, app: Any) -> Any:
+        """Celery's own result for this."""
+
+    @abstractmethod
+    def _leaves(self) -> Iterator[Any]:
+        """The handles of single tasks, from left to right."""
+
+    @abstractmethod
+    def _values(self, propagate: bool) -> Any:
+        """The outcome, once everything is over."""
+
+
+class Node(ResultBase[T_co]):
+    """A member of a tree of tasks: a result, or a group.
+
+    Attributes:
+        id: The id of the task, or of the group.
+    """
+
+    __slots__ = ()
+
+    id: str
+
+    def as_tuple(self) -> tuple[tuple[str, Any], Any]:
+        """Celery's portable form: ``((id, parent's form or None), members' forms or None)``."""
+        form: Any = None
+        for node in reversed(self._chain()):  # without recursion: a chain may be long
+            form = (node.id, form), node._member_forms()
+        return form  # type: ignore[no-any-return]
+
+    def as_list(self) -> list[str]:
+        """The ids of this and its parents, nearest first; a group's id comes before its members'."""
+        return [id for node in self._chain() for id in (node.id, *node._member_ids())]
+
+    def _chain(self) -> list[Node[Any]]:
+        """This and its parents, nearest first."""
+        chain: list[Node[Any]] = [self]
+        while (parent := chain[-1].parent) is not None:
+            chain.append(parent)
+        return chain
+
+    def _member_forms(self) -> list[Any] | None:
+        """The members of a group in their form."""
+        return None
+
+    def _member_ids(self) -> list[str]:
+        return []
+
+    @abstractmethod
+    async def _below(self) -> Sequence[Node[Any]]:
+        """The nodes below this one, as far as they are known now."""

@@ -1,0 +1,468 @@
+"""The handle as users hold it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .._checks import check_choice
+from .._extensions import integration_for
+from ..errors import ResultTimeout
+from ..meta import TaskMeta
+from .base import Node
+from .futures import DoneCallback, settle_later
+from .handle import Handle
+from .updates import Updates
+from .waiting import ancestors, await_outcome, wait
+
+if TYPE_CHECKING:
+    from ..control import Reply
+    from ..graph import DependencyGraph
+
+__all__ = ["AsyncResult"]
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class AsyncResult(Handle[T_co]):
+    """The result of a task that runs somewhere else.
+
+    ``await r`` is ``await r.get()``. Cancelling an await, a timeout or dropping the handle never reaches
+    the task. Two handles are equal when their ids are. A handle that somebody waits for belongs to the event
+    loop of that wait; for another loop make another.
+
+    Args:
+        id: The task's id: text, or a UUID.
+        backend: Where its result is stored; None is the current backend at the first use.
+        parent: The handle of the task that must succeed before this one runs (a chain).
+        type: What the value is to be converted to and checked against: a dataclass, TypedDict,
+            msgspec Struct, pydantic model, ``list[int]`` …
+
+    Attributes:
+        id: The task's id.
+        parent: As given.
+        ignored: Whether the task's result is thrown away by its worker; ``get()`` gives None at once then.
+
+    Raises:
+        TypeError, ValueError: The id cannot be one.
+    """
+
+    __slots__ = ()
+
+    #: Joins use one notification channel for all members, as Celery asks its backends.
+    supports_native_join = True
+
+    # -- waiting ------------------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, T_co]:
+        # A subclass that has a get() of its own is awaited through it.
+        if self.parent is not None or self.ignored or type(self).get is not AsyncResult.get:
+            return self.get().__await__()
+        return await_outcome(self)
+
+    async def get(
+        self,
+        timeout: float | None = None,
+        *,
+        propagate: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], object] | None = None,
+        on_message: Callable[[TaskMeta], object] | None = None,
+        on_timeout: str = "detach",
+        on_cancel: str = "detach",
+    ) -> T_co:
+        """Wait until the task is over.
+
+        Args:
+            timeout: The total budget in seconds; None waits for ever, 0 looks once.
+            propagate: Raise what the task raised; False returns the exception instead.
+            follow_parents: Also end with the exception of a parent that failed.
+            callback: Called with id and value before returning.
+            on_message: Called with each record of this task that arrives.
+            on_timeout, on_cancel: ``"detach"`` leaves the task alone; ``"revoke"`` revokes it.
+
+        Returns:
+            The value, converted to the handle's ``type``.
+
+        Raises:
+            Exception: What the task raised, rebuilt; TaskFailed where that cannot be; TaskRevoked. Also what
+                ``callback`` or ``on_message`` raises.
+            ResultTimeout: The budget is used up. The handle can be awaited again.
+            ResultDecodeError: The record cannot be read (ResultTypeError: is not of the ``type``).
+            BackendPermissionError, BackendError: The store refuses; or ``on_timeout="revoke"`` reached nobody. An
+                outage does not end a wait.
+            BackendClosed: The backend was closed, before or meanwhile.
+            ValueError: An argument makes no sense.
+            RuntimeError: No backend is entered; or somebody waits for this very handle on another event loop.
+
+        Wire: SUBSCRIBE, its acknowledgement, then MGET; UNSUBSCRIBE when nobody waits any more.
+
+        Source: celery/result.py (5.7), AsyncResult.get.
+        """
+        check_choice("on_timeout", on_timeout, "detach", "revoke")
+        check_choice("on_cancel", on_cancel, "detach", "revoke")
+        if self.ignored:
+            return None  # type: ignore[return-value]
+        if not self._is_ready():
+            try:
+                await wait(self, timeout, ancestors(self) if propagate and follow_parents else (), on_message)
+            except ResultTimeout:
+                if on_timeout == "revoke":
+                    await self.revoke()
+                raise
+            except asyncio.CancelledError:
+                if on_cancel == "revoke":
+                    from ..control import revoke_in_background
+
+                    revoke_in_background(self.backend, [self.id])
+                raise
+        value = self._outcome(propagate=propagate)
+        if callback is not None:
+            callback(self.id, value)
+        return value  # type: ignore[no-any-return]
+
+    wait = get
+
+    async def until(self, *states: str, timeout: float | None = None) -> TaskMeta:
+        """Wait until the task is in one of ``states``, or over.
+
+        Args:
+            states: Names of states: ``"STARTED"``, ``"PROGRESS"``, or any custom word.
+            timeout: The total budget in seconds; None waits for ever, 0 looks once.
+
+        Returns:
+            The record that ended the wait. It may be a final one of another state: then ``states`` will
+            not come any more.
+
+        Raises: as :meth:`get`, but never what the task raised.
+        """
+        async with self.updates(timeout=timeout) as updates:
+            async for meta in updates:
+                if meta.status in states or meta.ready:
+                    return meta
+        raise AssertionError("a stream of updates ends with a final record")
+
+    def updates(self, *, timeout: float | None = None, maxsize: int = 64, since: str | None = None) -> Updates:
+        """The task's states as they are published; see :class:`Updates`.
+
+        Args:
+            timeout: Seconds for the whole stream; None is for ever, 0 looks once.
+            maxsize: States kept for a slow reader; beyond that the oldest are dropped.
+            since: Go on behind this :attr:`Updates.last_id`, for tasks that keep a history; "0" from the start.
+
+        Raises:
+            ValueError: ``maxsize`` or ``since`` makes no sense.
+        """
+        return Updates(self, timeout=timeout, maxsize=maxsize, since=since)
+
+    # -- callbacks and futures ----------------------------------------------------------------------------
+
+    def add_done_callback(self, fn: Callable[[AsyncResult[T_co]], object]) -> None:
+        """Call ``fn(handle)`` once, on the event loop, when :meth:`done` has become true.
+
+        Raises: as :meth:`then`.
+        """
+        self._listen(DoneCallback(fn))
+
+    def remove_done_callback(self, fn: Callable[[AsyncResult[T_co]], object]) -> int:
+        """Take ``fn`` off; how often it was there."""
+        return self._unlisten(DoneCallback(fn))
+
+    def as_future(self) -> asyncio.Future[T_co]:
+        """A future of this loop with the task's outcome, for ``asyncio.wait`` and friends.
+
+        Cancelling it ends the wait, not the task. Raises: as :meth:`then`.
+        """
+        future: asyncio.Future[T_co] = asyncio.get_running_loop().create_future()
+        settle_later(future, self)
+        return future
+
+    def as_concurrent_future(self) -> concurrent.futures.Future[T_co]:
+        """A future for other threads. Must be called where an event loop runs.
+
+        Cancelling it, from any thread, ends the wait, not the task. Raises: as :meth:`then`.
+        """
+        future: concurrent.futures.Future[T_co] = concurrent.futures.Future()
+        settle_later(future, self)
+        return future
+
+    # -- one read each ----------------------------------------------------------------------------------
+
+    async def state(self) -> str:
+        """The task's state: PENDING, STARTED, SUCCESS … Raises: as :meth:`meta`."""
+        return (await self.meta()).status
+
+    status = state
+
+    async def result(self) -> Any:
+        """The value, the task's exception (not raised), or what the state tells.
+
+        Raises: as :meth:`meta`; ResultTypeError when the value is not of the ``type``.
+        """
+        return self._told(await self.meta())
+
+    info = result
+
+    async def traceback(self) -> str | None:
+        """The worker's traceback text; None without a failure. Raises: as :meth:`meta`."""
+        return (await self.meta()).traceback
+
+    async def children(self) -> list[Node[Any]] | None:
+        """Handles on what the task sent while it ran; None where the record does not say.
+
+        Raises: as :meth:`meta`; ResultDecodeError also when the children are not in Celery's form.
+        """
+        from .tree import children_of
+
+        return children_of(self, await self.meta())
+
+    async def _below(self) -> list[Node[Any]]:
+        return await self.children() or []
+
+    async def date_done(self) -> datetime | None:
+        """When the task ended, timezone-aware; None while it has not.
+
+        Raises: as :meth:`meta`; ResultDecodeError also when it is not a time.
+        """
+        return (await self.meta()).date_done
+
+    async def name(self) -> str | None:
+        """The task's name, where the worker records it (``result_extended``). Raises: as :meth:`meta`."""
+        return (await self.meta()).name
+
+    async def args(self) -> Any:
+        """The positional arguments, where the worker records them. Raises: as :meth:`meta`."""
+        return (await self.meta()).args
+
+    async def kwargs(self) -> Any:
+        """The keyword arguments, where the worker records them. Raises: as :meth:`meta`."""
+        return (await self.meta()).kwargs
+
+    async def worker(self) -> str | None:
+        """The worker that ran it, where that is recorded. Raises: as :meth:`meta`."""
+        return (await self.meta()).worker
+
+    async def queue(self) -> str | None:
+        """The queue it came through, where the worker records it. Raises: as :meth:`meta`."""
+        return (await self.meta()).queue
+
+    async def retries(self) -> int | None:
+        """How often it was tried again, where the worker records it. Raises: as :meth:`meta`."""
+        return (await self.meta()).retries
+
+    async def ready(self) -> bool:
+        """Whether the task is over. Raises: as :meth:`meta`, never what the task raised."""
+        return (await self.meta()).ready
+
+    async def successful(self) -> bool:
+        """Whether the task returned. Raises: as :meth:`meta`."""
+        return (await self.meta()).successful
+
+    async def failed(self) -> bool:
+        """Whether the task raised; a revoked task did not. Raises: as :meth:`meta`."""
+        return (await self.meta()).failed
+
+    async def exists(self) -> bool:
+        """Whether a record is stored, without fetching it.
+
+        Raises: as :meth:`meta`, but not ResultDecodeError.
+
+        Wire: STRLEN.
+        """
+        backend = self.backend
+        return await backend._engine().exists(backend.task_key(self.id))
+
+    async def forget(self) -> None:
+        """Delete the record and those of the parents, and what this handle knows.
+
+        A task that still runs will write its record again.
+
+        Raises: BackendError, BackendClosed.
+
+        Wire: DEL.
+        """
+        ids = [self.id]
+        node = self.parent
+        while node is not None:
+            ids += [leaf.id for leaf in node._leaves()]
+            node = node.parent
+        await self.backend.forget(*ids)
+        self._forgotten()
+
+    # -- control ------------------------------------------------------------------------------------------
+
+    async def revoke(
+        self, *, terminate: bool = False, signal: str | None = None, wait: bool = False, timeout: float | None = None
+    ) -> list[Reply]:
+        """Ask whoever has the task not to run it.
+
+        Args:
+            terminate: Also end a task that runs already in a process. What runs under :meth:`Backend.track`, or as
+                a coroutine of an Executor, is cancelled in any case.
+            signal: How, for Celery's workers: ``"SIGTERM"`` (default), ``"SIGKILL"`` …
+            wait: Wait for the workers' answers.
+            timeout: Seconds to wait for them; None is one second.
+
+        Returns:
+            The answers; empty without ``wait``.
+
+        Raises:
+            BackendError: Nobody can be reached, or the request could not be sent. It never pretends.
+            BackendClosed: The backend was closed.
+        """
+        from ..control import revoke  # as slow to import as the handles themselves (benchmarks: import)
+
+        return await revoke(self.backend, [self.id], terminate=terminate, signal=signal, wait=wait, timeout=timeout)
+
+    async def revoke_by_stamped_headers(
+        self,
+        headers: Mapping[str, Any],
+        *,
+        terminate: bool = False,
+        signal: str | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> list[Reply]:
+        """Have Celery's workers revoke every task that carries one of these stamps.
+
+        Args:
+            headers: Names of stamps, and their value or a list of values.
+            terminate, signal, wait, timeout: As of :meth:`revoke`.
+
+        Returns, raises: as :meth:`revoke`.
+        """
+        from ..control import revoke_by_stamped_headers
+
+        return await revoke_by_stamped_headers(
+            self.backend, headers, terminate=terminate, signal=signal, wait=wait, timeout=timeout
+        )
+
+    # -- raising on demand ----------------------------------------------------------------------------------
+
+    async def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], object] | None = None) -> Any:
+        """Look once: raise what the task raised, or give its value; None (or the state's info) if it runs.
+
+        Args:
+            propagate: False gives the exception instead of raising it.
+            callback: Called with id and value, unless raised.
+
+        Raises: what the task raised; otherwise as :meth:`meta`.
+        """
+        meta = await self.meta()
+        value = self._outcome(propagate=propagate) if meta.ready else await self.result()
+        if callback is not None:
+            callback(self.id, value)
+        return value
+
+    maybe_reraise = maybe_throw
+
+    # -- the tree of tasks ----------------------------------------------------------------------------------
+
+    async def collect(self, intermediate: bool = False, *, timeout: float | None = None) -> AsyncIterator[Any]:
+        """Wait for this task and all it sent, breadth first; gives ``(handle, value)``.
+
+        Args:
+            intermediate: Celery's; nothing depends on it, as each task is waited for before its children are
+                looked at.
+            timeout: Seconds for the whole walk.
+
+        Raises: as :meth:`get`; the first failing task ends the walk.
+        """
+        from .tree import collect
+
+        async for pair in collect(self, intermediate, timeout):
+            yield pair
+
+    async def get_leaf(self, *, timeout: float | None = None) -> Any:
+        """The value of the last task of the tree. Raises: as :meth:`collect`."""
+        return [value async for _, value in self.collect(timeout=timeout)][-1]
+
+    async def iterdeps(self, intermediate: bool = False) -> AsyncIterator[Any]:
+        """Walk the tree breadth first without waiting; gives ``(parent or None, node)``.
+
+        Args:
+            intermediate: Go on below tasks that still run.
+
+        Raises: as :meth:`meta`; NotReady when a node still runs and ``intermediate`` is False.
+        """
+        from .tree import iterdeps
+
+        async for pair in iterdeps(self, intermediate):
+            yield pair
+
+    async def build_graph(self, intermediate: bool = False, formatter: Any = None) -> DependencyGraph[Any]:
+        """The tree as a :class:`DependencyGraph`.
+
+        Args:
+            intermediate: As of :meth:`iterdeps`.
+            formatter: How nodes are labelled where the graph is drawn.
+
+        Raises: as :meth:`iterdeps`.
+        """
+        from .tree import build_graph
+
+        return await build_graph(self, intermediate, formatter)
+
+    async def graph(self) -> DependencyGraph[Any]:
+        """``build_graph()``, under the name of Celery's property."""
+        return await self.build_graph()
+
+    # -- forms ------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def from_celery(result: Any) -> Node[Any]:
+        """The handle for a result of Celery's: of a task, a group, a chain or chord with its parents.
+
+        Raises:
+            TypeError: It is none.
+        """
+        handle: Node[Any] = integration_for(result).from_celery(result)
+        return handle
+
+    def to_celery(self, app: Any) -> Any:
+        """Celery's own result for this task, and its parents.
+
+        Args:
+            app: The Celery app that it shall belong to.
+
+        Raises:
+            TypeError: ``app`` is none.
+        """
+        return integration_for(app).to_celery(self, app)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, AsyncResult):
+            return self.id == other.id
+        return self.id == other if isinstance(other, str) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        state = f" {self._meta.status}" if self._meta is not None else ""
+        return f"<{type(self).__name__}: {self.id}{state}>"
+
+    def __copy__(self) -> AsyncResult[T_co]:
+        twin: AsyncResult[T_co] = type(self)(self.id, backend=self._backend, parent=self.parent, type=self._type)
+        twin.ignored = self.ignored
+        twin._meta = self._meta
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AsyncResult[T_co]:
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The backend stays behind: it may hold a password. A copy belongs to the reader's current backend.
+        return _unpickle, (type(self), self.id, self.parent, self._type, self.ignored)
+
+
+def _unpickle(cls: type[AsyncResult[Any]], id: str, parent: Any, type: Any, ignored: bool) -> AsyncResult[Any]:
+    handle = cls(id, parent=parent, type=type)
+    handle.ignored = ignored
+    return handle

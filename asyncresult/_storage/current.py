@@ -1,0 +1,74 @@
+"""Which store is meant where none is given.
+
+Entering a store (``async with connect(url):``) makes it the current one of that context, so of the code of that task
+and of the tasks that it starts; leaving gives the context its former one back. Code that runs in no such block, as a
+request handler does whose server entered a store in another task, gets the store that was entered first and is still
+open: what a request enters for itself is never another one's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from .store import Store
+
+__all__ = ["current_store", "enter", "entered_store", "leave", "provide_default"]
+
+#: All that are entered, in that order; one that was entered twice is there twice.
+_entered: list[Store] = []
+_lock = threading.Lock()
+#: The blocks that this context is in, the innermost last. One of another task's may have been left meanwhile.
+_blocks: ContextVar[tuple[Store, ...]] = ContextVar("asyncresult_entered", default=())
+_make_default: Callable[[], Store]
+
+
+def provide_default(make: Callable[[], Store]) -> None:
+    """Say what gives a store where none is entered. Called once, by the module that can connect."""
+    global _make_default
+    _make_default = make
+
+
+def entered_store() -> Store | None:
+    """The store of the innermost block; outside of any block the one that was entered first."""
+    for store in reversed(_blocks.get()):
+        if store in _entered:
+            return store
+    return next((store for store in _entered), None)
+
+
+def current_store() -> Store:
+    """:func:`entered_store`; else the default.
+
+    Raises:
+        RuntimeError: None is entered, and there is no default.
+    """
+    store = entered_store()
+    return store if store is not None else _make_default()
+
+
+def enter(store: Store) -> None:
+    """Make ``store`` the current one of this context."""
+    with _lock:
+        _entered.append(store)
+    _blocks.set((*_blocks.get(), store))
+
+
+def leave(store: Store) -> bool:
+    """Undo one :func:`enter`. Whether that was the last of them."""
+    # No ContextVar.reset(): a fixture may leave in another context than it entered.
+    blocks = list(reversed(_blocks.get()))
+    if store in blocks:
+        blocks.remove(store)
+        _blocks.set(tuple(reversed(blocks)))
+    with _lock:
+        if store in _entered:
+            del _entered[len(_entered) - 1 - _entered[::-1].index(store)]
+        return store not in _entered
+
+
+def closed(store: Store) -> None:
+    """Forget a store that was closed inside its blocks."""
+    with _lock:
+        _entered[:] = [other for other in _entered if other is not store]

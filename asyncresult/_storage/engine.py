@@ -1,0 +1,142 @@
+"""What an engine is: the connections of one store on one event loop of one process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from ..codec.codec import Codec
+from ..errors import ResultDecodeError
+from ..meta import TaskMeta
+
+if TYPE_CHECKING:
+    from .waiters import Waiters
+
+__all__ = ["BackendStats", "Engine"]
+
+
+# No dataclass: the first one costs more than the rest of this room (benchmarks: import).
+class BackendStats(msgspec.Struct, frozen=True):
+    """A look at the connections that a backend has on an event loop.
+
+    Attributes:
+        connected: Whether the subscription stands right now.
+        pending: Keys that somebody waits for.
+        subscribed: Keys whose subscription is acknowledged (for a moment, some that nobody waits for any more).
+        reconnects: Subscription connections lost so far.
+        sweeps: Safety sweeps so far.
+        decode_errors: Records that could not be read so far.
+        last_error: Why the subscription is down, if it is.
+    """
+
+    connected: bool = False
+    pending: int = 0
+    subscribed: int = 0
+    reconnects: int = 0
+    sweeps: int = 0
+    decode_errors: int = 0
+    last_error: str | None = None
+
+
+class Engine(ABC):
+    """The connections of one backend on one event loop.
+
+    Its methods return futures at once and may only be called on the loop. Cancelling such a future gives
+    up the answer, never the connection: the I/O is done by the engine's own tasks.
+    """
+
+    #: Forks on the way to this process: an engine that was made at another count is a parent's.
+    fork_count: ClassVar[int] = 0
+
+    waiters: Waiters
+
+    def __init__(self, codec: Codec) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.forks = Engine.fork_count
+        self.codec = codec
+
+    @abstractmethod
+    def read(self, key: bytes) -> asyncio.Future[bytes | None]:
+        """The stored record, or None. All reads of one loop tick travel together."""
+
+    @abstractmethod
+    def read_many(self, keys: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
+        """Like :meth:`read`, one future for all; in the order of ``keys``."""
+
+    @abstractmethod
+    def exists(self, key: bytes) -> asyncio.Future[bool]:
+        """Whether something is stored, without fetching it."""
+
+    @abstractmethod
+    def store(
+        self,
+        key: bytes,
+        payload: bytes,
+        status: str,
+        expires: float | None,
+        *,
+        unless: bytes | None = None,
+        history: tuple[bytes, int] | None = None,
+    ) -> asyncio.Future[bool]:
+        """Store and publish in one atomic step, unless a record of higher precedence is there already.
+
+        Args:
+            unless: A key beside ``key``: where it exists, nothing is stored.
+            history: A key beside ``key``, and how many of the latest records to keep there, too.
+
+        Returns: whether it was stored.
+        """
+
+    @abstractmethod
+    def history(self, key: bytes, after: str) -> asyncio.Future[list[tuple[str, bytes]]]:
+        """The kept records that came after the one of that id, with their ids; "0" comes before all."""
+
+    @abstractmethod
+    def put(self, key: bytes, payload: bytes, expires: float | None) -> asyncio.Future[None]:
+        """Store and publish unconditionally (saved groups)."""
+
+    @abstractmethod
+    def delete(self, keys: Sequence[bytes]) -> asyncio.Future[int]:
+        """Delete keys; how many there were."""
+
+    @abstractmethod
+    def stats(self) -> BackendStats: ...
+
+    @abstractmethod
+    async def aclose(self, timeout: float) -> None:
+        """Release every waiter, give what is being written ``timeout`` seconds, close the connections."""
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the subscription is down, if it is. (``stats()`` counts the waits, which takes long for many.)"""
+        return None
+
+    def decode_large(
+        self, task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], object]
+    ) -> None:
+        """See :meth:`.._waiters.Source.decode_large`: on a worker thread, in pieces, so the loop stays alive."""
+
+        def decode() -> TaskMeta | ResultDecodeError:
+            try:
+                return self.codec.decode_large(task_id, payload)
+            except ResultDecodeError as error:
+                return error
+
+        def hand_over(future: asyncio.Future[TaskMeta | ResultDecodeError]) -> None:
+            if not future.cancelled():
+                done(future.result())
+
+        self.loop.run_in_executor(None, decode).add_done_callback(hand_over)
+
+
+def _after_fork_in_child() -> None:
+    Engine.fork_count += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,65 @@
+"""The engines of one store: one for each event loop, and others after a fork."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .engine import Engine
+
+if TYPE_CHECKING:
+    from .waiters import Waiters
+
+__all__ = ["Engines"]
+
+
+class Engines:
+    """One engine for each event loop of this process, started at the first use."""
+
+    def __init__(self) -> None:
+        #: The one used last: nearly always the one that is wanted next.
+        self.latest: Engine | None = None
+        self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = weakref.WeakKeyDictionary()
+
+    def of(self, loop: asyncio.AbstractEventLoop, start: Callable[[], Engine]) -> Engine:
+        """The engine of ``loop``, the running one; made by ``start`` if there is none."""
+        for other in [other for other in list(self._by_loop) if other.is_closed()]:
+            del self._by_loop[other]
+        engine = self._by_loop.get(loop)
+        if engine is None or engine.forks != Engine.fork_count:
+            engine = self._by_loop[loop] = start()
+        self.latest = engine
+        return engine
+
+    def serve(self, table: Waiters) -> bool:
+        """Whether ``table`` belongs to an engine that still lives, on whatever loop."""
+        return any(
+            engine.waiters is table and engine.forks == Engine.fork_count and not loop.is_closed()
+            for loop, engine in list(self._by_loop.items())
+        )
+
+    def drop(self, engine: Engine) -> None:
+        """Forget an engine whose loop shuts down: the next use starts another."""
+        if self.latest is engine:
+            self.latest = None
+        if self._by_loop.get(engine.loop) is engine:
+            del self._by_loop[engine.loop]
+
+    async def aclose(self, timeout: float) -> None:
+        """Close all; those of other loops close on theirs, and are not waited for."""
+        self.latest = None
+        here = asyncio.get_running_loop()
+        engines = list(self._by_loop.items())
+        self._by_loop.clear()
+        own = None
+        for loop, engine in engines:
+            if engine.forks != Engine.fork_count or loop.is_closed():
+                continue
+            if loop is here:
+                own = engine
+            else:  # another thread's loop: it closes its engine itself
+                asyncio.run_coroutine_threadsafe(engine.aclose(timeout), loop)
+        if own is not None:
+            await own.aclose(timeout)

@@ -1,0 +1,62 @@
+"""Every key that is read or written, and its rule.
+
+Keys and channels of records and groups are Celery's, byte for byte. What else is kept about a task lies beside its
+record, on the same node of a cluster.
+
+Source: celery/backends/base.py (5.7), KeyValueStoreBackend.
+"""
+
+from __future__ import annotations
+
+__all__ = ["HISTORY", "REVOKE", "Keys"]
+
+#: Beside a record: the states that were kept (``track(history=…)``).
+HISTORY = "history"
+#: Beside a record: the latest request to revoke the task.
+REVOKE = "revoke"
+
+
+class Keys:
+    """The keys of one store.
+
+    Args:
+        prefix: In front of every key and channel; with an underscore between unless it ends in one of ``: _ - .``.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.key_prefix = f"{prefix}_" if prefix and prefix[-1] not in ":_-." else prefix
+        self._task_prefix = f"{self.key_prefix}celery-task-meta-".encode()
+        self._group_prefix = f"{self.key_prefix}celery-taskset-meta-".encode()
+
+    def task_key(self, task_id: str) -> bytes:
+        """The key, and channel, of a task's record.
+
+        Raises:
+            ValueError: The id cannot be part of a key.
+        """
+        try:
+            return self._task_prefix + task_id.encode()
+        except (UnicodeEncodeError, AttributeError):
+            raise ValueError(f"not a task id: {task_id!r}") from None
+
+    def task_of(self, key: bytes) -> str:
+        """The task whose record lies under ``key``."""
+        return key[len(self._task_prefix) :].decode()
+
+    def key_beside(self, task_id: str, what: str) -> bytes:
+        """A key for something about the task, on the same node of a cluster as its record."""
+        key = self.task_key(task_id)
+        # What stands in the first braces decides: the record's own name, unless that has braces itself.
+        return (key if b"{" in key else b"{" + key + b"}") + f".{what}".encode()
+
+    def reply_key(self, task_id: str, request: str) -> bytes:
+        """The key under which the worker that has the task answers a request to revoke it."""
+        return self.key_beside(task_id, f"reply-{request}")
+
+    def group_key(self, id: str) -> bytes:
+        """The key of a saved group."""
+        return self._group_prefix + str(id).encode()
+
+    def workers_key(self) -> bytes:
+        """The key that exists while there are workers of ours, so that somebody can answer a request."""
+        return f"{self.key_prefix}asyncresult-workers".encode()

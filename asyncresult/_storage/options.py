@@ -1,0 +1,118 @@
+"""The table of options: each name with its converter, the same in a URL's query and as a keyword of ``connect()``.
+
+Source: redis-py's ``from_url`` and Celery 5.7's ``celery/backends/redis.py`` for the spellings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl
+
+__all__ = [
+    "BACKEND_OPTIONS",
+    "CLUSTER_OPTIONS",
+    "CONNECTION_OPTIONS",
+    "OBJECT_OPTIONS",
+    "SENTINEL_OPTIONS",
+    "split_options",
+    "unknown_option",
+]
+
+
+def _boolean(text: str) -> bool:
+    word = text.strip().lower()
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("expected true or false")
+
+
+def _seconds(text: str) -> float | None:
+    return None if text.strip().lower() == "none" else float(text)
+
+
+#: Options of :class:`asyncresult.Backend` that may stand in a URL.
+BACKEND_OPTIONS: Mapping[str, Callable[[str], Any]] = {
+    "expires": _seconds,
+    "failure_expires": _seconds,
+    "key_prefix": str,
+    "safety_interval": float,
+    "heartbeat": float,
+    "max_result_bytes": int,
+    "verify_key": _boolean,
+    "serializer": str,
+    "compression": str,
+    "result_extended": _boolean,
+}
+
+#: Options of the connections.
+CONNECTION_OPTIONS: Mapping[str, Callable[[str], Any]] = {
+    "db": int,
+    "username": str,
+    "password": str,
+    "client_name": str,
+    "protocol": int,
+    "retry": float,
+    "socket_timeout": float,
+    "socket_connect_timeout": float,
+    "ssl_cert_reqs": str,
+    "ssl_ca_certs": str,
+    "ssl_ca_path": str,
+    "ssl_ca_data": str,
+    "ssl_certfile": str,
+    "ssl_keyfile": str,
+    "ssl_password": str,
+    "ssl_check_hostname": _boolean,
+    "ssl_ciphers": str,
+}
+#: Options of ``sentinel://``. ``master_name``, ``min_other_sentinels`` and ``sentinel_kwargs`` are Celery's names.
+SENTINEL_OPTIONS: Mapping[str, Callable[..., Any]] = {
+    "service": str,
+    "master_name": str,
+    "min_other_sentinels": int,
+    "sentinel_username": str,
+    "sentinel_password": str,
+    "sentinel_ssl": _boolean,
+    "sentinel_kwargs": dict,
+}
+CLUSTER_OPTIONS: Mapping[str, Callable[[str], Any]] = {"sharded": _boolean}
+#: Options that only make sense as objects, so not in a URL.
+OBJECT_OPTIONS = frozenset({"exceptions", "accept", "credential_provider"})
+
+
+def split_options(
+    url: SplitResult, given: Mapping[str, Any], extra: Mapping[str, Callable[[str], Any]] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sort query and keyword options into those of the backend and those of the connections.
+
+    Args:
+        extra: More options of the connections, for one scheme.
+
+    Raises:
+        ValueError: Unknown option, or a text that is no number, truth value … where one is expected.
+    """
+    connection = {**CONNECTION_OPTIONS, **(extra or {})}
+    values: dict[str, Any] = {}
+    for name, text in parse_qsl(url.query, keep_blank_values=True):
+        convert = BACKEND_OPTIONS.get(name) or connection.get(name)
+        if convert is None:
+            raise unknown_option(name, connection)
+        try:
+            values[name] = convert(text)
+        except ValueError as error:
+            shown = "…" if "password" in name else repr(text)
+            raise ValueError(f"option {name}={shown} in the backend's URL: {error}") from None
+    for name, value in given.items():
+        if name not in BACKEND_OPTIONS and name not in connection and name not in OBJECT_OPTIONS:
+            raise unknown_option(name, connection)
+        values[name] = value
+    backend = {k: v for k, v in values.items() if k in BACKEND_OPTIONS or k in ("exceptions", "accept")}
+    return backend, {k: v for k, v in values.items() if k not in backend}
+
+
+def unknown_option(name: str, connection: Mapping[str, Any]) -> ValueError:
+    """The error for an option that is none; it names those that are."""
+    known = ", ".join(sorted({*BACKEND_OPTIONS, *connection, *OBJECT_OPTIONS}))
+    return ValueError(f"unknown backend option {name!r}; known are: {known}")
