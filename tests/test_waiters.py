@@ -13,7 +13,7 @@ from asyncresult._storage.waiters import Waiters
 from asyncresult.codec import codec
 from asyncresult.errors import AsyncResultError, BackendError, ResultDecodeError
 from asyncresult.meta import TaskMeta
-from tests.tools.simulation import Violation, explore
+from tests.tools.simulation import PAUSED, PROGRESS, STARTED, Violation, explore
 
 
 @pytest.mark.parametrize("late", [(), (0,), (1,), (0, 1)])
@@ -22,6 +22,16 @@ def test_no_order_of_events_loses_a_result_or_leaves_a_subscription(waiters: int
     """Stored implies resolved; nobody waiting implies nothing subscribed: over every history."""
     histories = list(explore(waiters, late))
     assert len(histories) > 4000 and max(map(len, histories)) > 15, "the walk was a long one"
+
+
+@pytest.mark.parametrize(
+    ("states", "late"),
+    [((STARTED, PROGRESS, PAUSED), ()), ((STARTED, PROGRESS), (0,))],
+)
+def test_no_order_of_events_takes_the_task_back(states: tuple[bytes, ...], late: tuple[int, ...]) -> None:
+    """Neither a read nor a message that comes late, however late it is."""
+    histories = list(explore(1, late, states))
+    assert len(histories) > 1000 and max(map(len, histories)) > 15, "the walk was a long one"
 
 
 # Each mutation removes one rule of the protocol. The simulation must notice each, or it proves nothing.
@@ -108,6 +118,47 @@ def a_lost_connection_keeps_its_acks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Waiters, "disconnected", disconnected)
 
 
+def a_message_is_newer_than_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Waiters._published
+
+    def published(self: Waiters, entry: Any, payload: bytes, meta: TaskMeta) -> None:
+        _waiters._progress_of(entry).certain = True
+        original(self, entry, payload, meta)
+
+    monkeypatch.setattr(Waiters, "_published", published)
+
+
+def what_is_read_is_newer_than_the_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Waiters._found
+
+    def found(self: Waiters, entry: Any, payload: bytes, meta: TaskMeta, arrived: int) -> None:
+        original(self, entry, payload, meta, _waiters._progress_of(entry).arrived)
+
+    monkeypatch.setattr(Waiters, "_found", found)
+
+
+def the_first_acknowledgement_is_the_barrier(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Waiters.acked
+
+    def acked(self: Waiters, keys: Iterable[bytes]) -> None:
+        original(self, keys)
+        for entry in self._entries.values():
+            if entry.progress is not None and entry.progress.barrier:
+                self._release(entry, entry.progress)
+
+    monkeypatch.setattr(Waiters, "acked", acked)
+
+
+def a_barrier_holds_for_later_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Waiters._want_barrier
+
+    def want_barrier(self: Waiters, entry: Any, progress: Any) -> None:
+        if progress.barrier != _waiters._ON_ITS_WAY:
+            original(self, entry, progress)
+
+    monkeypatch.setattr(Waiters, "_want_barrier", want_barrier)
+
+
 def no_read_where_the_ack_is_there_already(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Waiters.add
 
@@ -142,6 +193,23 @@ def test_the_simulation_notices(mutation: Any, monkeypatch: pytest.MonkeyPatch) 
             pass
 
 
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        a_message_is_newer_than_what_was_read,
+        what_is_read_is_newer_than_the_messages,
+        the_first_acknowledgement_is_the_barrier,
+        a_barrier_holds_for_later_reads,
+    ],
+    ids=lambda mutation: mutation.__name__,
+)
+def test_the_simulation_notices_a_task_that_goes_back(mutation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutation(monkeypatch)
+    with pytest.raises(Violation):
+        for _ in explore(1, (), (STARTED, PROGRESS, PAUSED)):
+            pass
+
+
 # Rules beside the order of events: what the simulation does not have in it.
 
 
@@ -150,6 +218,10 @@ class Loop:
 
     def __init__(self) -> None:
         self.due: list[Callable[[], None]] = []
+        self.trouble: list[dict[str, Any]] = []
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.trouble.append(context)
 
     def call_soon(self, fn: Callable[[], None]) -> Loop:
         self.due.append(fn)
@@ -176,7 +248,7 @@ class Loop:
 class Table(Waiters):
     """A table that is its own source, with a connection that stands."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, verify_key: bool = False) -> None:
         self.loop = Loop()
         self.subscribed_to: list[bytes] = []
         self.given_up: list[bytes] = []
@@ -186,11 +258,17 @@ class Table(Waiters):
         def decode(task_id: str, payload: bytes, small: bool) -> TaskMeta:
             if len(payload) >= codec.LARGE_PAYLOAD_BYTES:
                 raise codec.LargeRecord
-            return TaskMeta(task_id=task_id, status="SUCCESS", result=payload)
+            if payload == b"garbage":
+                raise ResultDecodeError("garbage")
+            if payload == b"crash":
+                raise RecursionError("secret")
+            # A payload is the state, and what makes it differ from others of that state.
+            status = payload.split()[0].decode() if payload[:1].isupper() else "SUCCESS"
+            return TaskMeta(task_id=task_id, status=status, result=payload)
 
         source: Any = self
         loop: Any = self.loop
-        super().__init__(source, decode, loop=loop, safety_interval=30.0)
+        super().__init__(source, decode, loop=loop, safety_interval=30.0, verify_key=verify_key)
         self.connected()
 
     def subscribe(self, keys: list[bytes]) -> None:
@@ -217,6 +295,11 @@ class Waiter:
         self.errors: list[AsyncResultError] = []
         table.add(key, "t", self)
 
+    @property
+    def states(self) -> list[str]:
+        """What was seen, with what makes it differ."""
+        return [meta.result.decode() if isinstance(meta.result, bytes) else meta.status for meta in self.metas]
+
     def _on_record(self, meta: TaskMeta) -> None:
         self.metas.append(meta)
 
@@ -241,7 +324,7 @@ def test_a_key_that_may_be_subscribed_but_not_read_is_unsubscribed() -> None:
     waiter = Waiter(table, b"k")
     table.loop.run()
     table.acked([b"k"])
-    table.unreadable([b"k"], BackendError("no"))
+    table.not_fetched([b"k"], BackendError("no"))
     table.loop.run()
     assert len(waiter.errors) == 1
     assert table.given_up == [b"k"]
@@ -255,7 +338,7 @@ def test_a_large_record_that_is_not_final_and_was_read_too_early_is_read_again()
     table.loop.run()
     assert table.asked == [b"k"]
     table.acked([b"k"])
-    table.read([(b"k", b"x" * codec.LARGE_PAYLOAD_BYTES)])
+    table.fetched([(b"k", b"x" * codec.LARGE_PAYLOAD_BYTES)])
     [done] = table.decoding
     done(TaskMeta(task_id="t", status="PROGRESS"))
     table.loop.run()
@@ -269,16 +352,16 @@ def test_a_large_payload_that_could_not_be_read_is_not_decoded_again(stored: byt
     waiter = Waiter(table, b"k")
     table.loop.run()
     table.acked([b"k"])
-    table.read([(b"k", None)])
+    table.fetched([(b"k", None)])
     table.loop.run()
-    table.read([(b"k", None)])
+    table.fetched([(b"k", None)])
     bad, found = (word * codec.LARGE_PAYLOAD_BYTES for word in (b"bad", stored))
     table.pushed(b"k", bad)
     error = ResultDecodeError("bad")
     table.decoding.pop()(error)
     table.loop.run()
     assert not waiter.errors
-    table.read([(b"k", found)])
+    table.fetched([(b"k", found)])
     if found == bad:
         assert waiter.errors == [error]
     else:
@@ -297,7 +380,7 @@ def test_waits_given_up_while_nothing_can_be_read_leave_nothing_behind() -> None
         if n % 100 == 0:
             table.loop.run()
     assert len(table._to_read) < 3 * _waiters.READ_CHUNK
-    table.read([(b"steady", b"v")])
+    table.fetched([(b"steady", b"v")])
     assert [meta.result for meta in steady.metas] == [b"v"]
 
 
@@ -333,10 +416,118 @@ def test_a_read_does_not_take_the_task_back() -> None:
     waiter = Waiter(table, b"k")
     table.loop.run()
     table.acked([b"k"])
-    table._take(table._entries[b"k"], TaskMeta(task_id="t", status="PROGRESS"), pushed=True)
-    table._take(table._entries[b"k"], TaskMeta(task_id="t", status="STARTED"), pushed=False)
-    assert [meta.status for meta in waiter.metas] == ["PROGRESS"]
-    table.read([(b"k", None)])
+    table.pushed(b"k", b"PROGRESS")
+    table.fetched([(b"k", b"STARTED")])
+    assert waiter.states == ["PROGRESS"]
     table.loop.run()  # the read behind the acknowledgement is sent: what it finds is news
-    table._take(table._entries[b"k"], TaskMeta(task_id="t", status="PAUSED"), pushed=False)
-    assert [meta.status for meta in waiter.metas] == ["PROGRESS", "PAUSED"]
+    table.fetched([(b"k", b"PAUSED")])
+    assert waiter.states == ["PROGRESS", "PAUSED"]
+
+
+@pytest.mark.parametrize(
+    ("late", "seen"),
+    [
+        (["STARTED", "PROGRESS 1", "PROGRESS 2", "PROGRESS 3"], ["PROGRESS 2", "PROGRESS 3"]),  # it was published, too
+        (["PROGRESS 3", "PROGRESS 4"], ["PROGRESS 2", "PROGRESS 3", "PROGRESS 4"]),  # before it was subscribed
+    ],
+)
+def test_a_message_does_not_take_the_task_back(late: list[str], seen: list[str]) -> None:
+    """What was published before it was read arrives after it; what is newer waits until that is known."""
+    table = Table()
+    waiter = Waiter(table, b"k")
+    table.loop.run()
+    table.acked([b"k"])
+    table.fetched([(b"k", b"PROGRESS 2")])
+    for state in late:
+        table.pushed(b"k", state.encode())
+    table.loop.run()
+    if seen != waiter.states:
+        assert table.subscribed_to == [b"k", b"k"] and waiter.states == ["PROGRESS 2"]
+        table.acked([b"k"])
+    assert waiter.states == seen
+    table.pushed(b"k", b"PROGRESS 5")
+    assert waiter.states == [*seen, "PROGRESS 5"]
+
+
+def test_a_large_record_keeps_its_place() -> None:
+    """It is decoded elsewhere; what comes behind it waits, unless that is the end. And it is decoded once."""
+    table = Table()
+    waiter = Waiter(table, b"k")
+    table.loop.run()
+    table.acked([b"k"])
+    large = b"PROGRESS" + b" " * codec.LARGE_PAYLOAD_BYTES
+    table.pushed(b"k", large)
+    table.pushed(b"k", b"PAUSED")
+    table.fetched([(b"k", large)])
+    assert not waiter.states
+    [done] = table.decoding
+    done(TaskMeta(task_id="t", status="PROGRESS"))
+    assert waiter.states == ["PROGRESS", "PAUSED"]
+    table.pushed(b"k", large)
+    table.pushed(b"k", b"SUCCESS")
+    assert waiter.states[2:] == ["SUCCESS"]
+    table.decoding[1](TaskMeta(task_id="t", status="PROGRESS"))
+    assert waiter.states[2:] == ["SUCCESS"] and len(table.decoding) == 2
+
+
+def test_a_large_record_that_is_wanted_again_is_not_decoded_anew() -> None:
+    """A wait with a short timeout, again and again, would otherwise never end, and decode it as often."""
+    table = Table()
+    large = b"x" * codec.LARGE_PAYLOAD_BYTES
+    for _ in range(3):
+        waiter = Waiter(table, b"k")
+        table.loop.run_once()
+        table.fetched([(b"k", large)])
+        table.discard(b"k", waiter)
+    waiter = Waiter(table, b"k")
+    table.loop.run_once()
+    table.fetched([(b"k", large)])
+    [done] = table.decoding
+    done(TaskMeta(task_id="t", status="SUCCESS"))
+    assert waiter.states == ["SUCCESS"]
+
+
+def test_nothing_published_is_believed_where_the_key_is_verified() -> None:
+    table = Table(verify_key=True)
+    waiter = Waiter(table, b"k")
+    table.loop.run()
+    table.acked([b"k"])
+    table.fetched([(b"k", b"STARTED")])
+    for forged in (b"SUCCESS", b"PROGRESS", b"garbage", b"x" * codec.LARGE_PAYLOAD_BYTES):
+        table.pushed(b"k", forged)
+        table.loop.run()
+        table.fetched([(b"k", b"STARTED")])
+    assert waiter.states == ["STARTED"] and not waiter.errors and not table.decoding
+
+
+class Broken(Waiter):
+    def _on_record(self, meta: TaskMeta) -> None:
+        raise ZeroDivisionError("as a callback of somebody else's might")
+
+
+@pytest.mark.parametrize("state", [b"STARTED", b"SUCCESS"])
+@pytest.mark.parametrize("pushed", [True, False])
+def test_a_listener_that_raises_ends_its_own_wait_only(state: bytes, pushed: bool) -> None:
+    table = Table()
+    broken, same_key, other_key = Broken(table, b"k"), Waiter(table, b"k"), Waiter(table, b"other")
+    table.loop.run()
+    table.acked([b"k", b"other"])
+    if pushed:
+        table.pushed(b"k", state)
+        table.pushed(b"other", state)
+    else:
+        table.fetched([(b"k", state), (b"other", state)])
+    assert same_key.states == other_key.states == [state.decode()]
+    assert [type(error) for error in broken.errors] == [AsyncResultError]
+    assert len(table.loop.trouble) == 1
+
+
+def test_whatever_a_record_raises_ends_its_own_wait_only() -> None:
+    """And the text of that stays out of the error: it may quote the record."""
+    table = Table()
+    victim, bystander = Waiter(table, b"k"), Waiter(table, b"other")
+    table.loop.run()
+    table.fetched([(b"k", b"crash"), (b"other", b"SUCCESS")])
+    [error] = victim.errors
+    assert isinstance(error, ResultDecodeError) and "secret" not in str(error)
+    assert bystander.states == ["SUCCESS"]

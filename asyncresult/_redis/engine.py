@@ -202,12 +202,10 @@ class RedisEngine(Engine):
             if error is not None:
                 failed(error)
             else:
-                self.waiters.read([pair for read in zip(reads, replies, strict=True) for pair in _values(*read)])
+                self.waiters.fetched([pair for read in zip(reads, replies, strict=True) for pair in _values(*read)])
 
         def failed(error: AsyncResultError) -> None:
-            if not isinstance(error, BackendClosed):
-                self.waiters.unreadable(keys, error)
-            self.waiters.read([(key, None) for key in keys])
+            self.waiters.not_fetched(keys, error)
 
         reads = self._each("MGET", keys)
         self._send(Job(reads, done, failed, None))

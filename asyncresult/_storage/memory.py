@@ -186,7 +186,7 @@ class MemoryEngine(Engine):
             self.loop.call_soon_threadsafe(self.waiters.pushed, channel, message)
 
     def fetch(self, keys: list[bytes]) -> None:
-        self.loop.call_soon(lambda: self.waiters.read([(key, self._store.get(key)) for key in keys]))
+        self.loop.call_soon(lambda: self.waiters.fetched([(key, self._store.get(key)) for key in keys]))
 
     # -- verbs ----------------------------------------------------------------------------------------
 

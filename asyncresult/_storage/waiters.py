@@ -18,11 +18,19 @@ published to a subscription that stands.
 Reads go out in chunks, one chunk in flight. Keys whose acknowledgement arrives while they still queue are
 therefore read once, after it: 10,000 waits cost about one read a key, not two.
 
+**States come in order.** While a task runs, reads and messages tell of its states on two connections, and either may
+be the slower one. A read that was sent before a message arrived may have found what came before that message: it is
+passed over. A message that arrives after a read may have been published before it: such messages are held back until
+the order is known, that is until the message of what was read arrives itself (all before it are older), or until a
+second SUBSCRIBE of the key is acknowledged (then all that was published before the read has arrived, and if the state
+that was read is not among it, all of it is newer). Final records need no order: nothing comes after them.
+
 Nobody waiting implies nothing subscribed: an entry that lost its last listener lingers for a moment (the
 key may be wanted again: a second ``await``, the next ``state()``) and is then unsubscribed in bulk.
 
-The table is told what happened (:meth:`Waiters.connected`, ``acked``, ``pushed``, ``read`` …) and says
-what is to be done through its :class:`Source`. It does no I/O and starts no task; of the loop it uses
+The table is called with what happened (:meth:`Waiters.connected`, ``acked``, ``pushed``, ``fetched`` …) and says
+what is to be done through its :class:`Source`. A listener that raises, or a record that does, ends its own wait
+only: none of these calls raises. It does no I/O and starts no task; of the loop it uses
 ``call_soon`` and ``call_later`` only, so that a simulation can walk through every interleaving.
 """
 
@@ -32,7 +40,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..codec.codec import LargeRecord
 from ..errors import AsyncResultError, ResultDecodeError
@@ -54,6 +62,13 @@ _NONE, _SENT, _ACKED = 0, 1, 2
 _IDLE, _QUEUED, _EARLY, _SURE = 0, 1, 2, 3
 
 
+#: Messages of a key that are held back, and bytes of large records that wait for their turn, at most.
+HELD, BACKLOG_BYTES = 1000, 64 * 1024 * 1024
+
+# Of the second SUBSCRIBE behind which messages are held back.
+_NO_BARRIER, _WANTED, _ON_ITS_WAY = 0, 1, 2
+
+
 class Listener(Protocol):
     """Who waits for a key. Called on the loop, never from inside :meth:`Waiters.add`."""
 
@@ -73,7 +88,7 @@ class Source(Protocol):
     def unsubscribe(self, keys: list[bytes]) -> None: ...
 
     def fetch(self, keys: list[bytes]) -> None:
-        """Have :meth:`Waiters.read` called for all of them, at once or in slices, however long it takes."""
+        """Have :meth:`Waiters.fetched`, or ``not_fetched``, called for all of them, in any number of slices."""
 
     def decode_large(
         self, task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], object]
@@ -81,10 +96,43 @@ class Source(Protocol):
         """Decode away from the loop, then call ``done`` on it."""
 
 
+class _Progress:
+    """What has come for a key and did not end the wait: states of a task that runs, and what could not be read."""
+
+    __slots__ = ("arrived", "arrived_at_read", "backlog", "barrier", "certain", "held", "latest", "suspicion")
+
+    def __init__(self) -> None:
+        # The state that was handed on last, as it was stored.
+        self.latest: bytes | None = None
+        # Whether every message from here on is newer than that.
+        self.certain = True
+        self.held: deque[tuple[bytes, TaskMeta]] = deque(maxlen=HELD)
+        self.barrier = _NO_BARRIER
+        # Messages so far, and how many there were when the last read was sent.
+        self.arrived = self.arrived_at_read = 0
+        # What was published and could not be read: only a hint, so the key is read before anybody fails.
+        self.suspicion: tuple[ResultDecodeError, bytes] | None = None
+        # A large record is being decoded: what came behind it, with the read that found it (None: a message).
+        self.backlog: deque[tuple[bytes, _Read | None]] | None = None
+
+    def order_is_lost(self) -> None:
+        """The subscription ended: what the next one brings is newer than all that was handed on."""
+        self.certain = True
+        self.barrier = _NO_BARRIER
+        self.held.clear()
+
+
+class _Read(NamedTuple):
+    """A read that was answered: when it was sent, as a state of the entry and in messages."""
+
+    sent: int
+    arrived: int
+
+
 class _Entry:
     """One key that is waited for."""
 
-    __slots__ = ("key", "listeners", "overtaken", "read", "subscription", "suspicion", "task_id")
+    __slots__ = ("key", "listeners", "progress", "read", "subscription", "task_id")
 
     def __init__(self, key: bytes, task_id: str, listener: Listener) -> None:
         self.key = key
@@ -94,10 +142,7 @@ class _Entry:
         self.listeners: Listener | dict[int, Listener] | None = listener
         self.subscription = _NONE
         self.read = _IDLE
-        # What was published and could not be read: only a hint, so the key is asked before anybody fails.
-        self.suspicion: tuple[ResultDecodeError, bytes] | None = None
-        # Since the last read was sent a state was published: what that read finds may be older.
-        self.overtaken = False
+        self.progress: _Progress | None = None  # most tasks end without
 
     def add(self, listener: Listener) -> None:
         held = self.listeners
@@ -213,7 +258,7 @@ class Waiters:
         self._reading = 0
         for entry in entries:
             for listener in entry.all():
-                listener._on_error(error)
+                self._hand_error(listener, error)
 
     def fail_all(self, error: AsyncResultError) -> None:
         """End every wait with ``error``: the credentials are refused, no wait can come true."""
@@ -264,30 +309,40 @@ class Waiters:
             if entry.listeners is None:
                 del self._entries[entry.key]  # the lost connection has unsubscribed it
                 continue
-            entry.subscription = _NONE
-            if entry.read == _SURE:
-                entry.read = _EARLY
+            self._unsubscribed(entry)
 
     def acked(self, keys: Iterable[bytes]) -> None:
         """The subscription of ``keys`` stands."""
         for key in keys:
             entry = self._entries.get(key)
-            if entry is not None and entry.subscription == _SENT:
+            if entry is None:
+                continue
+            progress = entry.progress
+            if entry.subscription == _SENT:
                 entry.subscription = _ACKED
                 # EARLY: its miss will not count, and then it is read again. QUEUED: it will be SURE.
                 if entry.read == _IDLE and entry.listeners is not None:
                     self._want_read(entry)
+                if progress is not None and progress.barrier == _WANTED:
+                    self._want_barrier(entry, progress)
+            elif progress is not None and progress.barrier == _ON_ITS_WAY:
+                self._release(entry, progress)
 
     def dropped(self, keys: Iterable[bytes]) -> None:
         """The server ended these subscriptions: subscribe and read again."""
         for key in keys:
             entry = self._entries.get(key)
             if entry is not None and entry.subscription != _NONE:
-                entry.subscription = _NONE
-                if entry.read == _SURE:
-                    entry.read = _EARLY
+                self._unsubscribed(entry)
                 self._to_subscribe.append(entry)
                 self._schedule_flush()
+
+    def _unsubscribed(self, entry: _Entry) -> None:
+        entry.subscription = _NONE
+        if entry.read == _SURE:
+            entry.read = _EARLY
+        if entry.progress is not None:
+            entry.progress.order_is_lost()
 
     def refused(self, keys: Iterable[bytes], error: AsyncResultError) -> None:
         """These keys may not be subscribed: their waits end."""
@@ -297,96 +352,212 @@ class Waiters:
                 entry.subscription = _NONE
                 self._fail(entry, error)
 
-    def unreadable(self, keys: Iterable[bytes], error: AsyncResultError) -> None:
-        """These keys may not be read: their waits end. Their subscriptions stand, and are to be given up."""
-        for key in keys:
-            entry = self._entries.get(key)
-            if entry is not None:
-                self._fail(entry, error)
-
     def pushed(self, key: bytes, payload: bytes) -> None:
         """A message arrived on ``key``'s channel."""
         entry = self._entries.get(key)
         if entry is None or entry.listeners is None:
             return
+        if self._verify_key:
+            self._want_read(entry)  # whatever it says
+            return
         try:
             meta = self._decode(entry.task_id, payload, True)
         except LargeRecord:
-            self._decode_large(entry, payload)
-            return
-        except ResultDecodeError as error:
-            self._suspect(entry, error, payload)
-            return
-        self._take(entry, meta, pushed=True)
-
-    def read(self, values: Sequence[tuple[bytes, bytes | None]]) -> None:
-        """The stored values of keys that were asked for, in any number of slices."""
-        for key, payload in values:
-            self._reading -= 1
-            entry = self._entries.get(key)
-            if entry is None:
-                continue
-            sent = entry.read
-            if sent >= _EARLY:
-                entry.read = _IDLE
-            if entry.listeners is None:
-                continue
-            if not payload:
-                self._missed(entry, sent)
+            _progress_of(entry).arrived += 1
+            self._decode_large(entry, payload, None)
+        except Exception as error:
+            self._suspect(entry, _undecodable(entry, error), payload)
+        else:
+            if meta.status in READY_STATES:
+                if entry.progress is not None:
+                    self._release(entry, entry.progress)  # all that was published before it has arrived
+                self._finish(entry, meta)
             else:
-                try:
-                    meta = self._decode(entry.task_id, payload, True)
-                except LargeRecord:
-                    if entry.suspicion is not None and entry.suspicion[1] == payload:
-                        self._missed(entry, sent)  # a bomb need not go off twice
-                    else:
-                        self._decode_large(entry, payload, sent)
-                    continue
-                except ResultDecodeError as error:
-                    self.decode_errors += 1
-                    self._fail(entry, error)
-                    continue
-                self._take(entry, meta, pushed=False)
-                if not meta.ready:
-                    self._missed(entry, sent)
-        if self._reading <= 0:
-            self._reading = 0
-            if self._to_read:
-                self._schedule_flush()
+                _progress_of(entry).arrived += 1
+                self._published(entry, payload, meta)
+
+    def fetched(self, values: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """The stored values of keys that were to be read, in any number of slices."""
+        for key, payload in values:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._answered(entry, payload)
+        self._answers(len(values))
+
+    def not_fetched(self, keys: Sequence[bytes], error: AsyncResultError) -> None:
+        """These keys cannot be read: their waits end. Their subscriptions stand, and are to be given up."""
+        for key in keys:
+            entry = self._entries.get(key)
+            if entry is not None:
+                entry.read = _IDLE
+                self._fail(entry, error)
+        self._answers(len(keys))
+
+    def looked(self, key: bytes, payload: bytes, meta: TaskMeta, arrived: int) -> None:
+        """The record of ``key`` was read for one handle alone, when :meth:`arrived` gave that number."""
+        entry = self._entries.get(key)
+        if entry is None or entry.listeners is None:
+            return
+        if meta.status in READY_STATES:
+            self._finish(entry, meta)
+        else:
+            self._found(entry, payload, meta, arrived)
+
+    def arrived(self, key: bytes) -> int:
+        """How many messages of ``key`` have arrived so far."""
+        entry = self._entries.get(key)
+        return entry.progress.arrived if entry is not None and entry.progress is not None else 0
 
     # -- consequences ---------------------------------------------------------------------------------
 
-    def _take(self, entry: _Entry, meta: TaskMeta, *, pushed: bool) -> None:
-        """Hand a record on; a final one ends the waits."""
-        if meta.status not in READY_STATES:
-            if pushed:
-                entry.overtaken = True
-            elif entry.overtaken:
-                return
-            for listener in entry.all():
-                listener._on_record(meta)
-        elif pushed and self._verify_key:
-            self._want_read(entry)
+    def _answered(self, entry: _Entry, payload: bytes | None) -> None:
+        """A read of the entry's key came back."""
+        progress = entry.progress
+        read = _Read(entry.read, progress.arrived_at_read if progress is not None else 0)
+        if read.sent >= _EARLY:
+            entry.read = _IDLE
+        if entry.listeners is None:
+            return
+        if not payload:
+            self._missed(entry, read.sent)
+        elif progress is not None and progress.suspicion is not None and progress.suspicion[1] == payload:
+            self._missed(entry, read.sent)  # a bomb need not go off twice
         else:
-            listeners = entry.listeners
-            self._went_idle(entry)
-            if isinstance(listeners, dict):
-                for listener in list(listeners.values()):
-                    listener._on_record(meta)
-            elif listeners is not None:  # one is the rule: no list for it (benchmarks: join)
+            self._read_record(entry, payload, read)
+
+    def _read_record(self, entry: _Entry, payload: bytes, read: _Read | None) -> None:
+        """Decode what a read has found; without a read, a message that had to wait for its turn."""
+        try:
+            meta = self._decode(entry.task_id, payload, True)
+        except LargeRecord:
+            self._decode_large(entry, payload, read)
+        except Exception as error:
+            self._decoded(entry, payload, _undecodable(entry, error), read)
+        else:
+            self._decoded(entry, payload, meta, read)
+
+    def _decoded(
+        self, entry: _Entry, payload: bytes, outcome: TaskMeta | ResultDecodeError, read: _Read | None
+    ) -> None:
+        if isinstance(outcome, ResultDecodeError):
+            if read is None:
+                self._suspect(entry, outcome, payload)
+            else:
+                self.decode_errors += 1
+                self._fail(entry, outcome)
+        elif outcome.status in READY_STATES:
+            if read is None and entry.progress is not None:
+                self._release(entry, entry.progress)
+            self._finish(entry, outcome)
+        elif read is None:
+            self._published(entry, payload, outcome)
+        elif entry.progress is not None and entry.progress.backlog is not None:
+            self._queue(entry.progress, payload, read)
+        else:
+            self._found(entry, payload, outcome, read.arrived)
+            self._missed(entry, read.sent)
+
+    def _answers(self, count: int) -> None:
+        """So many of the keys of the chunk in flight have been answered."""
+        self._reading = max(0, self._reading - count)
+        if self._to_read and not self._reading:
+            self._schedule_flush()
+
+    def _finish(self, entry: _Entry, meta: TaskMeta) -> None:
+        """Hand on a final record, which ends the waits."""
+        listeners = entry.listeners
+        self._went_idle(entry)
+        if isinstance(listeners, dict):
+            for listener in list(listeners.values()):
+                self._hand_on(listener, meta)
+        elif listeners is not None:  # one is the rule: no call for it (benchmarks: join)
+            try:
                 listeners._on_record(meta)
+            except Exception as error:
+                self._listener_failed(listeners, error)
+
+    def _published(self, entry: _Entry, payload: bytes, meta: TaskMeta) -> None:
+        """A state was published that is not final; see "States come in order" above."""
+        progress = _progress_of(entry)
+        if progress.backlog is not None:
+            self._queue(progress, payload, None)
+            return
+        if payload == progress.latest:
+            progress.certain = True
+            progress.held.clear()
+        elif progress.certain:
+            progress.latest = payload
+            self._hand_on_to_all(entry, meta)
+        else:
+            progress.held.append((payload, meta))
+            if progress.barrier == _NO_BARRIER:
+                self._want_barrier(entry, progress)
+
+    def _found(self, entry: _Entry, payload: bytes, meta: TaskMeta, arrived: int) -> None:
+        """A state that is not final was found by a read that was sent when so many messages had arrived."""
+        progress = _progress_of(entry)
+        if payload == progress.latest or (progress.certain and progress.arrived != arrived):
+            return  # nothing new, or overtaken
+        progress.latest = payload
+        progress.certain = False
+        if progress.barrier == _ON_ITS_WAY:
+            self._want_barrier(entry, progress)  # this may have been published behind that
+        self._hand_on_to_all(entry, meta)
+
+    def _want_barrier(self, entry: _Entry, progress: _Progress) -> None:
+        progress.barrier = _WANTED
+        self._to_subscribe.append(entry)
+        self._schedule_flush()
+
+    def _release(self, entry: _Entry, progress: _Progress) -> None:
+        """All that was published before the last read has arrived."""
+        held = list(progress.held)
+        progress.order_is_lost()
+        # What stands before the state that was read is older than it.
+        start = max((i + 1 for i, (payload, _) in enumerate(held) if payload == progress.latest), default=0)
+        for payload, meta in held[start:]:
+            progress.latest = payload
+            self._hand_on_to_all(entry, meta)
+
+    def _hand_on_to_all(self, entry: _Entry, meta: TaskMeta) -> None:
+        for listener in entry.all():
+            self._hand_on(listener, meta)
+
+    def _hand_on(self, listener: Listener, meta: TaskMeta) -> None:
+        try:
+            listener._on_record(meta)
+        except Exception as error:
+            self._listener_failed(listener, error)
+
+    def _listener_failed(self, listener: Listener, error: Exception) -> None:
+        """The wait of a listener that raised ends, and no other one."""
+        self._loop.call_exception_handler(
+            {"message": f"asyncresult: {type(listener).__name__} failed on a record", "exception": error}
+        )
+        for entry in [entry for entry in self._entries.values() if listener in entry.all()]:
+            self.discard(entry.key, listener)
+        self._hand_error(listener, AsyncResultError(f"a record could not be handed on: {type(error).__name__}"))
+
+    def _hand_error(self, listener: Listener, error: AsyncResultError) -> None:
+        try:
+            listener._on_error(error)
+        except Exception as failure:
+            self._loop.call_exception_handler(
+                {"message": f"asyncresult: {type(listener).__name__} failed on an error", "exception": failure}
+            )
 
     def _missed(self, entry: _Entry, sent: int) -> None:
         """The key held nothing final when it was read."""
-        if entry.suspicion is not None and sent != _QUEUED:
-            self._fail(entry, entry.suspicion[0])
+        progress = entry.progress
+        if progress is not None and progress.suspicion is not None and sent != _QUEUED:
+            self._fail(entry, progress.suspicion[0])
         elif sent == _EARLY and entry.subscription == _ACKED:
             self._want_read(entry)
 
     def _suspect(self, entry: _Entry, error: ResultDecodeError, payload: bytes) -> None:
         """A message was unreadable. The stored key is the truth: fail only if that does not help."""
         self.decode_errors += 1
-        entry.suspicion = error, payload
+        _progress_of(entry).suspicion = error, payload
         self._want_read(entry)
 
     def _fail(self, entry: _Entry, error: AsyncResultError) -> None:
@@ -394,25 +565,37 @@ class Waiters:
         if listeners:
             self._went_idle(entry)
             for listener in listeners:
-                listener._on_error(error)
+                self._hand_error(listener, error)
 
-    def _decode_large(self, entry: _Entry, payload: bytes, sent: int | None = None) -> None:
-        """Decode what was pushed, or what a read that was ``sent`` in this state has found."""
+    def _decode_large(self, entry: _Entry, payload: bytes, read: _Read | None) -> None:
+        """Decode a record away from the loop: one of a key at a time, and the same one once."""
+        progress = _progress_of(entry)
+        if progress.backlog is not None:
+            self._queue(progress, payload, read)
+            return
+        backlog = progress.backlog = deque()
 
         def done(outcome: TaskMeta | ResultDecodeError) -> None:
-            if entry.listeners is None or self._entries.get(entry.key) is not entry:
+            if entry.progress is None or entry.progress.backlog is not backlog:
                 return
-            if not isinstance(outcome, ResultDecodeError):
-                self._take(entry, outcome, pushed=sent is None)
-                if sent is not None and not outcome.ready:
-                    self._missed(entry, sent)
-            elif sent is None:
-                self._suspect(entry, outcome, payload)
-            else:
-                self.decode_errors += 1
-                self._fail(entry, outcome)
+            entry.progress.backlog = None
+            for other, its_read in ((payload, read), *backlog):
+                if entry.listeners is None or self._entries.get(entry.key) is not entry:
+                    return
+                if other == payload:
+                    self._decoded(entry, payload, outcome, its_read)
+                else:
+                    self._read_record(entry, other, its_read)
 
         self._source.decode_large(entry.task_id, payload, done)
+
+    def _queue(self, progress: _Progress, payload: bytes, read: _Read | None) -> None:
+        """Have a record wait behind the large one that is being decoded."""
+        backlog = progress.backlog
+        assert backlog is not None
+        backlog.append((payload, read))
+        while len(backlog) > HELD or (len(backlog) > 1 and sum(len(held) for held, _ in backlog) > BACKLOG_BYTES):
+            backlog.popleft()  # a state that the next one replaces
 
     def _want_read(self, entry: _Entry) -> None:
         if entry.read != _QUEUED:
@@ -423,7 +606,11 @@ class Waiters:
 
     def _went_idle(self, entry: _Entry) -> None:
         entry.listeners = None
-        entry.suspicion = None
+        progress = entry.progress
+        entry.progress = None
+        if progress is not None and progress.backlog is not None:
+            # It may be wanted again before this has been decoded: no need to begin anew.
+            _progress_of(entry).backlog = progress.backlog
         self._idle.append(entry)
         if self._reap_handle is None:
             self._reap_handle = self._loop.call_later(LINGER, self._reap)
@@ -440,8 +627,14 @@ class Waiters:
         if self._to_subscribe and self._connected:
             keys = []
             for entry in self._to_subscribe:
-                if entry.subscription == _NONE and entry.listeners is not None:
+                if entry.listeners is None:
+                    continue
+                progress = entry.progress
+                if entry.subscription == _NONE:
                     entry.subscription = _SENT
+                    keys.append(entry.key)
+                elif progress is not None and progress.barrier == _WANTED and entry.subscription == _ACKED:
+                    progress.barrier = _ON_ITS_WAY
                     keys.append(entry.key)
             self._to_subscribe.clear()
             if keys:
@@ -458,7 +651,8 @@ class Waiters:
             entry = self._to_read.popleft()
             if entry.read == _QUEUED and entry.listeners is not None:
                 entry.read = _SURE if entry.subscription == _ACKED else _EARLY
-                entry.overtaken = False
+                if entry.progress is not None:
+                    entry.progress.arrived_at_read = entry.progress.arrived
                 keys.append(entry.key)
             elif entry.read == _QUEUED:
                 entry.read = _IDLE
@@ -501,3 +695,18 @@ class Waiters:
         self.sweeps += 1
         self.sweep()
         self._schedule_sweep()
+
+
+def _progress_of(entry: _Entry) -> _Progress:
+    if entry.progress is None:
+        entry.progress = _Progress()
+    return entry.progress
+
+
+def _undecodable(entry: _Entry, error: Exception) -> ResultDecodeError:
+    """The error of a record, whatever reading it has raised. Its text stays out: it may quote the record."""
+    if isinstance(error, ResultDecodeError):
+        return error
+    return ResultDecodeError(
+        f"the record of task {entry.task_id} cannot be read: {type(error).__name__}", task_id=entry.task_id
+    )

@@ -7,14 +7,15 @@ an *action*; a history is a list of actions, and :func:`explore` walks through a
 to the same state.
 
 After each history the world comes to rest in a friendly way (reconnect, deliver everything), the task stores its
-result if it has not, and then three things must hold: who still waits has the result; nobody has another; and when
-nobody waits, nothing is subscribed and nothing is remembered.
+result if it has not, and then four things must hold: who still waits has the result; nobody has another; nobody has
+seen the task go back to a state that it had left; and when nobody waits, nothing is subscribed and nothing is
+remembered.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import hiredis
@@ -28,8 +29,10 @@ from asyncresult.meta import TaskMeta
 __all__ = ["Violation", "World", "explore"]
 
 KEY = b"the-key"
-STARTED = b'{"status": "STARTED", "task_id": "t"}'
 RESULT = b'{"status": "SUCCESS", "result": 42, "task_id": "t"}'
+STARTED = b'{"status": "STARTED", "task_id": "t"}'
+PROGRESS = b'{"status": "PROGRESS", "task_id": "t"}'
+PAUSED = b'{"status": "PAUSED", "task_id": "t"}'
 
 
 class Violation(AssertionError):
@@ -61,6 +64,9 @@ class _Loop:
             self.later.append(handle)
         return handle
 
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        raise context["exception"]
+
     def tick(self) -> None:
         for _ in range(len(self.soon)):
             if (run := self.soon.popleft().run) is not None:
@@ -76,8 +82,13 @@ class _Loop:
 class _Waiter:
     def __init__(self) -> None:
         self.meta: TaskMeta | None = None
+        self.seen = -1  # the state that was seen last, as a place in the order of the task's states
 
     def _on_record(self, meta: TaskMeta) -> None:
+        place = _ORDER.index(meta.status)
+        if place < self.seen:
+            raise Violation(f"a waiter saw {meta.status} after {_ORDER[self.seen]}")
+        self.seen = place
         if meta.ready:
             self.meta = meta
 
@@ -90,10 +101,12 @@ class World:
 
     Args:
         late: The numbers of those waiters who want nothing read before the acknowledgement.
+        states: What the task stores before its result.
     """
 
-    def __init__(self, waiters: int, late: Collection[int] = ()) -> None:
+    def __init__(self, waiters: int, late: Collection[int] = (), states: Sequence[bytes] = (STARTED,)) -> None:
         self.late = late
+        self.states = states
         self.loop = _Loop()
         self.stored: bytes | None = None
         # Connection A: what the client wrote and the server has not executed; what the server wrote and the
@@ -164,9 +177,10 @@ class World:
             possible["server reads"] = self._read
         if self.found is not None:
             possible["read answered"] = self._answer
-        if self.stored is None:
-            possible["task starts"] = lambda: self._store(STARTED)
-        if self.stored in (None, STARTED):
+        if self.stored != RESULT:
+            next = self.states.index(self.stored) + 1 if self.stored is not None else 0
+            if next < len(self.states):
+                possible["task goes on"] = lambda: self._store(self.states[next])
             possible["task ends"] = lambda: self._store(RESULT)
         return possible
 
@@ -216,7 +230,7 @@ class World:
     def _answer(self) -> None:
         assert self.found is not None
         found, self.found = self.found, None
-        self.table.read(found)
+        self.table.fetched(found)
         self._look()
 
     def _store(self, record: bytes) -> None:
@@ -272,12 +286,13 @@ class World:
             self.asked and tuple(self.asked),
             self.found and tuple(self.found),
             frozenset(self.waiting),
+            tuple(self.waiters[number].seen for number in sorted(self.waiting)),
             frozenset(self.had),
             entry
             and (
                 entry.subscription,
                 entry.read,
-                entry.overtaken,
+                _order(entry.progress),
                 len(entry.all()),
                 self.table._to_subscribe.count(entry),
             ),
@@ -293,20 +308,36 @@ def _decode(task_id: str, payload: bytes, small: bool) -> TaskMeta:
     return _DECODED[payload]
 
 
+_ORDER = ["STARTED", "PROGRESS", "PAUSED", "SUCCESS"]
 _DECODED = {
     STARTED: TaskMeta(task_id="t", status="STARTED"),
+    PROGRESS: TaskMeta(task_id="t", status="PROGRESS"),
+    PAUSED: TaskMeta(task_id="t", status="PAUSED"),
     RESULT: TaskMeta(task_id="t", status="SUCCESS", result=42),
 }
 
 
-def _after(history: tuple[str, ...], waiters: int, late: Collection[int]) -> World:
-    world = World(waiters, late)
+def _order(progress: _waiters._Progress | None) -> object:
+    """What the table knows of the order of states."""
+    return progress and (
+        progress.latest,
+        progress.certain,
+        progress.barrier,
+        tuple(payload for payload, _ in progress.held),
+        progress.arrived == progress.arrived_at_read,
+    )
+
+
+def _after(history: tuple[str, ...], waiters: int, late: Collection[int], states: Sequence[bytes]) -> World:
+    world = World(waiters, late, states)
     for name in history:
         world.actions()[name]()
     return world
 
 
-def explore(waiters: int, late: Collection[int] = ()) -> Iterator[tuple[str, ...]]:
+def explore(
+    waiters: int, late: Collection[int] = (), states: Sequence[bytes] = (STARTED,)
+) -> Iterator[tuple[str, ...]]:
     """Walk through all histories, the shortest first, until there is no new state; gives each that was checked.
 
     Raises:
@@ -317,10 +348,10 @@ def explore(waiters: int, late: Collection[int] = ()) -> Iterator[tuple[str, ...
     while level:
         deeper: list[tuple[str, ...]] = []
         for history in level:
-            for name in _after(history, waiters, late).actions():
+            for name in _after(history, waiters, late, states).actions():
                 longer = (*history, name)
                 try:
-                    world = _after(longer, waiters, late)
+                    world = _after(longer, waiters, late, states)
                     if (state := world.state()) in seen:
                         continue
                     seen.add(state)
