@@ -10,7 +10,7 @@ from ._handles.result import AsyncResult
 from ._handles.updates import Updates
 from ._storage.engine import BackendStats
 from .backend import Backend, connect, current_backend
-from .codec.codec import register_type
+from .codec.json import register_type
 from .errors import (
     AsyncResultError,
     BackendClosed,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -102,17 +101,6 @@ async def proxy(redis_server: RedisServer) -> AsyncGenerator[FaultProxy]:
     """A transparent proxy in front of ``redis_server``, in the loop of the test; ``proxy.url()`` leads through it."""
     async with FaultProxy(redis_server) as started:
         yield started
-
-
-@pytest.fixture
-def thawed_collector() -> Generator[None]:
-    """The garbage collector as an application has it that froze nothing. (The search for leaks freezes.)"""
-    frozen = gc.get_freeze_count()
-    gc.unfreeze()
-    yield
-    if frozen:
-        gc.collect()
-        gc.freeze()
 
 
 @pytest.fixture(scope="session")

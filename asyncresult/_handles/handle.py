@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 from .._checks import check_task_id
 from .._storage.current import current_store
 from .._storage.store import Store
-from ..codec.codec import convert
+from ..codec.convert import convert
 from ..errors import AsyncResultError, NotReady
 from ..meta import TaskMeta
 from ..promise import Promise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec, LargeRecord, RemoteTraceback, convert
+from .codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec, LargeRecord
+from .convert import convert
+from .exceptions import RemoteTraceback
 from .json import register_type
 
 __all__ = [

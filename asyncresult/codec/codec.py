@@ -4,7 +4,7 @@ Theory of operation
 ===================
 
 A machine: no event loop, no clock, no I/O; the same bytes give the same record in every process. What the bytes
-say is the business of ``_values``, what a stored exception may become that of ``_failures``.
+say is the business of ``serializers``, what a stored exception may become that of ``exceptions``.
 
 **Reading** has a fast way and a slow one. The fast way is one call of msgspec's decoder, from the bytes straight
 into the record. It must refuse or agree, never differ. It refuses what is not strict JSON and every field of an
@@ -22,39 +22,29 @@ Source: celery/backends/base.py and celery/backends/redis.py (5.7).
 
 from __future__ import annotations
 
-import functools
 import re
-import sys
-import typing
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from ..errors import ResultDecodeError, ResultEncodeError, ResultTooLarge, ResultTypeError, TaskFailed, TaskRevoked
+from ..errors import ResultDecodeError, ResultEncodeError, ResultTooLarge
 from ..meta import TaskMeta
-from ..states import EXCEPTION_STATES, PENDING, RETRY, REVOKED
-from . import exceptions as _failures
-from . import json as _values
-from .exceptions import REVOKED_ERROR, RemoteTraceback, printable
-from .json import Bytes, escapes_ascii, register_type
+from ..states import PENDING
+from . import pieces
+from .compression import COMPRESSED, compressor, decompressed, load_compressions
+from .exceptions import Exceptions, encode_exception, error_text, printable, safe_repr
+from .json import Bytes, escapes_ascii
+from .serializers import known_serializer, serializer_functions
 
-__all__ = [
-    "DEFAULT_MAX_RESULT_BYTES",
-    "LARGE_PAYLOAD_BYTES",
-    "Codec",
-    "LargeRecord",
-    "RemoteTraceback",
-    "convert",
-    "register_type",
-]
+__all__ = ["DEFAULT_MAX_RESULT_BYTES", "LARGE_PAYLOAD_BYTES", "Codec", "LargeRecord"]
 
 DEFAULT_MAX_RESULT_BYTES = 64 * 1024 * 1024
 #: Records from this size are decoded on a worker thread, in pieces: 1 MB of JSON is some 5 ms of CPU.
 LARGE_PAYLOAD_BYTES = 1024 * 1024
 
-#: How deep the search for a value that cannot be stored goes; also see _values.MAX_LEVELS.
+#: How deep the search for a value that cannot be stored goes; also see pieces.MAX_LEVELS.
 _SEARCHED_LEVELS = 200
 
 _fast_decode = msgspec.json.Decoder(TaskMeta).decode
@@ -106,23 +96,16 @@ class Codec:
     ) -> None:
         if max_result_bytes <= 0:
             raise ValueError(f"max_result_bytes is a positive number of bytes, not {max_result_bytes!r}")
-        _values.load_compressions()
+        load_compressions()
         self._limit = max_result_bytes
-        self._serializer = _values.known_serializer(serializer)
-        names = {self._serializer, *map(_values.known_serializer, [accept] if isinstance(accept, str) else accept)}
-        pairs = {name: _values.serializer(name, max_result_bytes) for name in names}
+        self._serializer = known_serializer(serializer)
+        names = {self._serializer, *map(known_serializer, [accept] if isinstance(accept, str) else accept)}
+        pairs = {name: serializer_functions(name, max_result_bytes) for name in names}
         self._dumps = pairs[self._serializer][0]
         self._loads = {name: pair[1] for name, pair in pairs.items()}
         self._fast_limit = max_result_bytes if "json" in names else -1
-        self._compression = _values.compression(compression) if compression else None
-        self._exceptions: dict[tuple[str, str], type[Exception]] = {}
-        for listed in exceptions:
-            cls: Any = listed
-            if not isinstance(cls, type) or not issubclass(cls, Exception) or issubclass(cls, _failures.NEVER_RAISED):
-                raise ValueError(f"exceptions= takes Exception classes that a coroutine can raise, not {cls!r}")
-            self._exceptions[cls.__module__, cls.__qualname__] = cls
-            # The short name is all that Celery records of an exception that it could not pickle.
-            self._exceptions.setdefault((cls.__module__, cls.__name__), cls)
+        self._compression = compressor(compression) if compression else None
+        self._exceptions = Exceptions(exceptions)
 
     # -- reading
 
@@ -172,13 +155,13 @@ class Codec:
         plain = self._plain(task_id, payload)
         if plain[:1] != b"{":
             return self._read(task_id, plain)
-        if "json" in self._loads and len(plain) > _values.PIECE_BYTES:
+        if "json" in self._loads and len(plain) > pieces.PIECE_BYTES:
             try:
-                document = _values.decode_in_pieces(plain)
-            except (_values.NotInPieces, RecursionError):
+                document = pieces.decode_in_pieces(plain)
+            except (pieces.NotInPieces, RecursionError):
                 return self.decode(task_id, plain)
             except Exception as error:
-                problem = _text(error)
+                problem = error_text(error)
             else:
                 return self._record(task_id, document, plain)
             # As in _document: out of the except block.
@@ -208,17 +191,17 @@ class Codec:
                 task_id=task_id,
                 raw=bytes(payload[:256]),
             )
-        if not payload.startswith(_values.COMPRESSED):
+        if not payload.startswith(COMPRESSED):
             return payload
-        name, _, stream = payload[len(_values.COMPRESSED) :].partition(b"\0")
+        name, _, stream = payload[len(COMPRESSED) :].partition(b"\0")
         plain = bytearray()
         try:
-            for chunk in _values.decompressed(name.decode(), stream):
+            for chunk in decompressed(name.decode(), stream):
                 plain += chunk
                 if len(plain) > self._limit or (small and len(plain) > LARGE_PAYLOAD_BYTES):
                     break
         except Exception as error:
-            problem = f"it cannot be decompressed: {_text(error)}"
+            problem = f"it cannot be decompressed: {error_text(error)}"
         else:
             if len(plain) <= self._limit:
                 if small and len(plain) > LARGE_PAYLOAD_BYTES:
@@ -251,7 +234,7 @@ class Codec:
         except RecursionError:
             problem = "it is nested too deeply"
         except Exception as error:
-            problem = _text(error)
+            problem = error_text(error)
         # Out of the except block, or else the error becomes its context, with the document in it.
         raise _unreadable(task_id, plain, f"{problem} (read as {kind})")
 
@@ -303,41 +286,7 @@ class Codec:
             in ``exceptions`` or imported already (then its constructor does not run); else :class:`TaskFailed`.
             None for a state that has no exception, and for a retry that was not caused by one.
         """
-        if meta.status not in EXCEPTION_STATES or (meta.status == RETRY and not meta.result):
-            return None
-        name, module, args = _failures.read(meta.result)
-        facts: dict[str, Any] = {
-            "exc_type": name or "Exception",
-            "exc_module": module,
-            "exc_args": args,
-            "traceback": meta.traceback,
-            "task_id": meta.task_id,
-        }
-        exc: Exception | None = None
-        if meta.status == REVOKED or (name == REVOKED_ERROR[1] and module in (REVOKED_ERROR[0], None)):
-            exc = TaskRevoked(_failures.text_of(args) or "revoked", **facts)
-        elif name is not None and module is not None:
-            exc = self._rebuilt(module, name, args)
-        if exc is None:
-            title = ".".join(printable(part) for part in (module, name) if part) if name else ""
-            parts = [part for part in (title, _failures.text_of(args)) if part]
-            exc = TaskFailed(": ".join(parts) or "the worker recorded no exception", **facts)
-        note = " ".join(printable(part) for part in ("task", meta.name, meta.task_id) if part)
-        note += {REVOKED: " was revoked", RETRY: " is to be retried"}.get(meta.status, " failed")
-        note += f" on {printable(meta.worker)}" if meta.worker else ""
-        _failures.annotate(exc, note, meta.traceback)
-        return exc
-
-    def _rebuilt(self, module: str, name: str, args: tuple[Any, ...]) -> Exception | None:
-        listed = self._exceptions.get((module, name))
-        if listed is None:
-            cls = _failures.find(module, name)
-            return None if cls is None else _failures.make(cls, args)
-        try:
-            exc: Any = listed(*args)
-        except Exception:
-            return None
-        return exc if isinstance(exc, Exception) else None
+        return self._exceptions.of(meta)
 
     # -- writing
 
@@ -381,19 +330,14 @@ class Codec:
         Returns:
             ``exc_type``, ``exc_message`` (the list of arguments) and ``exc_module``.
         """
-        module, name, args = type(exc).__module__, type(exc).__qualname__, _failures.args_of(exc)
-        if isinstance(exc, TaskFailed) and exc.exc_module is not None:
-            module, name, args = exc.exc_module, exc.exc_type, exc.exc_args
-        elif isinstance(exc, TaskRevoked):
-            module, name = REVOKED_ERROR
-        return {"exc_type": name, "exc_message": [self._storable(arg) for arg in args], "exc_module": module}
+        return encode_exception(exc, self._storable)
 
     def _storable(self, value: Any) -> Any:
         try:
             self._dumps(value)
             return _lists(value)
         except Exception:
-            return _repr(value)
+            return safe_repr(value)
 
     def _encode(self, document: dict[str, Any]) -> bytes:
         try:
@@ -401,12 +345,13 @@ class Codec:
         except Exception as error:
             path, problem = self._culprit(document, "", ())
             raise ResultEncodeError(
-                f"{path or 'the record'} cannot be stored as {self._serializer}: {problem or _text(error)}", path=path
+                f"{path or 'the record'} cannot be stored as {self._serializer}: {problem or error_text(error)}",
+                path=path,
             ) from error
         if self._compression is None:
             return data
         content_type, module = self._compression
-        return b"".join((_values.COMPRESSED, content_type.encode(), b"\0", module.compress(data)))
+        return b"".join((COMPRESSED, content_type.encode(), b"\0", module.compress(data)))
 
     def _culprit(self, value: Any, path: str, outer: tuple[int, ...], attributes: bool = False) -> tuple[str, str]:
         """Where in `value` is what cannot be stored, and why not; without a reason if all can be."""
@@ -419,7 +364,7 @@ class Codec:
             if isinstance(value, dict):
                 for key in value:
                     if problem := self._problem({key: None}):
-                        return path, f"the key {_repr(key)}: {problem}"
+                        return path, f"the key {safe_repr(key)}: {problem}"
                 items = [(self._member(path, key, attributes), item) for key, item in value.items()]
             elif isinstance(value, (list, tuple)):
                 items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
@@ -433,7 +378,7 @@ class Codec:
                 if why:
                     return where, why
         except Exception as error:
-            return path, _text(error)
+            return path, error_text(error)
         return path, ""
 
     @staticmethod
@@ -446,27 +391,13 @@ class Codec:
         try:
             self._dumps(value)
         except Exception as error:
-            return _text(error)
+            return error_text(error)
         return ""
 
 
 def _unreadable(task_id: str, raw: Bytes, problem: str) -> ResultDecodeError:
     message = f"the record of task {task_id!r} cannot be read: {problem}"
     return ResultDecodeError(message, task_id=task_id, raw=bytes(raw[:256]))
-
-
-def _text(error: Exception) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"[:300]
-    except Exception:
-        return type(error).__name__
-
-
-def _repr(value: object) -> str:
-    try:
-        return repr(value)
-    except Exception:
-        return f"<{type(value).__name__} object whose repr() fails>"
 
 
 def _lists(value: Any) -> Any:
@@ -476,72 +407,3 @@ def _lists(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _lists(item) for key, item in value.items()}
     return value
-
-
-# -- the type that a caller expects ------------------------------------------------------------------------------
-
-
-def convert(value: Any, type: Any, *, task_id: str) -> Any:
-    """Make a value the type that a handle was told to expect.
-
-    Args:
-        value: What the record holds.
-        type: Any or None, and nothing is done; or what msgspec converts to (builtin and generic types, dataclasses,
-            TypedDict, NamedTuple, Enum, ``msgspec.Struct`` …), or pydantic's models, adapters and types with such
-            parts. Nothing is guessed: ``"1"`` is not an int. Keys of mappings are converted: JSON makes them text.
-        task_id: For the error.
-
-    Raises:
-        ResultTypeError: It is not of that type, or that is not such a type.
-    """
-    if type is Any or type is None:
-        return value
-    try:
-        adapter = _adapter(type)
-        if adapter is not None:
-            return adapter.validate_python(value)
-        # Bytes have a tag of their own in JSON: a text is not taken for their base64.
-        return msgspec.convert(value, type, str_keys=True, builtin_types=(bytes,))
-    except Exception as error:
-        name = getattr(type, "__qualname__", "") if not typing.get_args(type) else ""
-        raise ResultTypeError(
-            f"the result of task {task_id!r} is not of the type {name or _repr(type)}: {_complaint(error)}",
-            task_id=task_id,
-        ) from error
-
-
-def _adapter(type: Any) -> Any:
-    """pydantic's validator, for a type in which pydantic has a part; else None."""
-    if "pydantic" not in sys.modules:
-        return None
-    try:
-        return _pydantic_adapter(type)
-    except TypeError:
-        return _pydantic_adapter.__wrapped__(type)  # not hashable: something annotated with a dict, say
-
-
-@functools.lru_cache(maxsize=256)
-def _pydantic_adapter(type: Any) -> Any:
-    if not _of_pydantic(type):
-        return None
-    adapter: Any = sys.modules["pydantic"].TypeAdapter
-    return type if isinstance(type, adapter) else adapter(type)
-
-
-def _of_pydantic(part: Any) -> bool:
-    return (
-        hasattr(part, "__get_pydantic_core_schema__")
-        or hasattr(part, "__pydantic_validator__")
-        or type(part).__module__.partition(".")[0] == "pydantic"
-        or any(map(_of_pydantic, typing.get_args(part)))
-    )
-
-
-def _complaint(error: Exception) -> str:
-    """What is wrong, and where, with the value called ``result``."""
-    details: Any = getattr(error, "errors", None)
-    if callable(details):
-        complaints: Any = details()
-        first: dict[str, Any] = complaints[0]
-        return f"{first['msg']} - at `result{''.join(f'[{step!r}]' for step in first['loc'])}`"
-    return re.sub(r"`\$(.*?)`", r"`result\1`", str(error)) or type(error).__name__

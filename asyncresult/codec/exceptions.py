@@ -27,14 +27,16 @@ from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import takewhile
 from types import ModuleType
 from typing import Any
 
-from ..errors import AsyncResultError
+from ..errors import AsyncResultError, TaskFailed, TaskRevoked
+from ..meta import TaskMeta
+from ..states import EXCEPTION_STATES, RETRY, REVOKED
 
-__all__ = ["REVOKED_ERROR", "RemoteTraceback", "annotate", "args_of", "find", "make", "printable", "read", "text_of"]
+__all__ = ["Exceptions", "RemoteTraceback", "encode_exception", "error_text", "printable", "safe_repr"]
 
 #: The module and name under which Celery stores a revocation.
 REVOKED_ERROR = ("celery.exceptions", "TaskRevokedError")
@@ -64,6 +66,70 @@ class RemoteTraceback(Exception):
 
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""' if self.args else ""
+
+
+class Exceptions:
+    """Makes the exceptions that records hold, given the classes that the user has listed."""
+
+    __slots__ = ("_listed",)
+
+    def __init__(self, exceptions: Iterable[type[Exception]] = ()) -> None:
+        self._listed: dict[tuple[str, str], type[Exception]] = {}
+        for listed in exceptions:
+            cls: Any = listed
+            if not isinstance(cls, type) or not issubclass(cls, Exception) or issubclass(cls, NEVER_RAISED):
+                raise ValueError(f"exceptions= takes Exception classes that a coroutine can raise, not {cls!r}")
+            self._listed[cls.__module__, cls.__qualname__] = cls
+            # The short name is all that Celery records of an exception that it could not pickle.
+            self._listed.setdefault((cls.__module__, cls.__name__), cls)
+
+    def of(self, meta: TaskMeta) -> Exception | None:
+        """See :meth:`Codec.exception`."""
+        if meta.status not in EXCEPTION_STATES or (meta.status == RETRY and not meta.result):
+            return None
+        name, module, args = read(meta.result)
+        facts: dict[str, Any] = {
+            "exc_type": name or "Exception",
+            "exc_module": module,
+            "exc_args": args,
+            "traceback": meta.traceback,
+            "task_id": meta.task_id,
+        }
+        exc: Exception | None = None
+        if meta.status == REVOKED or (name == REVOKED_ERROR[1] and module in (REVOKED_ERROR[0], None)):
+            exc = TaskRevoked(text_of(args) or "revoked", **facts)
+        elif name is not None and module is not None:
+            exc = self._rebuilt(module, name, args)
+        if exc is None:
+            title = ".".join(printable(part) for part in (module, name) if part) if name else ""
+            parts = [part for part in (title, text_of(args)) if part]
+            exc = TaskFailed(": ".join(parts) or "the worker recorded no exception", **facts)
+        note = " ".join(printable(part) for part in ("task", meta.name, meta.task_id) if part)
+        note += {REVOKED: " was revoked", RETRY: " is to be retried"}.get(meta.status, " failed")
+        note += f" on {printable(meta.worker)}" if meta.worker else ""
+        annotate(exc, note, meta.traceback)
+        return exc
+
+    def _rebuilt(self, module: str, name: str, args: tuple[Any, ...]) -> Exception | None:
+        listed = self._listed.get((module, name))
+        if listed is None:
+            cls = find(module, name)
+            return None if cls is None else make(cls, args)
+        try:
+            exc: Any = listed(*args)
+        except Exception:
+            return None
+        return exc if isinstance(exc, Exception) else None
+
+
+def encode_exception(exc: BaseException, storable: Callable[[Any], Any]) -> dict[str, Any]:
+    """See :meth:`Codec.encode_exception`; `storable` makes something that can be stored of an argument."""
+    module, name, args = type(exc).__module__, type(exc).__qualname__, args_of(exc)
+    if isinstance(exc, TaskFailed) and exc.exc_module is not None:
+        module, name, args = exc.exc_module, exc.exc_type, exc.exc_args
+    elif isinstance(exc, TaskRevoked):
+        module, name = REVOKED_ERROR
+    return {"exc_type": name, "exc_message": [storable(arg) for arg in args], "exc_module": module}
 
 
 def read(stored: Any) -> tuple[str | None, str | None, tuple[Any, ...]]:
@@ -141,3 +207,17 @@ def text_of(args: tuple[Any, ...]) -> str:
         return str(Exception(*args))
     except Exception:
         return "(arguments that cannot be shown)"
+
+
+def error_text(error: Exception) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"[:300]
+    except Exception:
+        return type(error).__name__
+
+
+def safe_repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__} object whose repr() fails>"

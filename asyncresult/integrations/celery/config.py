@@ -20,7 +20,7 @@ from redis import SSLConnection
 from ..._storage.options import CONNECTION_OPTIONS
 from ...backend import Backend
 from ...backend import connect as connect_url
-from ...codec import json as _values
+from ...codec.serializers import known_serializer
 from .control import CeleryController
 
 __all__ = ["connect", "make_backend", "once"]
@@ -158,7 +158,7 @@ def _accepted(conf: Any) -> list[str]:
     readable: list[str] = []
     for name in conf.accept_content:
         try:
-            readable.append(_values.known_serializer(name))
+            readable.append(known_serializer(name))
         except ValueError:
             pass
     return readable
@@ -167,6 +167,6 @@ def _accepted(conf: Any) -> list[str]:
 def _known(setting: str, names: Iterable[str]) -> list[str]:
     """Serializers by their short names; an error says which setting they stand in."""
     try:
-        return [_values.known_serializer(name) for name in names]
+        return [known_serializer(name) for name in names]
     except ValueError as error:
         raise ValueError(f"its setting {setting}: {error}") from None

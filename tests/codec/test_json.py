@@ -14,7 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncresult.codec import json as _values
+from asyncresult.codec import json as kombu_json
+from asyncresult.codec import register_type
+from asyncresult.errors import ResultDecodeError
+from asyncresult.meta import TaskMeta
+from asyncresult.states import SUCCESS
+from tests.codec.records import (
+    ID,
+    PLAIN,
+)
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.datetimes() | st.uuids()
 keys = st.text() | st.integers() | st.booleans() | st.none() | st.floats()
@@ -23,9 +31,9 @@ values = st.recursive(leaves, lambda inner: st.lists(inner) | st.tuples(inner) |
 
 @pytest.fixture
 def made_anew() -> Iterator[None]:
-    _values._json.cache_clear()
+    kombu_json.json_codec.cache_clear()
     yield
-    _values._json.cache_clear()
+    kombu_json.json_codec.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +43,18 @@ def kept() -> Callable[[Any], str]:
     def refuse(self: json.JSONEncoder, value: Any) -> str:
         raise AssertionError(f"the library was asked to write {value!r}")
 
-    _values._json.cache_clear()
+    kombu_json.json_codec.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json.JSONEncoder, "encode", refuse)
-        encode, _ = _values._json()
-    _values._json.cache_clear()
+        encode, _ = kombu_json.json_codec()
+    kombu_json.json_codec.cache_clear()
     return encode
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="there is none")
 @given(value=values)
 def test_it_writes_what_the_library_writes(kept: Callable[[Any], str], value: Any) -> None:
-    assert kept(value) == json.dumps(value, default=_values._tagged)
+    assert kept(value) == json.dumps(value, default=kombu_json._tagged)
 
 
 @pytest.mark.parametrize("instead", [None, lambda markers, default: None], ids=["missing", "of another form"])
@@ -54,13 +62,13 @@ def test_without_it_the_library_writes(
     instead: Callable[..., Any] | None, monkeypatch: pytest.MonkeyPatch, made_anew: None
 ) -> None:
     monkeypatch.setattr(json.encoder, "c_make_encoder", instead)
-    encode, _ = _values._json()
+    encode, _ = kombu_json.json_codec()
     monkeypatch.undo()
-    assert encode([UUID(int=1), "é"]) == json.dumps([UUID(int=1), "é"], default=_values._tagged)
+    assert encode([UUID(int=1), "é"]) == json.dumps([UUID(int=1), "é"], default=kombu_json._tagged)
 
 
 def test_a_value_that_contains_itself_is_told_as_by_the_library_and_leaves_nothing_behind() -> None:
-    encode, _ = _values._json()
+    encode, _ = kombu_json.json_codec()
     inner: list[Any] = []
     outer = {"a": inner}
     inner.append(outer)
@@ -92,3 +100,27 @@ def test_two_threads_may_write_the_same_value_at_the_same_time(kept: Callable[[A
     go_on.set()
     thread.join(10)
     assert [mine, *written] == ['[{"a": "slow"}]'] * 2
+
+
+class _Point:
+    def __init__(self, x: int, y: int) -> None:
+        self.x, self.y = x, y
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Point) and (self.x, self.y) == (other.x, other.y)
+
+    __hash__ = object.__hash__
+
+
+def test_registered_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kombu_json, "_encoders", dict(kombu_json._encoders))
+    monkeypatch.setattr(kombu_json, "_decoders", dict(kombu_json._decoders))
+    register_type(_Point, "point", lambda p: [p.x, p.y], lambda xy: _Point(*xy))
+    meta = TaskMeta(task_id=ID, status=SUCCESS, result=[_Point(1, 2)])
+    payload = PLAIN.encode(meta)
+    assert b'[{"__type__": "point", "__value__": [1, 2]}]' in payload
+    assert PLAIN.decode(ID, payload) == PLAIN.decode_large(ID, payload) == meta
+    with pytest.raises(ResultDecodeError, match="TypeError"):
+        PLAIN.decode(ID, payload.replace(b"[1, 2]}", b"[1]}"))
+    register_type(_Point, None, lambda p: {"x": p.x})
+    assert b'[{"x": 1}]' in PLAIN.encode(meta)

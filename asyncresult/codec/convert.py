@@ -1,0 +1,82 @@
+"""A value of a record, as the type that a handle was told to expect."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+import typing
+from typing import Any
+
+import msgspec
+
+from ..errors import ResultTypeError
+from .exceptions import safe_repr
+
+__all__ = ["convert"]
+
+
+def convert(value: Any, type: Any, *, task_id: str) -> Any:
+    """Make a value the type that a handle was told to expect.
+
+    Args:
+        value: What the record holds.
+        type: Any or None, and nothing is done; or what msgspec converts to (builtin and generic types, dataclasses,
+            TypedDict, NamedTuple, Enum, ``msgspec.Struct`` …), or pydantic's models, adapters and types with such
+            parts. Nothing is guessed: ``"1"`` is not an int. Keys of mappings are converted: JSON makes them text.
+        task_id: For the error.
+
+    Raises:
+        ResultTypeError: It is not of that type, or that is not such a type.
+    """
+    if type is Any or type is None:
+        return value
+    try:
+        adapter = _adapter(type)
+        if adapter is not None:
+            return adapter.validate_python(value)
+        # Bytes have a tag of their own in JSON: a text is not taken for their base64.
+        return msgspec.convert(value, type, str_keys=True, builtin_types=(bytes,))
+    except Exception as error:
+        name = getattr(type, "__qualname__", "") if not typing.get_args(type) else ""
+        raise ResultTypeError(
+            f"the result of task {task_id!r} is not of the type {name or safe_repr(type)}: {_complaint(error)}",
+            task_id=task_id,
+        ) from error
+
+
+def _adapter(type: Any) -> Any:
+    """pydantic's validator, for a type in which pydantic has a part; else None."""
+    if "pydantic" not in sys.modules:
+        return None
+    try:
+        return _pydantic_adapter(type)
+    except TypeError:
+        return _pydantic_adapter.__wrapped__(type)  # not hashable: something annotated with a dict, say
+
+
+@functools.lru_cache(maxsize=256)
+def _pydantic_adapter(type: Any) -> Any:
+    if not _of_pydantic(type):
+        return None
+    adapter: Any = sys.modules["pydantic"].TypeAdapter
+    return type if isinstance(type, adapter) else adapter(type)
+
+
+def _of_pydantic(part: Any) -> bool:
+    return (
+        hasattr(part, "__get_pydantic_core_schema__")
+        or hasattr(part, "__pydantic_validator__")
+        or type(part).__module__.partition(".")[0] == "pydantic"
+        or any(map(_of_pydantic, typing.get_args(part)))
+    )
+
+
+def _complaint(error: Exception) -> str:
+    """What is wrong, and where, with the value called ``result``."""
+    details: Any = getattr(error, "errors", None)
+    if callable(details):
+        complaints: Any = details()
+        first: dict[str, Any] = complaints[0]
+        return f"{first['msg']} - at `result{''.join(f'[{step!r}]' for step in first['loc'])}`"
+    return re.sub(r"`\$(.*?)`", r"`result\1`", str(error)) or type(error).__name__

@@ -1,0 +1,128 @@
+"""Values as the type that a caller expects."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+from decimal import Decimal
+from typing import Annotated, Any, TypedDict
+
+import msgspec
+import pytest
+
+from asyncresult.codec import (
+    codec,
+    convert,
+    pieces,
+)
+from asyncresult.codec import (
+    json as kombu_json,
+)
+from asyncresult.errors import (
+    ResultTypeError,
+)
+from tests.codec.records import (
+    CAPTURED,
+    ID,
+    PLAIN,
+    VECTORS,
+    Word,
+    outcome,
+    raw,
+)
+
+
+@dataclass
+class Row:
+    id: int
+    when: datetime | None = None
+
+
+class Options(TypedDict):
+    size: int
+
+
+class Shape(msgspec.Struct):
+    name: str
+    points: list[tuple[int, int]]
+
+
+NOW = datetime(2024, 1, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "type_", "converted"),
+    [
+        ({"a": 1}, Any, {"a": 1}),
+        (5, None, 5),
+        (5, int, 5),
+        (5, float, 5.0),
+        (None, int | None, None),
+        ([1, 2], tuple[int, int], (1, 2)),
+        ({"1": 2}, dict[int, int], {1: 2}),
+        ([{"id": 1, "when": NOW}], list[Row], [Row(1, NOW)]),
+        ([{"id": 1, "when": NOW.isoformat()}], list[Row], [Row(1, NOW)]),
+        ({"size": 1}, Options, {"size": 1}),
+        ({"name": "n", "points": [[1, 2]]}, Shape, Shape("n", [(1, 2)])),
+        (NOW, datetime, NOW),
+        (Decimal("1.5"), Decimal, Decimal("1.5")),
+        (uuid.UUID(int=5), uuid.UUID, uuid.UUID(int=5)),
+        (str(uuid.UUID(int=5)), uuid.UUID, uuid.UUID(int=5)),
+        (b"x", bytes, b"x"),
+        (time(3), time, time(3)),
+        ("a", Word, Word.A),
+        ([1], set[int], {1}),
+    ],
+)
+def test_convert(value: Any, type_: Any, converted: Any) -> None:
+    result = convert(value, type_, task_id=ID)
+    assert result == converted
+    assert type(result) is type(converted)
+
+
+@pytest.mark.parametrize(
+    ("value", "type_", "words"),
+    [
+        ("1", int, "not of the type int: Expected `int`, got `str`"),
+        ([{"id": 1}, {"id": "x"}], list[Row], r"list\[.*Row\]: Expected `int`, got `str` - at `result\[1\]\.id`"),
+        ("aGVsbG8=", bytes, "not of the type bytes"),
+        ({}, Row, "not of the type Row: Object missing required field `id`"),
+        (None, int, "got `null`"),
+        (1, "int", "'int'"),
+        (1, 3, "not of the type 3"),
+        (NOW, str | datetime, "may not contain more than one str-like type"),
+    ],
+)
+def test_convert_refuses(value: Any, type_: Any, words: str) -> None:
+    with pytest.raises(ResultTypeError, match=words) as caught:
+        convert(value, type_, task_id=ID)
+    assert caught.value.task_id == ID
+    assert ID in str(caught.value)
+
+
+def test_convert_with_pydantic() -> None:
+    pydantic = pytest.importorskip("pydantic")
+    item = pydantic.create_model("Item", id=(int, ...), when=(datetime | None, None))
+    parsed = convert([{"id": 1, "when": NOW}], list[item], task_id=ID)
+    assert parsed == [item(id=1, when=NOW)]
+    assert convert({"id": 1}, item, task_id=ID) == item(id=1)
+    assert convert(["1"], pydantic.TypeAdapter(list[int]), task_id=ID) == [1]
+    assert convert(5, Annotated[int, pydantic.Field(gt=1)], task_id=ID) == 5
+    assert convert(5, Annotated[int, pydantic.Field(json_schema_extra={"x": 1}), {}], task_id=ID) == 5
+    with pytest.raises(ResultTypeError, match=r"Item.*valid integer.* - at `result\[1\]\['id'\]`"):
+        convert([{"id": 1}, {"id": "x"}], list[item], task_id=ID)
+    with pytest.raises(ResultTypeError, match="greater than 1"):
+        convert(0, Annotated[int, pydantic.Field(gt=1)], task_id=ID)
+
+
+def test_nothing_is_imported() -> None:
+    """Reading imports nothing, whatever the bytes are; pydantic is there only if the application has it."""
+    before = set(sys.modules)
+    for name in CAPTURED:
+        outcome(PLAIN.decode, VECTORS[name].get("task_id", ID), raw(VECTORS[name]))
+    convert({"id": 1}, Row, task_id=ID)
+    assert set(sys.modules) == before
+    for module in (codec, kombu_json, pieces):
+        assert "pickle" not in vars(module)
