@@ -1,51 +1,31 @@
 """Running functions as tasks, in this process: the embedded default, when there is no queue.
 
-Each accepted task is one asyncio task of its own, from :meth:`Executor.submit` until its final state is
-stored. It waits for the handles among its arguments, then for a slot, then runs under the same
-:class:`.worker.TaskContext` that ``Backend.track`` gives; what can be revoked when is decided in one place,
-:meth:`_Job.abort`.
-
-anyio, which threads and processes are borrowed from, is imported at the first plain function.
+What an accepted task goes through is in :mod:`._jobs`; here is who accepts it, and how that ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
-import logging
-import random
+import math
+import sys
 import uuid
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from ._checks import check_task_id
 from ._handles.result import AsyncResult
 from ._handles.sets import GroupResult, ResultSet
+from ._jobs import Job, JobContext, Options, Session, is_coroutine_function, is_handle
 from .backend import Backend, current_backend
-from .codec.codec import Codec
-from .control import Revocation
-from .errors import TaskFailed
-from .meta import TaskMeta
-from .states import FAILURE
-from .worker import TaskContext, current_task, traceback_text
-
-if TYPE_CHECKING:
-    import anyio
-
+from .worker import current_task
 
 __all__ = ["Executor", "Submitter", "value_of"]
-
-logger = logging.getLogger("asyncresult")
 
 P = ParamSpec("P")
 T = TypeVar("T")
 X = TypeVar("X")
-
-#: Seconds between two attempts at most, however often the delay was doubled.
-BACKOFF_LAST = 300.0
 
 
 @overload
@@ -57,25 +37,10 @@ def value_of(handle: Any) -> Any:
     return handle
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """See :meth:`Executor.options`."""
-
-    task_id: str | None = None
-    name: str | None = None
-    timeout: float | None = None
-    expires: float | None = None
-    retries: int = 0
-    backoff: float = 1.0
-    retry_on: tuple[type[Exception], ...] = (Exception,)
-    process: bool = False
-    history: int | None = None
-
-
 class Submitter:
     """Accepts tasks with the same options. Made by :meth:`Executor.options`."""
 
-    def __init__(self, executor: Executor, options: _Options) -> None:
+    def __init__(self, executor: Executor, options: Options) -> None:
         self._executor = executor
         self._options = options
 
@@ -96,7 +61,7 @@ class Submitter:
             The handle. Until there is a slot its state is PENDING.
 
         Raises:
-            asyncio.QueueFull: ``max_pending`` tasks wait already; see :meth:`Executor.room`.
+            asyncio.QueueFull: ``max_pending`` tasks wait already; see :meth:`Executor.wait_for_capacity`.
             RuntimeError: The executor is not entered, or is closing.
             TypeError: ``fn`` cannot be called, or ``process=True`` and it is a coroutine function.
             ValueError: The ``task_id`` cannot be one, or runs here already.
@@ -113,7 +78,7 @@ class Submitter:
         Raises: as :meth:`submit`. Nothing is accepted then.
         """
         items = list(items)
-        self._executor._check_room(len(items))
+        self._executor._check_capacity(len(items))
         group = str(uuid.uuid4())
         members = [self._executor._accept(self._options, fn, (item,), {}, group) for item in items]
         made: GroupResult[Any] = GroupResult(group, members, backend=self._executor.backend)
@@ -129,25 +94,30 @@ class Executor(Submitter):
             handle = executor.submit(resize, "cat.png", width=100)
             ...                                        # or elsewhere: await AsyncResult(id)
 
-    Leaving the block waits for all tasks. A block that fails or is cancelled cancels them. Whatever was
-    accepted has a final state in the end: what did not run is REVOKED.
+    Leaving the block waits for all tasks. A block that fails or is cancelled cancels them. Whatever was accepted has a
+    final state in the end: what did not run is REVOKED. While the backend cannot be reached, tasks wait until their
+    states are stored. A failure that nobody looks at is logged.
 
-    A coroutine function runs on the loop, and is cancelled by a revoke or timeout. A plain function runs in a
-    worker thread of anyio. A thread cannot be stopped from outside: the function is asked, and hears it when it
+    A coroutine function runs on the loop, and is cancelled by a revoke or timeout. A plain function runs in a worker
+    thread of anyio. A thread cannot be stopped from outside: the function is asked to stop, which it notices when it
     calls ``anyio.from_thread.check_cancelled()``; if it ends by itself first, that counts. With
     ``options(process=True)`` a plain function runs in a worker process, which a timeout or a revoke with
     ``terminate=True`` kills.
 
+    An executor may be entered again, also on another event loop.
+
     Args:
-        backend: Where states and results are stored; None is the current one.
+        backend: Where states and results are stored; None is the one that is current when the block is entered.
         concurrency: Tasks that run at a time. A task that awaits another one keeps its slot meanwhile.
         max_pending: Tasks that may wait for their turn.
         cancel_pending: Do not run what waits when the block ends.
-        heartbeat: Seconds between signs of life of the tasks that run; see :meth:`Backend.track`.
+        shutdown_timeout: Seconds that leaving the block waits for tasks that it has cancelled, and for final states
+            that an outage holds up. What has not ended then is left behind, REVOKED if it still ran.
+        heartbeat: Seconds between heartbeats of the tasks that run; see :meth:`Backend.track`.
         worker: The name of this worker in records and replies.
 
     Raises:
-        ValueError: ``concurrency`` or ``max_pending`` is less than 1.
+        ValueError: ``concurrency`` or ``max_pending`` is less than 1, or ``shutdown_timeout`` is no number of seconds.
     """
 
     def __init__(
@@ -157,41 +127,43 @@ class Executor(Submitter):
         concurrency: int = 10,
         max_pending: int = 1000,
         cancel_pending: bool = False,
+        shutdown_timeout: float = 10.0,
         heartbeat: float | None = None,
         worker: str | None = None,
     ) -> None:
         for name, number in (("concurrency", concurrency), ("max_pending", max_pending)):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, not {number!r}")
-        super().__init__(self, _Options())
+        if not 0 <= shutdown_timeout < math.inf:
+            raise ValueError(f"shutdown_timeout must be a finite number of seconds, not {shutdown_timeout!r}")
+        super().__init__(self, Options())
         self._backend = backend
         self._concurrency = concurrency
         self._max_pending = max_pending
         self._cancel_pending = cancel_pending
+        self._shutdown_timeout = shutdown_timeout
         self._heartbeat = heartbeat
         self._worker = worker
-        self._jobs: dict[str, _Job] = {}
+        self._in_use: Backend | None = None
+        self._session: Session | None = None
         self._open = False
-        self._slots = asyncio.Semaphore(concurrency)
-        self._changed = asyncio.Event()
-        self._limiter: anyio.CapacityLimiter | None = None
 
     @property
     def backend(self) -> Backend:
         """Where states and results are stored. Raises RuntimeError: none was given and none is entered."""
-        if self._backend is None:
-            self._backend = current_backend()
-        return self._backend
+        if self._in_use is not None:
+            return self._in_use
+        return self._backend if self._backend is not None else current_backend()
 
     @property
     def pending(self) -> int:
         """Tasks that wait for their turn."""
-        return sum(not job.started for job in self._jobs.values())
+        return self._session.pending if self._session is not None else 0
 
     @property
     def running(self) -> int:
         """Tasks that were started and are not over."""
-        return len(self._jobs) - self.pending
+        return len(self._session.jobs) - self._session.pending if self._session is not None else 0
 
     def options(
         self,
@@ -220,46 +192,57 @@ class Executor(Submitter):
             history: See :meth:`Backend.track`.
         """
         classes = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-        chosen = _Options(task_id, name, timeout, expires, retries, backoff, classes, process, history)
+        chosen = Options(task_id, name, timeout, expires, retries, backoff, classes, process, history)
         return Submitter(self, chosen)
 
-    async def room(self, count: int = 1) -> None:
+    async def wait_for_capacity(self, count: int = 1) -> None:
         """Wait until ``count`` more tasks can be submitted.
 
         Raises:
+            RuntimeError: The executor is not entered.
             ValueError: That many may never wait.
         """
         if count > self._max_pending:
-            raise ValueError(f"there never is room for {count} tasks where {self._max_pending} may wait")
-        while self.pending + count > self._max_pending:
-            self._changed.clear()
-            await self._changed.wait()
+            raise ValueError(f"cannot queue {count} tasks: max_pending is {self._max_pending}")
+        session = self._entered()
+        await session.until(lambda: session.pending + count <= self._max_pending)
 
-    def _check_room(self, count: int) -> None:
-        if not self._open:
+    room = wait_for_capacity
+
+    def _entered(self) -> Session:
+        if self._session is None or self._session.loop.is_closed():
             raise RuntimeError("tasks can be submitted inside 'async with Executor(…):' only")
-        if self.pending + count > self._max_pending:
+        return self._session
+
+    def _check_capacity(self, count: int) -> Session:
+        session = self._entered()
+        if not self._open:
+            raise RuntimeError("the executor is closing: it accepts no more tasks")
+        if session.pending + count > self._max_pending:
             raise asyncio.QueueFull(
-                f"{self.pending} tasks wait already, of at most {self._max_pending}: await executor.room() first"
+                f"executor is full ({session.pending} of {self._max_pending} tasks pending):"
+                " await executor.wait_for_capacity() first"
             )
+        return session
 
     def _accept(
-        self, options: _Options, fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], group: str | None
+        self, options: Options, fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], group: str | None
     ) -> AsyncResult[Any]:
-        self._check_room(1)
+        session = self._check_capacity(1)
         if not callable(fn):
             raise TypeError(f"a task is a function, not {type(fn).__name__}")
-        if options.process and _is_coroutine_function(fn):
+        if options.process and is_coroutine_function(fn):
             raise TypeError("process=True takes a plain function")
         id = check_task_id(options.task_id if options.task_id is not None else uuid.uuid4())
-        if id in self._jobs:
+        if id in session.jobs:
             raise ValueError(f"task {id} runs here already")
         sender = current_task()
-        awaited = [argument for argument in (*args, *kwargs.values()) if _is_handle(argument)]
+        awaited = [argument for argument in (*args, *kwargs.values()) if is_handle(argument)]
         parent = _parent(awaited)
-        backend = self.backend
+        backend = session.backend
         storable = backend.codec._storable
-        context = backend.track(
+        context = JobContext(
+            backend,
             id,
             name=options.name or _name(fn),
             args=[storable(argument) for argument in args] if backend.result_extended else None,
@@ -270,224 +253,49 @@ class Executor(Submitter):
             heartbeat=self._heartbeat,
             history=options.history,
         )
-        context.listens = False
         handle: AsyncResult[Any] = AsyncResult(id, backend=backend, parent=parent)
+        Job(session, context, options, functools.partial(fn, *args, **kwargs), handle)
         if sender is not None:
             sender.add_child(handle)
-        self._jobs[id] = _Job(self, context, options, functools.partial(fn, *args, **kwargs))
         return handle
-
-    def _ended(self, id: str) -> None:
-        del self._jobs[id]
-        self._changed.set()
 
     def _abort(self, *, started: bool = True) -> None:
         """Cancel what waits, and what is started too unless told otherwise."""
-        for job in list(self._jobs.values()):
-            if started or not job.started:
-                job.abort("cancelled", terminate=True)
+        if self._session is not None:
+            self._session.abort(started=started)
 
     async def __aenter__(self) -> Self:
+        """Raises: RuntimeError: No backend was given and none is current; or it is entered already."""
+        if "multiprocessing.process" in sys.modules:
+            from ._processes import refuse_while_main_is_imported
+
+            refuse_while_main_is_imported()
+        if self._session is not None and not self._session.loop.is_closed():
+            raise RuntimeError("this Executor is entered already")
+        self._in_use = None
+        self._in_use = self.backend
+        self._session = Session(self._in_use, self._concurrency)
         self._open = True
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if exc is not None:
-            self._open = False
-            self._abort()
-        elif self._cancel_pending:
-            self._open = False
-            self._abort(started=False)
-        interrupted: asyncio.CancelledError | None = None
-        while self._jobs:  # tasks that run may submit others
-            try:
-                await asyncio.wait([job.task for job in self._jobs.values()])
-            except asyncio.CancelledError as error:
-                interrupted = error
+        session = self._session
+        assert session is not None
+        try:
+            if exc is not None:
                 self._open = False
-                self._abort()
-        self._open = False
-        if interrupted is not None:
-            raise interrupted
-
-
-class _Job:
-    """One accepted task, from acceptance to its final state."""
-
-    def __init__(
-        self, executor: Executor, context: TaskContext, options: _Options, call: functools.partial[Any]
-    ) -> None:
-        self.started = False
-        self._executor = executor
-        self._context = context
-        self._options = options
-        self._call = call
-        self._scope: anyio.CancelScope | None = None  # around a function in a thread or process
-        self._ear = Revocation(
-            executor.backend,
-            context.id,
-            context.request.hostname,
-            lambda terminate: self.abort("terminated" if terminate else "revoked", terminate=terminate),
-        )
-        self.task = asyncio.create_task(self._run(), name=f"asyncresult task {context.id}")
-
-    def abort(self, reason: str, *, terminate: bool) -> tuple[bool, str]:
-        """Keep the task from running, or from running on. Whether that works, and words for it."""
-        context = self._context
-        if context.revoked is not None or context.over:
-            return context.revoked is not None, context.revoked or "is over"
-        if self._scope is None:
-            context.revoked = reason
-            self.task.cancel()
-            return True, reason
-        if not self._options.process:
-            context.revoked = reason
-            self._scope.cancel()
-            return True, "asked to stop: it runs in a thread"
-        if terminate:
-            context.revoked = reason
-            self._scope.cancel()
-            return True, reason
-        return False, "runs in a process, which only terminate=True ends"
-
-    async def _run(self) -> None:
-        context = self._context
-        try:
-            await self._wait_and_run()
-        except asyncio.CancelledError:
-            if not context.over:
-                await context.end_revoked()
-        except (Exception, SystemExit) as error:
-            if not context.over:
-                await self._end_failed(error)
+                await session.finish_aborted(self._shutdown_timeout)
+            else:
+                if self._cancel_pending:
+                    self._open = False
+                    self._abort(started=False)
+                await session.finish(self._shutdown_timeout)  # tasks that run may submit others meanwhile
         finally:
-            self._ear.close()
-            self._executor._ended(context.id)
-
-    async def _end_failed(self, error: BaseException) -> None:
-        """Before the first attempt, or because a state could not be stored."""
-        try:
-            await self._context.end_failed(error)
-        except Exception:
-            logger.exception("task %s failed, which could not be stored", self._context.id)
-
-    async def _wait_and_run(self) -> None:
-        context, slots = self._context, self._executor._slots
-        try:
-            async with asyncio.timeout(self._options.expires):
-                call = await self._with_values()
-                await slots.acquire()
-        except TimeoutError:  # an argument's own comes as TaskFailed
-            context.revoked = "expired"
-            await context.end_revoked()
-            return
-        self.started = True
-        self._executor._changed.set()
-        delay = self._options.backoff
-        while True:
-            try:
-                if await self._attempt(call):
-                    return
-            finally:
-                slots.release()
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-            delay = min(delay * 2, BACKOFF_LAST)
-            await slots.acquire()
-
-    async def _attempt(self, call: functools.partial[Any]) -> bool:
-        """Run the function once, under the task's context. False if it is to be tried again."""
-        context = self._context
-        async with context:
-            try:
-                value = await self._outcome(call)
-            except self._options.retry_on as error:
-                if context.request.retries >= self._options.retries or context.revoked is not None:
-                    raise
-                await context.retry(error)
-                return False
-            context.set_result(value)
-        return True
-
-    async def _outcome(self, call: functools.partial[Any]) -> Any:
-        if _is_coroutine_function(call.func):
-            outcome = call()
-        else:
-            outcome = await self._outcome_elsewhere(call)
-            if not inspect.iscoroutine(outcome):
-                return outcome
-        limit = asyncio.timeout(self._options.timeout)
-        try:
-            async with limit:
-                return await outcome
-        except TimeoutError as error:
-            if limit.expired():
-                raise self._timed_out() from error
-            raise
-
-    async def _outcome_elsewhere(self, call: functools.partial[Any]) -> Any:
-        """In a worker thread or process; asked to end, or killed, when the time is up or it is revoked."""
-        import anyio
-        import anyio.to_process
-        import anyio.to_thread
-
-        executor = self._executor
-        if executor._limiter is None:
-            executor._limiter = anyio.CapacityLimiter(executor._concurrency)
-        with anyio.move_on_after(self._options.timeout) as self._scope:
-            try:
-                if not self._options.process:
-                    return await anyio.to_thread.run_sync(call, limiter=executor._limiter)
-                value, failure = await anyio.to_process.run_sync(
-                    _in_process, call, cancellable=True, limiter=executor._limiter
-                )
-                if failure is not None:
-                    error = executor.backend.codec.exception(failure)
-                    assert error is not None
-                    raise error
-                return value
-            finally:
-                self._scope = None
-        if self._context.revoked is not None:
-            raise asyncio.CancelledError(self._context.revoked)
-        raise self._timed_out()
-
-    def _timed_out(self) -> TimeoutError:
-        return TimeoutError(f"the task did not end within {self._options.timeout} s")
-
-    async def _with_values(self) -> functools.partial[Any]:
-        """The call with values in place of handles."""
-        call = self._call
-        args = [await self._value(argument) for argument in call.args]
-        kwargs = {name: await self._value(argument) for name, argument in call.keywords.items()}
-        return functools.partial(call.func, *args, **kwargs)
-
-    async def _value(self, argument: Any) -> Any:
-        if not _is_handle(argument):
-            return argument
-        try:
-            return await argument
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise TaskFailed(f"task {argument}, whose result is an argument of this one, failed: {reason}") from error
-
-
-def _in_process(call: functools.partial[Any]) -> tuple[Any, TaskMeta | None]:
-    """The value, or the failure as a record: an exception would lose its traceback on the way, or not make it."""
-    try:
-        return call(), None
-    except Exception as error:
-        stored = Codec().encode_exception(error)
-        return None, TaskMeta(status=FAILURE, result=stored, traceback=traceback_text(error))
-
-
-def _is_coroutine_function(fn: Any) -> bool:
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
-
-
-def _is_handle(argument: Any) -> bool:
-    return isinstance(argument, (AsyncResult, ResultSet))
+            self._open = False
+            self._session = self._in_use = None
+            await session.close()
 
 
 def _parent(awaited: list[Any]) -> AsyncResult[Any] | GroupResult[Any] | None:

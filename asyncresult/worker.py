@@ -36,7 +36,6 @@ from . import _background
 from ._checks import check_task_id
 from ._handles.base import Node
 from ._storage.keys import REVOKE
-from ._storage.store import Store
 from .control import Revocation
 from .errors import AsyncResultError, BackendClosed, BackendError, ResultEncodeError, TaskRevoked
 from .states import FAILURE, PROGRESS, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
@@ -93,22 +92,22 @@ class TaskContext:
     def __init__(
         self,
         backend: Store,
-        task_id: str | None,
+        task_id: str | None = None,
         *,
-        name: str | None,
-        args: Sequence[Any] | None,
-        kwargs: Mapping[str, Any] | None,
-        worker: str | None,
-        queue: str | None,
-        retries: int,
-        parent_id: str | None,
-        group_id: str | None,
-        ignore_result: bool,
-        expires: float | None,
-        failure_expires: float | None,
-        heartbeat: float | None,
-        history: int | None,
-        progress_interval: float,
+        name: str | None = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        worker: str | None = None,
+        queue: str | None = None,
+        retries: int = 0,
+        parent_id: str | None = None,
+        group_id: str | None = None,
+        ignore_result: bool = False,
+        expires: float | None = None,
+        failure_expires: float | None = None,
+        heartbeat: float | None = None,
+        history: int | None = None,
+        progress_interval: float = 0.1,
     ) -> None:
         if heartbeat is not None and not heartbeat > 0:
             raise ValueError(f"heartbeat must be a number of seconds above 0, not {heartbeat!r}")

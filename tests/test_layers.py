@@ -31,6 +31,8 @@ TABLE = [
     ("faces", "__init__"),
     ("running tasks", "executor"),
     ("backends", "backend"),
+    ("running tasks", "_jobs"),
+    ("running tasks", "_processes"),
     ("running tasks", "worker"),
     ("handles", "result"),
     ("handles", "_handles.scope _handles.forms"),

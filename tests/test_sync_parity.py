@@ -59,7 +59,8 @@ FROM_ASYNC = {
     "Backend.reply_key: missing": KEYS,
     "Backend.task_of: missing": KEYS,
     "Backend.workers_key: missing": KEYS,
-    "Executor.room: missing": "submit() waits for room by itself",
+    "Executor.room: missing": "submit() waits for capacity by itself",
+    "Executor.wait_for_capacity: missing": "submit() waits for capacity by itself",
     "Updates.aclose: missing": "close()",
 }
 

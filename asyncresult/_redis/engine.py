@@ -252,8 +252,8 @@ class RedisEngine(Engine):
         # STRLEN, not EXISTS: an empty value counts as no record, as in Celery.
         return self._submit([("STRLEN", key)], lambda replies: replies[0] > 0)
 
-    def delete(self, keys: Sequence[bytes]) -> asyncio.Future[int]:
-        return self._submit(self._each("DEL", keys), sum)
+    def delete(self, keys: Sequence[bytes], *, forever: bool = False) -> asyncio.Future[int]:
+        return self._submit(self._each("DEL", keys), sum, forever)
 
     def put(self, key: bytes, payload: bytes, expires: float | None) -> asyncio.Future[None]:
         lifetime = ("EX", int(expires)) if expires is not None else ()

@@ -101,8 +101,8 @@ class Engine(ABC):
         """Store and publish unconditionally (saved groups)."""
 
     @abstractmethod
-    def delete(self, keys: Sequence[bytes]) -> asyncio.Future[int]:
-        """Delete keys; how many there were."""
+    def delete(self, keys: Sequence[bytes], *, forever: bool = False) -> asyncio.Future[int]:
+        """Delete keys; how many there were. ``forever``: go on trying, however long an outage lasts."""
 
     @abstractmethod
     def stats(self) -> BackendStats: ...

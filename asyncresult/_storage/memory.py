@@ -222,7 +222,7 @@ class MemoryEngine(Engine):
         self._store.publish(key, payload)
         return self._answer(None)
 
-    def delete(self, keys: Sequence[bytes]) -> asyncio.Future[int]:
+    def delete(self, keys: Sequence[bytes], *, forever: bool = False) -> asyncio.Future[int]:
         return self._answer(self._store.delete(keys))
 
     def _answer(self, value: T) -> asyncio.Future[T]:

@@ -43,7 +43,7 @@ class Submitter:
         """
 
         async def accept() -> Any:
-            await self._executor.room()
+            await self._executor.wait_for_capacity()
             return self._submitter.submit(
                 fn, *map(_unblocked, args), **{name: _unblocked(value) for name, value in kwargs.items()}
             )
@@ -63,7 +63,7 @@ class Submitter:
         arguments = [_unblocked(item) for item in items]
 
         async def accept() -> Any:
-            await self._executor.room(len(arguments))
+            await self._executor.wait_for_capacity(len(arguments))
             return self._submitter.map(fn, arguments)
 
         group: GroupResult[Any] = blocking(run(accept))

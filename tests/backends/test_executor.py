@@ -149,19 +149,19 @@ async def test_only_so_many_run_and_wait(backend: Backend) -> None:
         await handles[1].until("STARTED", timeout=20)
         assert (executor.running, executor.pending) == (2, 1)
         handles += [executor.submit(go.wait) for _ in range(2)]
-        with pytest.raises(asyncio.QueueFull, match="room"):
+        with pytest.raises(asyncio.QueueFull, match="wait_for_capacity"):
             executor.submit(add, 1, 2)
         with pytest.raises(asyncio.QueueFull):
             executor.map(lambda x: x, range(3))
         assert await handles[2].state() == "PENDING"
-        waiting = asyncio.create_task(executor.room())
+        waiting = asyncio.create_task(executor.wait_for_capacity())
         await asyncio.sleep(0)
         assert not waiting.done()
         go.set()
         await waiting
         await executor.submit(add, 1, 2).get(timeout=20)
-        with pytest.raises(ValueError, match="never"):
-            await executor.room(4)
+        with pytest.raises(ValueError, match="max_pending is 3"):
+            await executor.wait_for_capacity(4)
 
 
 async def test_submit_outside_of_the_block(backend: Backend) -> None:
@@ -362,7 +362,7 @@ class TestRevoke:
             await make_backend().result(handle.id).revoke(wait=True, timeout=20)
             with pytest.raises(TaskRevoked):
                 await handle.get(timeout=20)
-            await executor.room()
+            await executor.wait_for_capacity()
             go.set()
 
     async def test_before_it_is_submitted(self, backend: Backend) -> None:

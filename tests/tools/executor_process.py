@@ -38,7 +38,7 @@ async def main(url: str, name: str) -> None:
 
         await queue.incr("ready")
         while True:
-            await executor.room()
+            await executor.wait_for_capacity()
             _, task_id = await queue.blpop([name])
             await log("took", task_id)
             executor.options(task_id=task_id).submit(work, task_id)

@@ -1,0 +1,494 @@
+"""The tasks of an Executor, from acceptance to the final state.
+
+Each accepted task is one asyncio task of its own. It waits for the handles among its arguments, then for a slot, then
+runs under a :class:`.worker.TaskContext`; :meth:`Job.abort` is the one place that decides what can be revoked when.
+
+What all of them share belongs to one ``async with Executor(…)``, and to its event loop: a :class:`Session`.
+
+anyio, from which threads are borrowed, is imported for the first plain function.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import random
+import signal
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import _background
+from ._handles.result import AsyncResult
+from ._handles.sets import ResultSet
+from ._storage.keys import HISTORY
+from ._storage.store import Store
+from .control import Revocation
+from .errors import AsyncResultError, TaskFailed
+from .states import FAILURE, REVOKED
+from .worker import TaskContext, traceback_text
+
+if TYPE_CHECKING:
+    import anyio
+
+    from ._processes import WorkerProcess
+
+__all__ = ["Job", "JobContext", "Options", "Session", "is_coroutine_function", "is_handle"]
+
+logger = logging.getLogger("asyncresult")
+
+T = TypeVar("T")
+
+#: Seconds between two attempts at most, however often the delay was doubled.
+BACKOFF_LAST = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """See :meth:`.executor.Executor.options`."""
+
+    task_id: str | None = None
+    name: str | None = None
+    timeout: float | None = None
+    expires: float | None = None
+    retries: int = 0
+    backoff: float = 1.0
+    retry_on: tuple[type[Exception], ...] = (Exception,)
+    process: bool = False
+    history: int | None = None
+
+
+class JobContext(TaskContext):
+    """The context of a job, which listens for requests itself, and waits for the store as long as it takes."""
+
+    listens = False
+    patient = True
+    #: Called when the final state is about to be stored.
+    on_over: Callable[[], object] | None = None
+
+    def _store_last(self, result: Any, state: str, traceback: str | None) -> asyncio.Future[bool]:
+        future = super()._store_last(result, state, traceback)
+        if self.on_over is not None:
+            self.on_over()
+        return future
+
+
+class Session:
+    """What the jobs of one ``async with Executor(…)`` share.
+
+    Attributes:
+        pending: Jobs that wait for their turn.
+        unfinished: Jobs whose function is not over. The others only have their final state to store.
+        jobs: Jobs without a final state, by task id.
+    """
+
+    def __init__(self, backend: Store, concurrency: int) -> None:
+        self.backend = backend
+        self.loop = asyncio.get_running_loop()
+        self.pending = 0
+        self.unfinished = 0
+        self.jobs: dict[str, Job] = {}
+        self.slots = asyncio.Semaphore(concurrency)
+        self._concurrency = concurrency
+        self._limiter: anyio.CapacityLimiter | None = None
+        self._changed = asyncio.Event()
+        self._idle_processes: list[WorkerProcess] = []
+        self._unseen: dict[str, tuple[weakref.ref[AsyncResult[Any]], str]] = {}
+
+    def changed(self) -> None:
+        """One of the counts has changed."""
+        self._changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition``, of the counts, is true."""
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    def abort(self, *, started: bool = True) -> None:
+        """Cancel what waits, and what is started too unless told otherwise."""
+        for job in list(self.jobs.values()):
+            if started or not job.started:
+                job.abort("cancelled", terminate=True)
+
+    async def finish(self, timeout: float) -> None:
+        """Wait until all jobs are over, then up to ``timeout`` seconds until their final states are stored.
+
+        A cancellation aborts them; it is raised again when they have ended, but that may take ``timeout`` seconds too.
+        """
+        try:
+            await self.until(lambda: not self.unfinished)
+            await self._wait_for_tasks(timeout)
+        except asyncio.CancelledError:
+            await self.finish_aborted(timeout)
+            raise
+
+    async def finish_aborted(self, timeout: float) -> None:
+        """Abort all jobs. What has not ended after ``timeout`` seconds is left behind, as REVOKED."""
+        self.abort()
+        deadline = self.loop.time() + timeout
+        interrupted: asyncio.CancelledError | None = None
+        while self.jobs and (left := deadline - self.loop.time()) > 0:
+            try:
+                await self._wait_for_tasks(left)
+            except asyncio.CancelledError as error:
+                interrupted = error  # once more: what is accepted still is to have a final state
+        for job in list(self.jobs.values()):
+            job.abandon()
+        if interrupted is not None:
+            raise interrupted
+
+    async def _wait_for_tasks(self, timeout: float) -> None:
+        if self.jobs:
+            await asyncio.wait([job.task for job in self.jobs.values()], timeout=timeout)
+
+    async def close(self) -> None:
+        """Let go of the processes, and report what was left over."""
+        if self._idle_processes:
+            processes, self._idle_processes = self._idle_processes, []
+            await self.in_thread(functools.partial(_close_all, processes))
+        for id, (ref, text) in self._unseen.items():
+            handle = ref()
+            if handle is not None and not handle.done():
+                _report(id, text)
+        self._unseen.clear()
+        if self.jobs:
+            some = ", ".join(list(self.jobs)[:3])
+            logger.error("%d tasks did not end in time and were left behind: %s …", len(self.jobs), some)
+
+    # -- for the jobs -----------------------------------------------------------------------------------
+
+    async def in_thread(self, fn: Callable[[], T]) -> T:
+        import anyio
+        import anyio.to_thread
+
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(self._concurrency)
+        return await anyio.to_thread.run_sync(fn, limiter=self._limiter)
+
+    def take_process(self) -> WorkerProcess:
+        from ._processes import WorkerProcess
+
+        while self._idle_processes:
+            worker = self._idle_processes.pop()
+            if worker.alive:
+                return worker
+        return WorkerProcess()
+
+    def give_back(self, worker: WorkerProcess) -> None:
+        if worker.alive:
+            self._idle_processes.append(worker)
+
+    def failed(self, id: str, ref: weakref.ref[AsyncResult[Any]], error: BaseException) -> None:
+        """Log a failure that nobody can look at any more; remember one that somebody still may."""
+        handle = ref()
+        if handle is None:
+            _report(id, traceback_text(error))
+        elif handle._table is None and not handle.done():
+            if len(self._unseen) >= 1000:
+                self._unseen = {id: unseen for id, unseen in self._unseen.items() if unseen[0]() is not None}
+            self._unseen[id] = ref, traceback_text(error)
+
+
+def _close_all(processes: list[WorkerProcess]) -> None:
+    for worker in processes:
+        worker.close()
+
+
+def _report(id: str, text: str) -> None:
+    logger.error("task %s failed, and nobody has looked at its result:\n%s", id, text)
+
+
+class Job:
+    """One accepted task."""
+
+    def __init__(
+        self,
+        session: Session,
+        context: JobContext,
+        options: Options,
+        call: functools.partial[Any],
+        handle: AsyncResult[Any],
+    ) -> None:
+        self.started = False
+        self._begun = self._over = False
+        self._session = session
+        self._context = context
+        self._options = options
+        self._call = call
+        self._handle = weakref.ref(handle)
+        self._stop: Callable[[], object] | None = None  # stops a function in a thread or process
+        # At once, so that no reader of the new handle is faster.
+        self._forgetting = self._forget_earlier_run() if options.task_id is not None else None
+        self._revocation = Revocation(
+            session.backend,
+            context.id,
+            context.request.hostname,
+            lambda terminate: self.abort("terminated" if terminate else "revoked", terminate=terminate),
+        )
+        session.jobs[context.id] = self
+        session.pending += 1
+        session.unfinished += 1
+        context.on_over = self._function_over
+        self.task = asyncio.create_task(self._run(), name=f"asyncresult task {context.id}")
+        self.task.add_done_callback(self._ended)  # runs also if the task was cancelled before its first step
+
+    def _forget_earlier_run(self) -> asyncio.Future[int]:
+        backend, id = self._session.backend, self._context.id
+        keys = [backend.task_key(id), backend.key_beside(id, HISTORY)]
+        future = backend._engine().delete(keys, forever=True)
+        future.add_done_callback(functools.partial(_background.log_failure, what=f"task {id}: its earlier run"))
+        return future
+
+    def abort(self, reason: str, *, terminate: bool) -> tuple[bool, str]:
+        """Keep the task from running, or from running on. Returns whether it will stop, and why (for the reply)."""
+        context = self._context
+        if context.revoked is not None or context.over:
+            return context.revoked is not None, context.revoked or "is over"
+        if self._stop is not None and self._options.process and not terminate:
+            return False, "runs in a process, which only terminate=True ends"
+        context.revoked = reason
+        if self._stop is not None:
+            self._stop()
+            return True, reason if self._options.process else "asked to stop: it runs in a thread"
+        if self._begun:  # before its first step a task that is cancelled runs no 'finally'; it looks itself
+            self.task.cancel()
+        return True, reason
+
+    def abandon(self) -> None:
+        """Let go of it: it does not stop, or its final state cannot be stored."""
+        if not self._context.over:
+            self._end_revoked_unattended()
+        self.task.cancel()
+
+    # -- its life -----------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        self._begun = True
+        context = self._context
+        try:
+            if context.revoked is None:
+                await self._wait_and_run()
+            else:
+                await context.end_revoked()
+        except asyncio.CancelledError as error:
+            if context.over:
+                return
+            if self._is_cancelled():
+                await context.end_revoked()
+            else:
+                await self._end_failed(error)
+        except GeneratorExit:
+            raise  # this coroutine is being closed
+        except BaseException as error:
+            if context.over:
+                self._session.failed(context.id, self._handle, error)
+            else:
+                await self._end_failed(error)
+            if _may_be_ctrl_c(error):
+                raise
+
+    def _is_cancelled(self) -> bool:
+        """Whether a CancelledError means this job. Otherwise it comes from something else that it awaited."""
+        return self._context.revoked is not None or self.task.cancelling() > 0
+
+    async def _end_failed(self, error: BaseException) -> None:
+        if _may_be_ctrl_c(error):
+            self._context.end_unattended(error, FAILURE)
+            return
+        try:
+            await self._context.end_failed(error)
+        except AsyncResultError:
+            logger.exception("task %s failed, which could not be stored", self._context.id)
+        self._session.failed(self._context.id, self._handle, error)
+
+    def _function_over(self) -> None:
+        if not self._over:
+            self._over = True
+            self._session.unfinished -= 1
+            self._session.changed()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not self._context.over:
+            self._end_revoked_unattended()
+        self._function_over()
+        self._revocation.close()
+        if not self.started:
+            self._session.pending -= 1
+        del self._session.jobs[self._context.id]
+        self._session.changed()
+
+    def _end_revoked_unattended(self) -> None:
+        self._context.revoked = self._context.revoked or "cancelled"
+        self._context.end_unattended(self._context._revoked_error(), REVOKED)
+
+    async def _wait_and_run(self) -> None:
+        context, slots = self._context, self._session.slots
+        try:
+            async with asyncio.timeout(self._options.expires):
+                if self._forgetting is not None:
+                    await self._forgetting
+                call = await self._with_values()
+                await slots.acquire()
+        except TimeoutError:  # an argument's own comes as TaskFailed
+            context.revoked = "expired"
+            await context.end_revoked()
+            return
+        self.started = True
+        self._session.pending -= 1
+        self._session.changed()
+        delay = self._options.backoff
+        while True:
+            try:
+                if await self._attempt(call):
+                    return
+            finally:
+                slots.release()
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(delay * 2, BACKOFF_LAST)
+            await slots.acquire()
+
+    async def _attempt(self, call: functools.partial[Any]) -> bool:
+        """Run the function once, under the task's context. False if it is to be tried again."""
+        context = self._context
+        async with context:
+            try:
+                value = await self._outcome(call)
+            except self._options.retry_on as error:
+                if context.request.retries >= self._options.retries or context.revoked is not None:
+                    raise
+                await context.retry(error)
+                return False
+            except Exception:
+                raise
+            except BaseException as error:
+                if isinstance(error, asyncio.CancelledError) and self._is_cancelled():
+                    raise
+                if isinstance(error, GeneratorExit) and asyncio.current_task() is not self.task:
+                    raise  # this coroutine is being closed
+                # The function's own. It ends the task; let through, it would end the event loop or this coroutine.
+                await self._end_failed(error)
+                if _may_be_ctrl_c(error):
+                    raise
+                return True
+            context.set_result(value)
+        return True
+
+    # -- the function ---------------------------------------------------------------------------------------
+
+    async def _outcome(self, call: functools.partial[Any]) -> Any:
+        if is_coroutine_function(call.func):
+            outcome = call()
+        elif self._options.process:
+            return await self._in_process(call)
+        else:
+            outcome = await self._in_thread(call)
+            if not inspect.iscoroutine(outcome):
+                return outcome
+        limit = asyncio.timeout(self._options.timeout)
+        try:
+            async with limit:
+                return await outcome
+        except TimeoutError as error:
+            if limit.expired():
+                raise self._timed_out() from error
+            raise
+
+    async def _in_thread(self, call: functools.partial[Any]) -> Any:
+        """In a worker thread; asked to end when the time is up or it is revoked."""
+        import anyio
+
+        with anyio.move_on_after(self._options.timeout) as scope:
+            self._stop = scope.cancel
+            try:
+                return await self._session.in_thread(call)
+            finally:
+                self._stop = None
+        if self._context.revoked is not None:
+            raise asyncio.CancelledError(self._context.revoked)
+        raise self._timed_out()
+
+    async def _in_process(self, call: functools.partial[Any]) -> Any:
+        """In a worker process, which is killed when the time is up or it is revoked."""
+        from anyio import BrokenWorkerProcess
+
+        worker = self._session.take_process()
+        late = False
+
+        def time_is_up() -> None:
+            nonlocal late
+            late = True
+            worker.kill()
+
+        timeout = self._options.timeout
+        timer = self._session.loop.call_later(timeout, time_is_up) if timeout is not None else None
+        self._stop = worker.kill
+        try:
+            value, failure = await self._session.in_thread(functools.partial(worker.run, call))
+        except BrokenWorkerProcess:
+            if self._context.revoked is not None:
+                raise asyncio.CancelledError(self._context.revoked) from None
+            if late:
+                raise self._timed_out() from None
+            raise
+        except asyncio.CancelledError:
+            worker.kill()  # the thread that waits for it then ends, too
+            raise
+        finally:
+            self._stop = None
+            if timer is not None:
+                timer.cancel()
+            self._session.give_back(worker)
+        if failure is not None:
+            error = self._session.backend.codec.exception(failure)
+            assert error is not None
+            raise error
+        return value
+
+    def _timed_out(self) -> TimeoutError:
+        return TimeoutError(f"the task did not end within {self._options.timeout} s")
+
+    async def _with_values(self) -> functools.partial[Any]:
+        """The call with values in place of handles."""
+        call = self._call
+        args = [await _value(argument) for argument in call.args]
+        kwargs = {name: await _value(argument) for name, argument in call.keywords.items()}
+        return functools.partial(call.func, *args, **kwargs)
+
+
+async def _value(argument: Any) -> Any:
+    if not is_handle(argument):
+        return argument
+    try:
+        return await argument
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise TaskFailed(f"task {argument}, whose result is an argument of this one, failed: {reason}") from error
+
+
+def _may_be_ctrl_c(error: BaseException) -> bool:
+    """Whether a signal may have raised it, and not the function: then it ends the program, too.
+
+    asyncio.run() makes a cancellation of the first Ctrl-C, so that there it is always the function's.
+    """
+    return (
+        isinstance(error, KeyboardInterrupt)
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+
+
+def is_coroutine_function(fn: Any) -> bool:
+    """Whether calling ``fn`` gives a coroutine."""
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+
+
+def is_handle(argument: Any) -> bool:
+    """Whether it is a handle, or a set of handles, whose value is meant."""
+    return isinstance(argument, (AsyncResult, ResultSet))
