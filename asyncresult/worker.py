@@ -36,6 +36,7 @@ from . import _background
 from ._checks import check_task_id
 from ._handles.base import Node
 from ._storage.keys import REVOKE
+from ._storage.store import Store
 from .control import Revocation
 from .errors import AsyncResultError, BackendClosed, BackendError, ResultEncodeError, TaskRevoked
 from .states import FAILURE, PROGRESS, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
