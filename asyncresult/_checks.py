@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import math
 import uuid
+from typing import Literal, TypeAlias
 
-__all__ = ["LOOK_ONCE_TIMEOUT", "check_choice", "check_task_id", "looks_once"]
+__all__ = ["LOOK_ONCE_TIMEOUT", "DetachOrRevoke", "ReturnWhen", "check_choice", "check_task_id", "looks_once"]
+
+#: What is to become of a task when the wait for it ends early.
+DetachOrRevoke: TypeAlias = Literal["detach", "revoke"]
+#: asyncio's constants for ``wait()``.
+ReturnWhen: TypeAlias = Literal["FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED"]
 
 #: Seconds that a look with ``timeout=0`` may take: one round trip, even a slow one, but never a hang.
 LOOK_ONCE_TIMEOUT = 1.0

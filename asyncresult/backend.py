@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from ._extensions import integration_for
 from ._handles.result import AsyncResult
@@ -14,11 +15,13 @@ from ._storage import current
 from ._storage.store import Driver, Store
 
 if TYPE_CHECKING:
-    from ._handles.base import ResultBase
+    from ._handles.base import Node
     from ._handles.sets import ResultSet
     from .worker import TaskContext
 
 __all__ = ["Backend", "connect", "current_backend"]
+
+T = TypeVar("T")
 
 URL_VARIABLE = "ASYNCRESULT_URL"
 _SINGLE_SERVER = ("redis", "rediss", "unix", "valkey", "valkeys", "valkey+unix", "redis+socket")
@@ -54,17 +57,31 @@ class Backend(Store):
 
     # -- handles --------------------------------------------------------------------------------------
 
-    def result(self, id: str | uuid.UUID, *, type: Any = Any, parent: Any = None) -> AsyncResult[Any]:
+    @overload
+    def result(self, id: str | uuid.UUID, *, parent: Node[Any] | None = None) -> AsyncResult[Any]: ...
+    @overload
+    def result(
+        self, id: str | uuid.UUID, *, type: builtins.type[T], parent: Node[Any] | None = None
+    ) -> AsyncResult[T]: ...
+    @overload
+    def result(self, id: str | uuid.UUID, *, type: Any, parent: Node[Any] | None = None) -> AsyncResult[Any]: ...
+    def result(self, id: str | uuid.UUID, *, type: Any = Any, parent: Node[Any] | None = None) -> AsyncResult[Any]:
         """A handle on the result of task ``id``; touches nothing."""
         return AsyncResult(id, backend=self, parent=parent, type=type)
 
+    @overload
+    def results(self, ids: Iterable[str | uuid.UUID]) -> ResultSet[Any]: ...
+    @overload
+    def results(self, ids: Iterable[str | uuid.UUID], *, type: builtins.type[T]) -> ResultSet[T]: ...
+    @overload
+    def results(self, ids: Iterable[str | uuid.UUID], *, type: Any) -> ResultSet[Any]: ...
     def results(self, ids: Iterable[str | uuid.UUID], *, type: Any = Any) -> ResultSet[Any]:
         """Handles on several results, to be awaited together; touches nothing."""
         from ._handles.sets import ResultSet  # many programs have no sets (benchmarks: import)
 
         return ResultSet([self.result(id, type=type) for id in ids])
 
-    def _revive(self, form: Any) -> ResultBase[Any]:
+    def _revive(self, form: Any) -> Node[Any]:
         from ._handles.forms import result_from_tuple
 
         return result_from_tuple(form, self)

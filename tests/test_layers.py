@@ -35,7 +35,7 @@ TABLE = [
     ("running tasks", "_processes"),
     ("running tasks", "worker"),
     ("handles", "result"),
-    ("handles", "_handles.scope _handles.forms"),
+    ("handles", "_handles.scope _handles.forms _handles.functions"),
     ("handles", "_handles.sets _handles.eager"),
     ("handles", "_handles.streams"),
     ("handles", "_handles.joins"),

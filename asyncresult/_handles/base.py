@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Coroutine, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ..promise import Thenable
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # with a default (PEP 696); type checkers bring it along
+
     from ..control import Reply
 
-__all__ = ["Node", "ResultBase"]
+    # A handle whose type nobody states, AsyncResult(id), is an AsyncResult[Any].
+    T = TypeVar("T", default=Any)
+    T_co = TypeVar("T_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
 
-T_co = TypeVar("T_co", covariant=True)
+    T = TypeVar("T")
+    T_co = TypeVar("T_co", covariant=True)
+
+__all__ = ["Node", "ResultBase", "T", "T_co"]
 
 
 class ResultBase(Thenable[T_co]):

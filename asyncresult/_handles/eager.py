@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from .._storage.store import Store
 from ..control import Reply
 from ..errors import TaskRevoked
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, PROPAGATE_STATES, READY_STATES, REVOKED, SUCCESS
+from .base import T_co
 from .result import AsyncResult
 
 __all__ = ["EagerResult"]
-
-T_co = TypeVar("T_co", covariant=True)
 
 
 class EagerResult(AsyncResult[T_co]):

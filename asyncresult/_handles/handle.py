@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from .._checks import check_task_id
 from .._storage.current import current_store
@@ -21,14 +21,12 @@ from ..errors import AsyncResultError, NotReady
 from ..meta import TaskMeta
 from ..promise import Promise
 from ..states import EXCEPTION_STATES, PENDING, READY_STATES, SUCCESS
-from .base import Node
+from .base import Node, T_co
 
 if TYPE_CHECKING:
     from .._storage.waiters import Waiters
 
 __all__ = ["Callback", "Handle", "Observer"]
-
-T_co = TypeVar("T_co", covariant=True)
 
 Callback = Callable[[Any, AsyncResultError | None], None]
 """Called once with the handle: when it is done (None), or when its wait is over without a record (the error)."""

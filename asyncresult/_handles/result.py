@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import concurrent.futures
+import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from .._checks import check_choice
+from .._checks import DetachOrRevoke, check_choice
 from .._extensions import integration_for
+from .._storage.store import Store
 from ..errors import ResultTimeout
 from ..meta import TaskMeta
-from .base import Node
+from .base import Node, T_co
 from .futures import DoneCallback, settle_later
 from .handle import Handle
 from .updates import Updates
@@ -23,8 +26,6 @@ if TYPE_CHECKING:
     from ..graph import DependencyGraph
 
 __all__ = ["AsyncResult"]
-
-T_co = TypeVar("T_co", covariant=True)
 
 
 class AsyncResult(Handle[T_co]):
@@ -55,6 +56,27 @@ class AsyncResult(Handle[T_co]):
     #: Joins use one notification channel for all members, as Celery asks its backends.
     supports_native_join = True
 
+    if TYPE_CHECKING:  # nothing but types: at run time it is the constructor of Handle
+
+        @overload
+        def __init__(
+            self, id: str | uuid.UUID, *, backend: Store | None = None, parent: Node[Any] | None = None
+        ) -> None: ...
+        @overload
+        def __init__(
+            self,
+            id: str | uuid.UUID,
+            *,
+            backend: Store | None = None,
+            parent: Node[Any] | None = None,
+            type: builtins.type[T_co],
+        ) -> None: ...
+        @overload  # for what is no class: unions, Annotated …
+        def __init__(
+            self, id: str | uuid.UUID, *, backend: Store | None = None, parent: Node[Any] | None = None, type: Any
+        ) -> None: ...
+        def __init__(self, id: Any, *, backend: Any = None, parent: Any = None, type: Any = Any) -> None: ...
+
     # -- waiting ------------------------------------------------------------------------------------------
 
     def __await__(self) -> Generator[Any, None, T_co]:
@@ -63,6 +85,30 @@ class AsyncResult(Handle[T_co]):
             return self.get().__await__()
         return await_outcome(self)
 
+    @overload
+    async def get(
+        self,
+        timeout: float | None = None,
+        *,
+        propagate: Literal[True] = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], object] | None = None,
+        on_message: Callable[[TaskMeta], object] | None = None,
+        on_timeout: DetachOrRevoke = "detach",
+        on_cancel: DetachOrRevoke = "detach",
+    ) -> T_co: ...
+    @overload
+    async def get(
+        self,
+        timeout: float | None = None,
+        *,
+        propagate: bool,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], object] | None = None,
+        on_message: Callable[[TaskMeta], object] | None = None,
+        on_timeout: DetachOrRevoke = "detach",
+        on_cancel: DetachOrRevoke = "detach",
+    ) -> T_co | Exception: ...
     async def get(
         self,
         timeout: float | None = None,
@@ -71,9 +117,9 @@ class AsyncResult(Handle[T_co]):
         follow_parents: bool = True,
         callback: Callable[[str, Any], object] | None = None,
         on_message: Callable[[TaskMeta], object] | None = None,
-        on_timeout: str = "detach",
-        on_cancel: str = "detach",
-    ) -> T_co:
+        on_timeout: DetachOrRevoke = "detach",
+        on_cancel: DetachOrRevoke = "detach",
+    ) -> T_co | Exception:
         """Wait until the task is over.
 
         Args:
@@ -102,8 +148,9 @@ class AsyncResult(Handle[T_co]):
 
         Source: celery/result.py (5.7), AsyncResult.get.
         """
-        check_choice("on_timeout", on_timeout, "detach", "revoke")
-        check_choice("on_cancel", on_cancel, "detach", "revoke")
+        if on_timeout != "detach" or on_cancel != "detach":
+            check_choice("on_timeout", on_timeout, "detach", "revoke")
+            check_choice("on_cancel", on_cancel, "detach", "revoke")
         if self.ignored:
             return None  # type: ignore[return-value]
         if not self._is_ready():

@@ -7,6 +7,7 @@ import logging
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from .._checks import DetachOrRevoke, check_choice
 from ..errors import AsyncResultError
 from .result import AsyncResult
 from .sets import ResultSet
@@ -24,10 +25,9 @@ REVOKE_TIMEOUT = 5.0
 class Scope:
     """A block that owns the tasks it adopts. Made by :func:`scope`."""
 
-    def __init__(self, on_error: str, on_cancel: str) -> None:
-        for name, choice in (("on_error", on_error), ("on_cancel", on_cancel)):
-            if choice not in ("detach", "revoke"):
-                raise ValueError(f"{name} is 'detach' or 'revoke', not {choice!r}")
+    def __init__(self, on_error: DetachOrRevoke, on_cancel: DetachOrRevoke) -> None:
+        check_choice("on_error", on_error, "detach", "revoke")
+        check_choice("on_cancel", on_cancel, "detach", "revoke")
         self._on_error = on_error
         self._on_cancel = on_cancel
         self._adopted: ResultSet[Any] = ResultSet([])
@@ -70,7 +70,7 @@ def _look_at_outcome(revoking: asyncio.Future[Any]) -> None:
         logger.warning("the tasks of a failed scope were not revoked: %s", failure)
 
 
-def scope(*, on_error: str = "revoke", on_cancel: str = "revoke") -> Scope:
+def scope(*, on_error: DetachOrRevoke = "revoke", on_cancel: DetachOrRevoke = "revoke") -> Scope:
     """An async context manager: the tasks that it adopts are revoked when its block fails or is cancelled.
 
     ::

@@ -1,4 +1,4 @@
-"""Several results as one: sets and groups, and the same for handles that are not a set.
+"""Several results as one: sets and groups.
 
 How they are waited for stands in :mod:`._joins`, their streams in :mod:`._streams`.
 """
@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Literal, Self, overload
 from weakref import WeakSet
 
-from .._checks import LOOK_ONCE_TIMEOUT, check_choice, looks_once
+from .._checks import LOOK_ONCE_TIMEOUT, ReturnWhen, check_choice, looks_once
 from .._extensions import integration_for
 from .._storage.current import current_store
 from .._storage.store import Store
@@ -21,18 +21,12 @@ from ..errors import ResultDecodeError, ResultTimeout
 from ..meta import TaskMeta
 from ..promise import Promise
 from ..states import SUCCESS
-from .base import Node, ResultBase
+from .base import Node, ResultBase, T
 from .joins import Join, finish, look_at_all, over, timed_out
 from .result import AsyncResult
 from .streams import Completed, SetUpdates
 
-__all__ = ["GroupResult", "ResultSet", "as_completed", "gather", "wait"]
-
-T = TypeVar("T")
-A = TypeVar("A")
-B = TypeVar("B")
-C = TypeVar("C")
-D = TypeVar("D")
+__all__ = ["GroupResult", "ResultSet"]
 
 
 class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
@@ -52,6 +46,10 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
 
     parent: Node[Any] | None = None
 
+    @overload
+    def __init__(self, results: Iterable[ResultBase[T]]) -> None: ...
+    @overload
+    def __init__(self: ResultSet[Any], results: Iterable[Any]) -> None: ...
     def __init__(self, results: Iterable[Any]) -> None:
         self.results: list[Any] = list(results)
         for member in self.results:
@@ -128,6 +126,16 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
     def __await__(self) -> Generator[Any, None, list[T]]:
         return self.get().__await__()
 
+    @overload
+    async def get(
+        self,
+        timeout: float | None = None,
+        *,
+        propagate: Literal[True] = True,
+        callback: Callable[[str, Any], object] | None = None,
+        return_exceptions: Literal[False] = False,
+    ) -> list[T]: ...
+    @overload
     async def get(
         self,
         timeout: float | None = None,
@@ -135,7 +143,15 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         propagate: bool = True,
         callback: Callable[[str, Any], object] | None = None,
         return_exceptions: bool = False,
-    ) -> list[T]:
+    ) -> list[T | Exception]: ...
+    async def get(
+        self,
+        timeout: float | None = None,
+        *,
+        propagate: bool = True,
+        callback: Callable[[str, Any], object] | None = None,
+        return_exceptions: bool = False,
+    ) -> list[T] | list[T | Exception]:
         """Wait for all members.
 
         Args:
@@ -178,7 +194,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         self,
         *,
         timeout: float | None = None,
-        return_when: str = asyncio.ALL_COMPLETED,
+        return_when: ReturnWhen = "ALL_COMPLETED",
         count: int | None = None,
     ) -> tuple[set[AsyncResult[T]], set[AsyncResult[T]]]:
         """Wait for some or all members, as ``asyncio.wait`` does: a timeout is no error.
@@ -359,6 +375,24 @@ class GroupResult(ResultSet[T], Node[list[T]]):
         backend: Where :meth:`save` stores; None is that of the first member, else the current one.
     """
 
+    @overload
+    def __init__(
+        self,
+        id: str | None = None,
+        results: Iterable[ResultBase[T]] = (),
+        *,
+        parent: Node[Any] | None = None,
+        backend: Store | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: GroupResult[Any],
+        id: str | None = None,
+        results: Iterable[Any] = (),
+        *,
+        parent: Node[Any] | None = None,
+        backend: Store | None = None,
+    ) -> None: ...
     def __init__(
         self,
         id: str | None = None,
@@ -468,68 +502,3 @@ def _value(member: Any, propagate: bool) -> Any:
 
 def _rebuild_group(cls: type[GroupResult[Any]], id: str, results: list[Any], parent: Any) -> GroupResult[Any]:
     return cls(id, results, parent=parent)
-
-
-# -- the same, for handles that are not a set -----------------------------------------------------------------
-
-
-@overload
-async def gather(
-    a: AsyncResult[A], /, *, timeout: float | None = None, return_exceptions: bool = False
-) -> tuple[A]: ...
-@overload
-async def gather(
-    a: AsyncResult[A], b: AsyncResult[B], /, *, timeout: float | None = None, return_exceptions: bool = False
-) -> tuple[A, B]: ...
-@overload
-async def gather(
-    a: AsyncResult[A],
-    b: AsyncResult[B],
-    c: AsyncResult[C],
-    /,
-    *,
-    timeout: float | None = None,
-    return_exceptions: bool = False,
-) -> tuple[A, B, C]: ...
-@overload
-async def gather(
-    a: AsyncResult[A],
-    b: AsyncResult[B],
-    c: AsyncResult[C],
-    d: AsyncResult[D],
-    /,
-    *,
-    timeout: float | None = None,
-    return_exceptions: bool = False,
-) -> tuple[A, B, C, D]: ...
-@overload
-async def gather(
-    *results: AsyncResult[T], timeout: float | None = None, return_exceptions: bool = False
-) -> tuple[T, ...]: ...
-async def gather(
-    *results: AsyncResult[Any], timeout: float | None = None, return_exceptions: bool = False
-) -> tuple[Any, ...]:
-    """Wait for all ``results``; their values in order, a tuple. Args, raises: as :meth:`ResultSet.get`."""
-    return tuple(await ResultSet(results).get(timeout, return_exceptions=return_exceptions))
-
-
-def as_completed(results: Iterable[AsyncResult[T]], *, timeout: float | None = None) -> Completed[T]:
-    """The handles, done, in the order in which their tasks end: ``async for handle in as_completed(results)``.
-
-    Args:
-        timeout: The total budget in seconds; None waits for ever, 0 looks once.
-
-    Returns, raises: see :class:`Completed`.
-    """
-    return ResultSet[T](results).as_completed(timeout=timeout)
-
-
-async def wait(
-    results: Iterable[AsyncResult[T]],
-    *,
-    timeout: float | None = None,
-    return_when: str = asyncio.ALL_COMPLETED,
-    count: int | None = None,
-) -> tuple[set[AsyncResult[T]], set[AsyncResult[T]]]:
-    """Wait for some or all ``results``. Args, returns, raises: as :meth:`ResultSet.wait`."""
-    return await ResultSet[T](results).wait(timeout=timeout, return_when=return_when, count=count)

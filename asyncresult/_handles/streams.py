@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self
 
 from .._checks import looks_once
 from ..errors import AsyncResultError, BackendUnavailable
 from ..meta import TaskMeta
+from .base import T
 from .joins import Handle, Many, look_at_all, look_at_each, over, timed_out
 from .result import AsyncResult
 from .updates import Feed, deadline_of_look, same_state
 
 __all__ = ["Completed", "SetUpdates"]
-
-T = TypeVar("T")
 
 # A handle is small enough that no stream of completions has to drop any.
 _UNBOUNDED = 2**62

@@ -7,10 +7,10 @@ that moment.
 from __future__ import annotations
 
 import uuid
-from asyncio import ALL_COMPLETED
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self, TypeVar, overload
 
+from .._checks import ReturnWhen
 from .._handles import forms as _forms
 from .._handles import joins as _joins
 from .._handles import sets as _sets
@@ -229,7 +229,7 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
         return Stream(run(begin), lambda handle: handles[id(handle)])
 
     def wait(
-        self, *, timeout: float | None = None, return_when: str = ALL_COMPLETED, count: int | None = None
+        self, *, timeout: float | None = None, return_when: ReturnWhen = "ALL_COMPLETED", count: int | None = None
     ) -> tuple[set[AsyncResult[T]], set[AsyncResult[T]]]:
         """Wait for some or all members; a timeout is no error. Gives those done and those not done.
 
@@ -419,12 +419,12 @@ class GroupResult(ResultSet[T]):
 
 
 @blocking.register
-def _(group: _sets.GroupResult) -> GroupResult[Any]:  # type: ignore[type-arg]
+def _(group: _sets.GroupResult) -> GroupResult[Any]:
     return GroupResult._of(group)
 
 
 @blocking.register
-def _(results: _sets.ResultSet) -> ResultSet[Any]:  # type: ignore[type-arg]
+def _(results: _sets.ResultSet) -> ResultSet[Any]:
     return ResultSet([blocking(member) for member in results.results])
 
 
@@ -465,7 +465,11 @@ def as_completed(results: Iterable[Any], *, timeout: float | None = None) -> Str
 
 
 def wait(
-    results: Iterable[Any], *, timeout: float | None = None, return_when: str = ALL_COMPLETED, count: int | None = None
+    results: Iterable[Any],
+    *,
+    timeout: float | None = None,
+    return_when: ReturnWhen = "ALL_COMPLETED",
+    count: int | None = None,
 ) -> tuple[set[AsyncResult[Any]], set[AsyncResult[Any]]]:
     """Wait for some or all ``results``. See :meth:`ResultSet.wait`."""
     return ResultSet[Any](results).wait(timeout=timeout, return_when=return_when, count=count)
