@@ -70,6 +70,8 @@ STILL = {"records": _NO_LOOP | {"time"}, "words": _NO_LOOP}
 
 # What the core may import from outside the standard library.
 DEPENDENCIES = {"anyio", "hiredis", "msgspec", "redis"}
+# What only type checkers import, which bring it along. (tests/test_import.py sees that no program imports it.)
+FOR_TYPES = {"typing_extensions"}
 
 # Uses of a forbidden name that are right all the same: (module, name): reason. Each must be in use.
 ALLOWED = {
@@ -161,7 +163,7 @@ def wrong_imports(importer: str, source: str) -> list[str]:
                 wrong.append(f"{found}: no loop, no clock, no I/O here")
             if top == "socket" and importer != "_redis.subscriber":
                 wrong.append(f"{found}: sockets are for _redis.subscriber only")
-            if top not in {*sys.stdlib_module_names, *DEPENDENCIES} and layer_of(importer) != "integrations":
+            if top not in {*sys.stdlib_module_names, *DEPENDENCIES, *FOR_TYPES} and layer_of(importer) != "integrations":
                 wrong.append(f"{found}: not a dependency of the package")
             continue
         importer_row, imported_row = find_row(importer), find_row(found.imported)
