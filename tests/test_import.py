@@ -23,7 +23,14 @@ def run(program: str) -> str:
 
 def test_what_many_programs_never_use_is_not_imported() -> None:
     """benchmarks: import. A new import at the top of a module is how this would be undone."""
-    modules = {f"asyncresult.{name}" for name in LATER} | {"dataclasses", "json", "lzma", "random", "redis", "typing_extensions"}
+    modules = {f"asyncresult.{name}" for name in LATER} | {
+        "dataclasses",
+        "json",
+        "lzma",
+        "random",
+        "redis",
+        "typing_extensions",
+    }
     program = f"""
 import sys, asyncio, msgspec  # which import what they like
 before = set(sys.modules)

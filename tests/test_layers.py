@@ -163,7 +163,10 @@ def wrong_imports(importer: str, source: str) -> list[str]:
                 wrong.append(f"{found}: no loop, no clock, no I/O here")
             if top == "socket" and importer != "_redis.subscriber":
                 wrong.append(f"{found}: sockets are for _redis.subscriber only")
-            if top not in {*sys.stdlib_module_names, *DEPENDENCIES, *FOR_TYPES} and layer_of(importer) != "integrations":
+            if (
+                top not in {*sys.stdlib_module_names, *DEPENDENCIES, *FOR_TYPES}
+                and layer_of(importer) != "integrations"
+            ):
                 wrong.append(f"{found}: not a dependency of the package")
             continue
         importer_row, imported_row = find_row(importer), find_row(found.imported)
