@@ -28,7 +28,7 @@ from ._handles.sets import ResultSet
 from ._storage.keys import HISTORY
 from ._storage.store import Store
 from .control import Revocation
-from .errors import AsyncResultError, TaskFailed
+from .errors import AsyncResultError, BackendClosed, TaskFailed
 from .states import FAILURE, REVOKED
 from .worker import TaskContext, traceback_text
 
@@ -287,9 +287,9 @@ class Job:
         except GeneratorExit:
             raise  # this coroutine is being closed
         except BaseException as error:
-            if context.over:
+            if context.over and not isinstance(error, BackendClosed):
                 self._session.failed(context.id, self._handle, error)
-            else:
+            elif not context.over:
                 await self._end_failed(error)
             if _may_be_ctrl_c(error):
                 raise
@@ -304,8 +304,8 @@ class Job:
             return
         try:
             await self._context.end_failed(error)
-        except AsyncResultError:
-            logger.exception("task %s failed, which could not be stored", self._context.id)
+        except AsyncResultError as stored:
+            logger.error("task %s failed, which could not be stored: %s", self._context.id, stored)
         self._session.failed(self._context.id, self._handle, error)
 
     def _function_over(self) -> None:

@@ -321,12 +321,7 @@ class TaskContext:
     def end_unattended(self, result: Any, state: str) -> asyncio.Future[bool]:
         """Store a final state that is not waited for. Never raises; what fails is logged, and tried again."""
         text = traceback_text(result) if state == FAILURE else None
-        try:
-            future = self._store_last(result, state, text)
-        except AsyncResultError as error:  # the backend was closed
-            future = asyncio.get_running_loop().create_future()
-            future.set_exception(error)
-        self.over = True
+        future = self._store_last(result, state, text)
         future.add_done_callback(functools.partial(self._keep_storing, result, state, text))
         return future
 
@@ -383,7 +378,11 @@ class TaskContext:
     def _store_last(self, result: Any, state: str, traceback: str | None) -> asyncio.Future[bool]:
         """The final state, after the last progress."""
         self._send_last_progress()
-        future = self._store(result, state, traceback)
+        try:
+            future = self._store(result, state, traceback)
+        except BackendClosed as error:
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(error)
         self.over = True
         return future
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import asyncresult
-from asyncresult import Backend, BackendClosed, Executor, TaskRevoked
+from asyncresult import Backend, BackendClosed, BackendError, Executor, TaskRevoked, control
 from asyncresult.control import Reply, Revocation, revoke, revoke_by_stamped_headers
 from tests.backends.waiting import until, waits_for
 from tests.tools.proxy import FaultProxy
@@ -157,7 +157,108 @@ class TestLost:
                 await running
 
 
+class TestPresence:
+    """Workers are known by a key, which a server may lose."""
+
+    @pytest.fixture
+    async def clients(self, redis_server: RedisServer) -> AsyncIterator[tuple[Backend, Backend]]:
+        """A worker's and a caller's."""
+        url = redis_server.url()
+        async with asyncresult.connect(url) as ours, asyncresult.connect(url) as theirs:
+            yield ours, theirs
+
+    async def test_flushed(self, redis_server: RedisServer, clients: tuple[Backend, Backend]) -> None:
+        """Who has the task is still subscribed, and answers."""
+        ours, theirs = clients
+        ear = Ear(ours, "a")
+        await waits_for(ours, 1)
+        redis_server.cli("FLUSHALL")
+        assert await revoke(theirs, ["a"]) == []
+        assert ear.heard == [False]
+        ear.close()
+
+    async def test_restarted(self, redis_server: RedisServer, clients: tuple[Backend, Backend]) -> None:
+        """Workers announce themselves again, so that a request for a task that nobody has yet is kept."""
+        ours, theirs = clients
+        Ear(ours, "a").close()
+        await until(lambda: redis_server.cli("EXISTS", "asyncresult-workers"))
+        ear = Ear(ours, "b")
+        await waits_for(ours, 1)
+        redis_server.kill()
+        redis_server.start()
+        await until(lambda: redis_server.cli("EXISTS", "asyncresult-workers"))
+        assert await revoke(theirs, ["c"]) == []
+        with pytest.raises(TaskRevoked):
+            async with ours.track("c"):
+                pytest.fail("it ran")
+        ear.close()
+
+    async def test_with_a_later_task(self, redis_server: RedisServer, clients: tuple[Backend, Backend]) -> None:
+        ours, _ = clients
+        Ear(ours, "a").close()
+        await until(lambda: redis_server.cli("EXISTS", "asyncresult-workers"))
+        redis_server.cli("FLUSHALL")
+        control._announced[ours._engine()] -= control.ANNOUNCE_INTERVAL
+        Ear(ours, "b").close()
+        await until(lambda: redis_server.cli("EXISTS", "asyncresult-workers"))
+
+    async def test_nobody_at_all(self, redis_server: RedisServer, clients: tuple[Backend, Backend]) -> None:
+        """Then it raises, and leaves nothing behind that would work later all the same."""
+        _, theirs = clients
+        with pytest.raises(BackendError, match="nobody who runs tasks"):
+            await revoke(theirs, ["a"])
+        assert redis_server.cli("KEYS", "*") == []
+
+
+class TestInTheBackground:
+    async def test_closing_waits_for_it(self, redis_server: RedisServer, proxy: FaultProxy) -> None:
+        async with asyncresult.connect(redis_server.url()) as ours:
+            ear = Ear(ours, "a")
+            async with asyncresult.connect(proxy.url()) as theirs:
+                waiting = asyncio.create_task(theirs.result("a").get(on_cancel="revoke"))
+                await waits_for(theirs, 1)
+                proxy.delay(0.1)
+                waiting.cancel()
+                await asyncio.wait([waiting])
+            await until(lambda: ear.heard)
+            ear.close()
+
+    async def test_but_not_for_ever(
+        self, redis_server: RedisServer, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with asyncresult.connect(proxy.url()) as backend:
+            async with backend.track("b"):
+                pass
+            waiting = asyncio.create_task(backend.result("a").get(on_cancel="revoke"))
+            await waits_for(backend, 1)
+            proxy.delay(60)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            start = time.monotonic()
+            await backend.aclose(timeout=0.1)
+            assert time.monotonic() - start < 10
+        assert "tasks a could not be revoked before the backend was closed" in caplog.text
+
+
 class TestNonsense:
+    @pytest.mark.parametrize("id", [None, 7, "x", "0" * 31, "../../" + "0" * 26, "0" * 32 + "\n"], ids=repr)
+    async def test_requests_of_somebody_else(
+        self, backend: Backend, id: object, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A worker writes its reply under a key made of the request's id: it must be one that we have made."""
+        ear = Ear(backend, "a")
+        request = {"status": "REVOKE", "task_id": "a", "result": {"id": id, "terminate": True, "reply": True}}
+        await backend._engine().put(backend.key_beside("a", "revoke"), json.dumps(request).encode(), None)
+        await until(lambda: "is ignored" in caplog.text)
+        assert ear.heard == []
+        assert [key for key in backend.driver.records._values if b"reply" in key] == []  # type: ignore[attr-defined]
+        ear.close()
+
+    @pytest.mark.parametrize("id", ["", "a\nb", None, 7], ids=repr)
+    async def test_ids_that_are_none(self, backend: Backend, id: Any) -> None:
+        with pytest.raises((TypeError, ValueError)):
+            await revoke(backend, ["a", id])
+
     @pytest.mark.parametrize("request_record", [{}, {"result": None}, {"status": "REVOKE", "result": "all"}], ids=str)
     async def test_in_place_of_a_request(self, backend: Backend, request_record: dict[str, Any]) -> None:
         ear = Ear(backend, "a")

@@ -1,14 +1,12 @@
-"""Functions in worker threads and processes. What holds for every backend is in backends/test_executor.py."""
+"""Functions in worker threads. What holds for every backend is in backends/test_executor.py and test_jobs.py."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import anyio.from_thread
 import pytest
@@ -16,7 +14,6 @@ import pytest
 import asyncresult
 from asyncresult import Backend, Executor, TaskFailed, TaskRevoked, current_task
 from tests.backends.waiting import until
-from tests.tools import jobs
 
 
 @pytest.fixture
@@ -104,57 +101,6 @@ class TestThreads:
             await executor.map(lambda _: barrier.wait(10), range(50)).get(timeout=15)
 
 
-@pytest.mark.allow_leaks("tasks", "sockets")  # anyio keeps worker processes until the loop ends
-class TestProcesses:
-    @pytest.fixture
-    async def executor(self, backend: Backend) -> AsyncIterator[Executor]:
-        async with Executor() as executor:
-            yield executor
-
-    async def test_in_another_process(self, executor: Executor) -> None:
-        assert await executor.options(process=True).submit(jobs.own_pid).get(timeout=30) != os.getpid()
-
-    async def test_failure(self, executor: Executor) -> None:
-        handle = executor.options(process=True).submit(jobs.fail)
-        with pytest.raises(ValueError, match="the effect"):
-            await handle.get(timeout=30)
-        text = await handle.traceback() or ""
-        assert "KeyError: 'the cause'" in text
-        assert "in fail" in text
-
-    async def test_an_exception_that_cannot_be_pickled(self, executor: Executor) -> None:
-        handle = executor.options(process=True).submit(jobs.fail_oddly)
-        with pytest.raises(jobs.OddError, match="odd"):
-            await handle.get(timeout=30)
-
-    async def test_its_death(self, executor: Executor) -> None:
-        handle = executor.options(process=True).submit(jobs.die)
-        with pytest.raises(anyio.BrokenWorkerProcess):
-            await handle.get(timeout=30)
-
-    @pytest.mark.parametrize("end", ["terminate", "timeout"])
-    async def test_killed(self, executor: Executor, tmp_path: Path, end: str) -> None:
-        file = tmp_path / "pid"
-        await executor.options(process=True).submit(jobs.own_pid).get(timeout=30)  # there is a process now
-        options = executor.options(process=True, timeout=1 if end == "timeout" else None)
-        handle = options.submit(jobs.touch_and_sleep, str(file), 600)
-        await until(file.exists, timeout=30)
-        if end == "terminate":
-            (reply,) = await handle.revoke(wait=True, timeout=20)
-            assert not reply.ok
-            assert "terminate" in reply.detail
-            assert await handle.state() == "STARTED"
-            (reply,) = await handle.revoke(terminate=True, wait=True, timeout=20)
-            assert reply.ok
-        with pytest.raises(TimeoutError if end == "timeout" else TaskRevoked):
-            await handle.get(timeout=10)
-        await until(lambda: not Path(f"/proc/{file.read_text()}").exists())
-
-    async def test_a_coroutine_function_cannot(self, executor: Executor) -> None:
-        with pytest.raises(TypeError, match="plain function"):
-            executor.options(process=True).submit(asyncio.sleep, 1)
-
-
 async def test_what_is_no_function(backend: Backend) -> None:
     async with Executor() as executor:
         with pytest.raises(TypeError, match="function"):
@@ -173,7 +119,7 @@ async def test_a_backend_that_was_closed_meanwhile(backend: Backend, caplog: pyt
         handle = executor.submit(asyncio.sleep, 0.01)
         await handle.until("STARTED", timeout=20)
         await backend.aclose()
-    assert f"task {handle.id} failed, which could not be stored" in caplog.text
+    assert f"task {handle.id} has ended, but SUCCESS was never stored" in caplog.text
 
 
 def test_importing_the_package_imports_no_anyio() -> None:

@@ -177,11 +177,72 @@ class TestOutage:
                 task.set_result("done")
             assert await AsyncResult("t").get(timeout=20) == "done"
 
-    async def test_a_result_that_cannot_be_stored_is_not_lost_silently(self, redis_server: RedisServer) -> None:
+    async def test_a_result_is_stored_later(self, redis_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+        """The worker is told, the log too, and when the server is back the result comes all the same."""
+        async with asyncresult.connect(redis_server.url(), retry=0) as backend:
+            with pytest.raises(BackendUnavailable):
+                async with backend.track("t") as task:
+                    task.set_result("done")
+                    redis_server.kill()
+            assert "task t has ended, but SUCCESS could not be stored" in caplog.text
+            redis_server.start()
+            assert await AsyncResult("t").get(timeout=20) == "done"
+
+    async def test_a_failure_is_stored_later(self, redis_server: RedisServer) -> None:
+        """The failure itself goes on, and says that it is not stored yet."""
+        async with asyncresult.connect(redis_server.url(), retry=0) as backend:
+            with pytest.raises(ValueError, match="boom") as raised:
+                async with backend.track("t"):
+                    redis_server.kill()
+                    raise ValueError("boom")
+            assert "not stored yet" in raised.value.__notes__[0]
+            redis_server.start()
+            with pytest.raises(ValueError, match="boom"):
+                await AsyncResult[None]("t").get(timeout=20)
+
+    async def test_the_backend_is_closed_before_it_comes_back(
+        self, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
         async with asyncresult.connect(redis_server.url(), retry=0) as backend:
             with pytest.raises(BackendUnavailable):
                 async with backend.track("t"):
                     redis_server.kill()
+            start = time.monotonic()
+            await backend.aclose(timeout=0.1)
+            assert time.monotonic() - start < 10
+            assert "SUCCESS was never stored" in caplog.text
+
+    async def test_a_job_waits_for_it(self, redis_server: RedisServer) -> None:
+        """Before it begins, too: then it may have been revoked."""
+        async with (
+            asyncresult.connect(redis_server.url(), retry=0) as backend,
+            asyncresult.Executor(backend) as executor,
+        ):
+            go = asyncio.Event()
+            running = executor.submit(go.wait)
+            await running.until("STARTED", timeout=20)
+            redis_server.kill()
+            later = executor.submit(asyncio.sleep, 0, "ran")
+            go.set()
+            await asyncio.sleep(0.5)
+            assert executor.running == 2
+            redis_server.start()
+            assert await running.get(timeout=20) is True
+            assert await later.get(timeout=20) == "ran"
+
+    async def test_leaving_an_executor_in_an_outage(
+        self, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with asyncresult.connect(redis_server.url(), retry=0) as backend:
+            start = time.monotonic()
+            async with asyncresult.Executor(backend, shutdown_timeout=0.2) as executor:
+                handle = executor.submit(asyncio.sleep, 0.1)
+                await handle.until("STARTED", timeout=20)
+                redis_server.kill()
+            assert time.monotonic() - start < 10
+            await backend.aclose(timeout=0.1)
+        assert f"left behind: {handle.id}" in caplog.text
+        assert f"task {handle.id}: SUCCESS was never stored" in caplog.text
 
     async def test_a_cancelled_block_does_not_hang(
         self, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

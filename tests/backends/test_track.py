@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
 
+import asyncresult
 from asyncresult import (
     AsyncResult,
     Backend,
@@ -521,3 +523,94 @@ class TestRevoke:
         async with backend.track("t"):
             await waits_for(backend, 1)
         await until(lambda: backend.stats().pending == 0)
+
+
+class TestRetryStands:
+    """Until somebody runs the task again: then what that run stores counts."""
+
+    async def test_whatever_leaves_the_block(self, backend: Backend) -> None:
+        for error in (OSError("passing"), asyncio.CancelledError(), GeneratorExit()):
+            with pytest.raises(type(error)):
+                async with backend.track("t") as task:
+                    await task.retry(error)
+                    await task.progress(1, 2)
+                    raise error
+            assert (await backend.get_meta("t")).status == "RETRY"
+            await backend.forget("t")
+
+    async def test_what_the_former_run_still_does(self, backend: Backend) -> None:
+        async with backend.track("t", heartbeat=0.01, progress_interval=0.01) as former:
+            await former.progress(1)
+            await former.progress(2)
+            await former.retry()
+            async with backend.track("t", retries=1) as later:
+                await former.progress(3)
+                await asyncio.sleep(0.05)
+                assert (await backend.get_meta("t")).status == "STARTED"
+                later.set_result("later")
+            await asyncio.sleep(0.03)
+        assert await backend.result("t").get(timeout=20) == "later"
+
+    async def test_unless_it_is_revoked(self, backend: Backend) -> None:
+        with pytest.raises(TaskRevoked):
+            async with backend.track("t") as task:
+                await task.retry()
+                await backend.result("t").revoke()
+                await asyncio.Event().wait()
+        assert (await backend.get_meta("t")).status == "REVOKED"
+
+
+class TestClosed:
+    """What is closed cannot wait for a store; it is stored all the same."""
+
+    async def test_a_generator(self, backend: Backend) -> None:
+        async def stream() -> AsyncGenerator[int]:
+            async with backend.track("t"):
+                yield 1
+                yield 2
+
+        async with contextlib.aclosing(stream()) as numbers:
+            assert await anext(numbers) == 1
+        with pytest.raises(TaskRevoked, match="closed"):
+            await backend.result("t").get(timeout=20)
+
+    async def test_a_coroutine(self, backend: Backend) -> None:
+        async def work() -> None:
+            async with backend.track("t"):
+                await asyncio.Event().wait()
+
+        running = work()
+        step = running.send(None)
+        while (await backend.get_meta("t")).status != "STARTED":
+            await asyncio.sleep(0.001)
+        await asyncio.wait([step])
+        running.send(None)
+        running.close()
+        with pytest.raises(TaskRevoked, match="closed"):
+            await backend.result("t").get(timeout=20)
+
+    def test_after_its_loop(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Garbage: nothing can be stored any more, which is said; and nothing is raised where nobody can catch it."""
+        backend = asyncresult.connect("memory://")
+        coroutines: list[Any] = []
+
+        async def work() -> None:
+            async with backend.track("t"):
+                await asyncio.get_running_loop().create_future()
+
+        async def main() -> None:
+            coroutines.append(work())
+            step = coroutines[0].send(None)
+            await asyncio.wait([step])
+            coroutines[0].send(None)
+
+        asyncio.run(main())
+        coroutines[0].close()
+        assert "task t was given up without a final state" in caplog.text
+
+
+@pytest.mark.parametrize("option", ["expires", "failure_expires"])
+@pytest.mark.parametrize("wrong", [-3, float("inf"), float("nan")])
+async def test_lifetimes_that_are_none(backend: Backend, option: Any, wrong: float) -> None:
+    with pytest.raises(ValueError, match=option):
+        backend.track(**{option: wrong})

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 
-__all__ = ["OddError", "die", "fail", "fail_oddly", "own_pid", "touch_and_sleep"]
+__all__ = ["OddError", "die", "fail", "fail_oddly", "give_a_lambda", "own_pid", "run_program", "touch_and_sleep"]
 
 
 class OddError(Exception):
@@ -42,3 +45,12 @@ def fail_oddly() -> None:
 
 def die() -> None:
     os._exit(1)
+
+
+def run_program(code: str) -> int:
+    """Run a Python program with our streams; its exit code."""
+    return subprocess.run([sys.executable, "-c", code]).returncode
+
+
+def give_a_lambda() -> Callable[[], int]:
+    return lambda: 1
