@@ -43,7 +43,7 @@ from .meta import TaskMeta
 
 __all__ = ["Controller", "Reply", "Revocation", "revoke", "revoke_by_stamped_headers", "revoke_in_background"]
 
-logger = logging.getLogger("asyncresult")
+logger: logging.Logger = logging.getLogger("asyncresult")
 
 #: What stands in place of a state in requests and replies: custom words, so they never are final.
 REVOKE, REPLY = "REVOKE", "REPLY"

@@ -142,7 +142,7 @@ class ResultDecodeError(AsyncResultError, ValueError):
     def __init__(self, message: str = "", *, task_id: str | None = None, raw: bytes = b"") -> None:
         super().__init__(message)
         self.task_id = task_id
-        self.raw = bytes(raw[:RAW_EXCERPT_BYTES])
+        self.raw: bytes = bytes(raw[:RAW_EXCERPT_BYTES])
 
 
 class ResultTypeError(ResultDecodeError):

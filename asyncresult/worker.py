@@ -43,7 +43,7 @@ from .states import FAILURE, PROGRESS, READY_STATES, RETRY, REVOKED, STARTED, SU
 
 __all__ = ["Request", "TaskContext", "current_task", "traceback_text"]
 
-logger = logging.getLogger("asyncresult")
+logger: logging.Logger = logging.getLogger("asyncresult")
 
 #: Seconds that a cancelled block takes to store that it was: a dead server must not hold up a shutdown.
 REVOKED_STORE_TIMEOUT = 2.0
@@ -117,8 +117,8 @@ class TaskContext:
         for option, seconds in (("expires", expires), ("failure_expires", failure_expires)):
             if seconds is not None and not 0 <= seconds < math.inf:
                 raise ValueError(f"{option} must be None or a finite number of seconds, not {seconds!r}")
-        self.id = check_task_id(task_id if task_id is not None else uuid.uuid4())
-        self.request = Request(
+        self.id: str = check_task_id(task_id if task_id is not None else uuid.uuid4())
+        self.request: Request = Request(
             task=name,
             args=args,
             kwargs=kwargs,
@@ -129,7 +129,7 @@ class TaskContext:
             group=group_id,
         )
         self.revoked: str | None = None
-        self.over = False
+        self.over: bool = False
         self._backend = backend
         self._ignore_result = ignore_result
         self._expires = expires

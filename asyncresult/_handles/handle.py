@@ -67,9 +67,9 @@ class Handle(Node[T_co]):
         parent: Node[Any] | None = None,
         type: Any = Any,
     ) -> None:
-        self.id = check_task_id(id)
-        self.parent = parent
-        self.ignored = False
+        self.id: str = check_task_id(id)
+        self.parent: Node[Any] | None = parent
+        self.ignored: bool = False
         self._backend = backend
         self._type = type
         self._meta: TaskMeta | None = None

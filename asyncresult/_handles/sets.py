@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, Literal, Self, overload
+from typing import Any, ClassVar, Literal, Self, overload
 from weakref import WeakSet
 
 from .._checks import LOOK_ONCE_TIMEOUT, ReturnWhen, check_choice, looks_once
@@ -355,7 +355,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
     def __eq__(self, other: object) -> bool:
         return self.results == other.results if isinstance(other, ResultSet) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None]  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.results,)
@@ -402,7 +402,7 @@ class GroupResult(ResultSet[T], Node[list[T]]):
         backend: Store | None = None,
     ) -> None:
         super().__init__(results)
-        self.id = str(id) if id is not None else str(uuid.uuid4())
+        self.id: str = str(id) if id is not None else str(uuid.uuid4())
         self.parent = parent
         self._backend = backend
 

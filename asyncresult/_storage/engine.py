@@ -56,8 +56,8 @@ class Engine(ABC):
     waiters: Waiters
 
     def __init__(self, codec: Codec) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.forks = Engine.fork_count
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.forks: int = Engine.fork_count
         self.codec = codec
 
     @abstractmethod

@@ -24,7 +24,7 @@ class Keys:
     """
 
     def __init__(self, prefix: str) -> None:
-        self.key_prefix = f"{prefix}_" if prefix and prefix[-1] not in ":_-." else prefix
+        self.key_prefix: str = f"{prefix}_" if prefix and prefix[-1] not in ":_-." else prefix
         self._task_prefix = f"{self.key_prefix}celery-task-meta-".encode()
         self._group_prefix = f"{self.key_prefix}celery-taskset-meta-".encode()
 

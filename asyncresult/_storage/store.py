@@ -77,7 +77,7 @@ class Store(Keys, ABC):
         self.heartbeat = heartbeat
         self.verify_key = verify_key
         self.result_extended = result_extended
-        self.codec = Codec(
+        self.codec: Codec = Codec(
             serializer=serializer,
             accept=accept,
             compression=compression,

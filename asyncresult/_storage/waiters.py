@@ -189,8 +189,8 @@ class Waiters:
         verify_key: bool = False,
         read_chunk: int = READ_CHUNK,
     ) -> None:
-        self.sweeps = 0
-        self.decode_errors = 0
+        self.sweeps: int = 0
+        self.decode_errors: int = 0
         #: Called after each new connection, if set.
         self.on_connected: Callable[[], object] | None = None
         self._source = source

@@ -33,7 +33,7 @@ __all__ = [
     "blocking_get",
 ]
 
-logger = logging.getLogger("asyncresult")
+logger: logging.Logger = logging.getLogger("asyncresult")
 
 ItemT = TypeVar("ItemT")
 

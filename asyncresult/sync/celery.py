@@ -125,7 +125,7 @@ class _CelerysTerms:
             in_celerys_terms(exc)
 
 
-celerys_terms = _CelerysTerms()
+celerys_terms: _CelerysTerms = _CelerysTerms()
 
 
 # -- Celery's records -----------------------------------------------------------------------------------------

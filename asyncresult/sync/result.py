@@ -501,7 +501,7 @@ class EagerResult(AsyncResult[T_co]):
     def __init__(
         self, id: str, ret_value: Any, state: str = SUCCESS, traceback: str | None = None, name: str | None = None
     ) -> None:
-        self.app = None
+        self.app: Any = None
         self._handle = EagerHandle(id, ret_value, state, traceback, name)
 
     def ready(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Self, TypeVar, overload
+from typing import Any, ClassVar, Self, TypeVar, overload
 
 from .._checks import ReturnWhen
 from .._handles import forms as _forms
@@ -328,7 +328,7 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
     def __eq__(self, other: object) -> bool:
         return self.results == other.results if isinstance(other, ResultSet) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None]  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.results,)
@@ -351,7 +351,7 @@ class GroupResult(ResultSet[T]):
         self, id: str | None = None, results: Iterable[Any] | None = None, parent: Any = None, **kwargs: Any
     ) -> None:
         super().__init__(results or (), **kwargs)
-        self.id = str(id) if id is not None else str(uuid.uuid4())
+        self.id: str = str(id) if id is not None else str(uuid.uuid4())
         self.parent = parent
 
     def _async(self) -> _sets.GroupResult[T]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PAGE", "reference"]
+__all__ = ["PAGE", "reference", "signature_text"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "api.md"
 
@@ -86,7 +87,8 @@ def _sync() -> Iterator[str]:
         if not callable(thing):
             yield f"* `{name}`: asyncio's."
             continue
-        yield f"* `{name}{_signature(thing, width=1000) if inspect.isfunction(thing) else ''}`: {_first_line(thing)}"
+        signature = signature_text(thing, width=1000) if inspect.isfunction(thing) else ""
+        yield f"* `{name}{signature}`: {_first_line(thing)}"
         if inspect.isclass(thing) and (own := [f"`{member}`" for member, _ in _own_members(thing)]):
             yield f"  Has {', '.join(own)}{_and_inherited(thing)}"
     yield ""
@@ -102,7 +104,7 @@ def _entry(name: str, thing: Any) -> Iterator[str]:
         yield "The version, a text.\n" if name == "__version__" else "asyncio's, for `wait(return_when=…)`.\n"
         return
     if not _is_error(thing) and not _made_by_others(thing):
-        yield f"```py\n{name}{_signature(thing)}\n```\n"
+        yield f"```py\n{name}{signature_text(thing)}\n```\n"
     yield _markdown(_doc(thing))
     if isinstance(thing, type) and not _is_error(thing):
         for member, function in _own_members(thing):
@@ -121,7 +123,7 @@ def _member(name: str, function: Any) -> Iterator[str]:
         yield f"Another name of `{plain.__name__}`.\n"
         return
     kind = "async " if inspect.iscoroutinefunction(plain) else "async iterator " if _iterates(plain) else ""
-    yield f"```py\n{kind}{name}{_signature(plain)}\n```\n"
+    yield f"```py\n{kind}{name}{signature_text(plain)}\n```\n"
     yield _markdown(_doc(plain))
 
 
@@ -167,7 +169,8 @@ def _and_inherited(cls: type) -> str:
     return f" and all of {', '.join(named)}." if named else "."
 
 
-def _signature(function: Any, *, width: int = 90) -> str:
+def signature_text(function: Any, *, width: int = 90) -> str:
+    """The signature of a function or class as it is written, broken into lines beyond ``width``."""
     signature = inspect.signature(function)
     parameters = [
         parameter.replace(annotation=_as_written(parameter.annotation), default=_shown(parameter.default))
@@ -246,3 +249,7 @@ def _code(block: re.Match[str]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(reference(), encoding="utf-8")
+    if importlib.util.find_spec("celery") is not None:  # not where the documentation alone is built
+        from tests.tools import exports
+
+        exports.PAGE.write_text(exports.exports(), encoding="utf-8")

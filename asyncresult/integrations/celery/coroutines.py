@@ -39,7 +39,7 @@ class Running(NamedTuple):
 _running: ContextVar[Running | None] = ContextVar("asyncresult_celery_task", default=None)
 
 #: The task whose coroutine runs here, on the event loop of a worker process; or None.
-running_task = _running.get
+running_task: Callable[[], Running | None] = _running.get
 
 
 def wrap_coroutine_function(cls: Any, run: Any) -> None:
