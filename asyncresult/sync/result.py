@@ -13,6 +13,7 @@ from functools import cached_property
 from time import monotonic
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from .._checks import DetachOrRevoke
 from .._handles.eager import EagerResult as EagerHandle
 from .._handles.result import AsyncResult as AsyncHandle
 from .._portal import run, start
@@ -162,8 +163,8 @@ class AsyncResult(ResultBase, Generic[T_co]):
         EXCEPTION_STATES: Any = EXCEPTION_STATES,
         PROPAGATE_STATES: Any = PROPAGATE_STATES,
         *,
-        on_timeout: str = "detach",
-        on_cancel: str = "detach",
+        on_timeout: DetachOrRevoke = "detach",
+        on_cancel: DetachOrRevoke = "detach",
     ) -> T_co:
         """Wait until the task is over. Callbacks are called in this thread.
 

@@ -205,6 +205,8 @@ def _as_written(annotation: Any) -> Any:
 def _shown(default: Any) -> Any:
     if default is Any or (isinstance(default, type) and default is not inspect.Parameter.empty):
         return _Text(default.__name__)
+    if isinstance(default, frozenset):
+        return _Text(f"frozenset({sorted(default)})")  # in an order of its own in each process
     return _Text("…") if inspect.isfunction(default) else default  # a function's address is different each time
 
 

@@ -17,7 +17,7 @@ from tests.tools.api_reference import signature_text
 
 __all__ = ["PAGE", "exports"]
 
-PAGE = Path(__file__).parents[1] / "data" / "exports.txt"
+PAGE: Path = Path(__file__).parents[1] / "data" / "exports.txt"
 
 #: Every path that may be imported.
 MODULES = [
