@@ -13,7 +13,8 @@ from typing import Any, cast
 import hiredis
 import pytest
 
-from asyncresult._redis.subscriber import BACKOFF_FIRST, BACKOFF_LAST, Subscriber
+from asyncresult._redis.outage import BACKOFF_FIRST, BACKOFF_LAST
+from asyncresult._redis.subscriber import Subscriber
 from asyncresult._redis.wire import Wire
 from asyncresult._storage.waiters import Waiters
 from asyncresult.errors import AsyncResultError, BackendError, BackendPermissionError, BackendUnavailable

@@ -46,14 +46,17 @@ TABLE = [
     ("control", "control"),
     ("storage", "_redis.sentinel _redis.cluster"),
     ("storage", "_redis.engine"),
-    ("storage", "_redis.connection _redis.writes"),
-    ("storage", "_redis.pump _redis.options"),
+    ("storage", "_redis.reads _redis.writes"),
+    ("storage", "_redis.pump"),
+    ("storage", "_redis.connection"),
+    ("storage", "_redis.options"),
     ("storage", "_storage.memory _storage.current"),
     ("storage", "_storage.store"),
     ("storage", "_storage.engines"),
     ("storage", "_storage.engine"),
     ("storage", "_storage.options _storage.keys"),
     ("loop", "_storage.waiters _redis.subscriber _portal promise"),
+    ("loop", "_redis.address _redis.errors _redis.outage"),
     ("loop", "_promise_core _background"),
     ("packages", "_redis _storage _handles"),
     ("records", "codec"),
@@ -161,8 +164,8 @@ def wrong_imports(importer: str, source: str) -> list[str]:
             top = found.imported[1:].partition(".")[0]
             if top in STILL.get(layer_of(importer), ()):
                 wrong.append(f"{found}: no loop, no clock, no I/O here")
-            if top == "socket" and importer != "_redis.subscriber":
-                wrong.append(f"{found}: sockets are for _redis.subscriber only")
+            if top == "socket" and importer != "_redis.address":
+                wrong.append(f"{found}: sockets are for _redis.address only")
             if (
                 top not in {*sys.stdlib_module_names, *DEPENDENCIES, *FOR_TYPES}
                 and layer_of(importer) != "integrations"
@@ -182,7 +185,7 @@ def wrong_imports(importer: str, source: str) -> list[str]:
 # --- names that appear nowhere
 
 _ENDS_A_CANCELLATION = "on Python 3.11 it can swallow a cancellation: one future and one call_later, or asyncio.timeout"
-_SOCKETS = "sockets are for _redis.subscriber only"
+_SOCKETS = "sockets are for _redis.address only"
 _RUNS_WHAT_REDIS_HOLDS = "it would run what Redis holds"
 FORBIDDEN = {
     "asyncio.wait_for": _ENDS_A_CANCELLATION,
@@ -402,7 +405,7 @@ def test_what_is_no_assignment_to_another_module(source: str) -> None:
         ("result", "from .nonsense import x", "nonsense: not in the table"),
         ("nonsense", "from .errors import x", "errors: not in the table"),
         ("result", "import celery", "not a dependency"),
-        ("_redis.engine", "import socket", "sockets are for _redis.subscriber"),
+        ("_redis.engine", "import socket", "sockets are for _redis.address"),
         ("_redis.engine", "from .sentinel import x", "_redis.sentinel: not below it"),
         ("_storage.memory", "from .._redis.options import x", "_redis.options: not below it"),
         ("_redis.engine", "from ..backend import connect", "backend: not below it"),
@@ -426,7 +429,7 @@ def test_a_wrong_import_is_found(module: str, source: str, words: str) -> None:
             "import asyncio, redis.asyncio\nfrom .._storage.store import Store\nfrom . import subscriber",
         ),
         ("backend", "from ._storage import memory\nfrom ._redis.engine import RedisDriver"),
-        ("_redis.subscriber", "import socket"),
+        ("_redis.address", "import socket"),
         ("integrations.celery", "import celery\nfrom .. import AsyncResult\nfrom .shared import x"),
         ("__init__", "from .result import AsyncResult\nfrom . import errors"),
     ],

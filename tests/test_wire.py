@@ -379,7 +379,7 @@ def test_an_answer_of_the_wrong_kind() -> None:
     wire = ready()
     wire.subscribe([b"a"])
     wire.data_to_send()
-    with pytest.raises(ProtocolError, match="does not fit"):
+    with pytest.raises(ProtocolError, match="does not match"):
         wire.receive(b"+OK\r\n")
 
 

@@ -34,20 +34,22 @@ import contextvars
 import functools
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import msgspec
-from redis.exceptions import AskError, AuthenticationError, MovedError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import AskError, MovedError, RedisError
 
-from .._storage.engine import BackendStats
 from .._storage.store import Store
 from ..errors import AsyncResultError, BackendClosed, BackendError, BackendUnavailable
-from .connection import Line, ask
+from .address import Address, dial_address
+from .connection import Command, CommandConnection, query
 from .engine import RedisDriver, RedisEngine
+from .errors import describe, is_transient, typed_error
 from .options import Options, parse_cluster
-from .pump import Command, Commands, Job
-from .subscriber import BACKOFF_FIRST, BACKOFF_LAST, Address, Subscriber, dial_address, permission_error
+from .outage import Backoff, Outage
+from .pump import Job, Pump
+from .subscriber import Subscriber
 from .wire import SLOTS, slot_of
 
 __all__ = ["ClusterDriver", "ClusterEngine"]
@@ -89,11 +91,12 @@ class ClusterEngine(RedisEngine):
     """A command connection for each primary, and one or more subscriptions."""
 
     records_per_call = 1  # their keys live in many slots
+    one_by_one = True
 
     def _open(self) -> asyncio.Task[None]:
         self._owners: list[Address | None] = [None] * SLOTS
         self._primaries: frozenset[Address] = frozenset()
-        self._nodes: dict[Address, Commands] = {}
+        self._nodes: dict[Address, Pump] = {}
         self._retired: set[asyncio.Task[None]] = set()
         self._astray: list[_Part] = []
         self._unfinished: set[_Scattered] = set()  # those that closing waits for
@@ -113,6 +116,7 @@ class ClusterEngine(RedisEngine):
             self._subscriber = self._make_subscriber(self._dial, self.waiters)
             self.subscribe = self._subscriber.subscribe
             self.unsubscribe = self._subscriber.unsubscribe
+        self._outage = Outage(f"cluster {self._backend}")
         self._keeper = self.loop.create_task(
             self._keep(), name=f"asyncresult slots {self._backend}", context=contextvars.Context()
         )
@@ -122,62 +126,64 @@ class ClusterEngine(RedisEngine):
 
     async def _keep(self) -> None:
         """Look at the slots, now and again."""
-        backoff = BACKOFF_FIRST
+        backoff = Backoff()
         while True:
             self._doubtful.clear()
+            trouble: Exception | None
             try:
                 trouble = await self._look()
             except Exception as error:  # a dead keeper would be waits that never end: go on, and loudly
                 logger.exception("%s: unexpected error", self._backend)
-                trouble = BackendUnavailable(f"{self._backend}: {error}")
-            if self._keeper.cancelling():  # redis-py can swallow it, see Commands
-                raise asyncio.CancelledError
-            astray, self._astray = self._astray, []
-            for part in astray:
-                if trouble is not None and not isinstance(trouble, BackendUnavailable):
-                    part.failed(trouble)
-                elif part.is_over():
-                    part.failed(trouble or BackendUnavailable(f"{self._backend}: no node takes the command"))
-                else:
-                    part.send()
+                trouble = error
+            self._release_parts(trouble)
             homeless, self._homeless = self._homeless, set()
             self.waiters.dropped(homeless)
-            await asyncio.sleep(backoff * random.random())
-            backoff = min(backoff * 2, BACKOFF_LAST)
+            await asyncio.sleep(backoff.next())
             try:
                 async with asyncio.timeout(SLOW if self._slow else self._backend.heartbeat * random.uniform(0.9, 1)):
                     await self._doubtful.wait()
             except TimeoutError:
-                backoff = BACKOFF_FIRST
+                backoff.reset()
 
-    async def _look(self) -> BackendError | None:
-        """Ask one node after the other for the slots; returns why none told."""
-        # First the one that we hear results from: it must be part of the cluster.
-        hearing = self._subscribed_at
+    def _release_parts(self, trouble: Exception | None) -> None:
+        """After a look: send what waits for it, or let it fail."""
+        if trouble is None:
+            self.health.proven = True
+            self._outage.over()
+        else:
+            self._outage.note(describe(trouble), log=self.waiters.wanted)
+        is_final = trouble is not None and not is_transient(trouble) and not self.health.proven
+        error = typed_error(trouble, str(self._backend)) if trouble is not None else None
+        parts, self._astray = self._astray, []
+        for part in parts:
+            if error is not None and (is_final or part.is_over()):
+                part.failed(error)
+            elif part.is_over():
+                part.failed(BackendUnavailable(f"{self._backend}: no node takes the command"))
+            else:
+                part.send()
+
+    async def _look(self) -> Exception | None:
+        """Query one node after the other for the slots; returns why none told."""
+        # First the one that we are subscribed at: it must be part of the cluster.
+        subscribed_at = self._subscribed_at
         nodes = [*self._primaries] or [*self._options.addresses]
         random.shuffle(nodes)
-        trouble: BackendError = BackendUnavailable(f"{self._backend}: no node answers")
-        for address in dict.fromkeys([*([hearing] if hearing else ()), *nodes, *self._options.addresses]):
+        trouble: Exception = BackendUnavailable("no node answers")
+        for address in dict.fromkeys([*([subscribed_at] if subscribed_at else ()), *nodes, *self._options.addresses]):
             try:
-                info, slots = await ask(self._options, address, ("CLUSTER", "INFO"), ("CLUSTER", "SLOTS"))
-            except (AuthenticationError, NoPermissionError) as error:
-                trouble = permission_error(str(error))
-                continue
+                info, slots = await query(self._options, address, self._tls, ("CLUSTER", "INFO"), ("CLUSTER", "SLOTS"))
             except (RedisError, OSError) as error:
-                trouble = BackendUnavailable(f"{address}: {str(error) or type(error).__name__}")
+                trouble = error
                 continue
-            if isinstance(slots, NoPermissionError):
-                trouble = permission_error(f"NOPERM {slots}")
-            elif isinstance(slots, ResponseError):
-                trouble = BackendError(f"{address}: {slots}")
-            elif isinstance(slots, Exception):
-                trouble = BackendUnavailable(f"{address}: {slots}")
+            if isinstance(slots, Exception):
+                trouble = slots
             elif isinstance(info, bytes) and b"cluster_state:fail" in info:
                 trouble = BackendUnavailable(f"{address}: the cluster is down")
             else:
                 self._apply(slots, address)
-                if hearing is not None and address != hearing and self._subscribed_at == hearing:
-                    self._subscriber.abort(f"{hearing} is no working part of the cluster")
+                if subscribed_at is not None and address != subscribed_at and self._subscribed_at == subscribed_at:
+                    self._subscriber.abort(f"{subscribed_at} is no working part of the cluster")
                 return None
         return trouble
 
@@ -210,10 +216,6 @@ class ClusterEngine(RedisEngine):
 
     # -- commands -------------------------------------------------------------------------------------
 
-    def _each(self, verb: str, keys: Sequence[bytes]) -> list[Command]:
-        # One key a command: several, even of one slot, are refused (TRYAGAIN) as long as that slot is moving.
-        return [(verb, key) for key in keys]
-
     def fetch(self, keys: list[bytes]) -> None:
         by_owner: dict[Address | None, list[bytes]] = {}
         for key in keys:
@@ -242,19 +244,20 @@ class ClusterEngine(RedisEngine):
         if not self._unfinished and self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
-    def _node(self, address: Address) -> Commands:
+    def _node(self, address: Address) -> Pump:
         node = self._nodes.get(address)
         if node is None:
-            line = self._make_line(address)
-            node = self._nodes[address] = Commands(
-                functools.partial(self._execute, line),
-                line.disconnect,
+            connection = self._make_connection(address)
+            node = self._nodes[address] = Pump(
+                functools.partial(self._execute, connection),
+                connection.abort,
                 address=str(address),
+                health=self.health,
                 astray=self._went_astray,
             )
         return node
 
-    async def _execute(self, line: Line, commands: list[Command]) -> list[Any]:
+    async def _execute(self, connection: CommandConnection, commands: list[Command], replies: list[Any]) -> None:
         slow = False
 
         def is_slow() -> None:
@@ -265,10 +268,11 @@ class ClusterEngine(RedisEngine):
 
         timer = self.loop.call_later(SLOW, is_slow)
         try:
-            return await line.execute(commands)
+            await connection.execute(commands, replies)
         finally:
             timer.cancel()
-            self._slow -= slow
+            if slow:
+                self._slow -= 1
 
     def _went_astray(self, jobs: Iterable[Job]) -> None:
         """Keep parts until the next look at the slots."""
@@ -321,12 +325,17 @@ class ClusterEngine(RedisEngine):
 
     # -- life -----------------------------------------------------------------------------------------
 
-    def stats(self) -> BackendStats:
-        stats = super().stats()
-        if self._shards:  # one that nobody needs does not come back when it is lost
-            up = all(shard.subscriber.up for shard in self._shards.values() if shard.wanted)
-            stats = msgspec.structs.replace(stats, connected=up and not self._homeless)
-        return stats
+    @property
+    def last_error(self) -> str | None:
+        return self._outage.reason or super().last_error
+
+    @property
+    def _is_connected(self) -> bool:
+        if not self._options.sharded:
+            return super()._is_connected and self._outage.reason is None
+        # A subscription that nobody needs does not come back when it is lost.
+        up = bool(self._shards) and all(shard.subscriber.up for shard in self._shards.values() if shard.wanted)
+        return up and not self._homeless and self._outage.reason is None
 
     @property
     def _subscribers(self) -> Sequence[Subscriber]:
@@ -335,7 +344,7 @@ class ClusterEngine(RedisEngine):
         return [shard.subscriber for shard in self._shards.values()]
 
     @property
-    def _pumps(self) -> Sequence[Commands]:
+    def _pumps(self) -> Sequence[Pump]:
         return list(self._nodes.values())
 
     async def _drain(self, timeout: float) -> None:
@@ -362,6 +371,7 @@ class _Scattered:
     def __init__(self, engine: ClusterEngine, job: Job) -> None:
         self.engine = engine
         self.job = job
+        self.losses: Counter[int] = Counter()  # by number, for commands that were alone when a connection was lost
         self._replies: list[Any] = [None] * len(job.commands)
         self._left = len(job.commands)
         self._over = False
@@ -415,7 +425,7 @@ class _Scattered:
 class _Part(Job):
     """What goes to one node."""
 
-    __slots__ = ("_numbers", "_whole")
+    __slots__ = ("_asking", "_numbers", "_whole")
 
     def __init__(self, whole: _Scattered, numbers: list[int], *, asking: bool = False) -> None:
         commands = [whole.job.commands[number] for number in numbers]
@@ -428,9 +438,23 @@ class _Part(Job):
         self.deadline = whole.job.deadline
         self._whole = whole
         self._numbers = numbers
+        self._asking = asking
+        self.losses = whole.losses[numbers[0]] if len(numbers) == 1 else 0
+
+    @property
+    def key(self) -> bytes | None:
+        command = self._whole.job.commands[self._numbers[0]]
+        return _key_of(command) if len(self._numbers) == 1 and command[0] == "MGET" else None
+
+    def split(self, size: int) -> Sequence[Job]:
+        if self._asking:
+            return (self,)
+        return [_Part(self._whole, self._numbers[i : i + size]) for i in range(0, len(self._numbers), size)]
 
     def send(self) -> None:
         """Send it to whoever owns the slots now."""
+        if len(self._numbers) == 1:
+            self._whole.losses[self._numbers[0]] = self.losses
         self._whole.send(self._numbers)
 
     def is_over(self) -> bool:

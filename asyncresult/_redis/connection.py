@@ -1,152 +1,297 @@
-"""redis-py, configured: everything that asks or stores goes through a connection that is made here.
+"""The command connection: everything but SUBSCRIBE goes over a connection that is made here.
 
-Nothing is left to redis-py's defaults, which differ between 6.4 and 8 (retries, timeouts, protocol).
+:class:`CommandConnection` opens a connection at the first round trip, logs in, and opens another after it was lost.
+:class:`_Replies` is one life of it: it counts replies in (a server answers in the order of the commands: Redis
+documentation, "Pipelining") and watches for silence.
+
+A round trip may take as long as bytes keep moving: coming in, or, while a large command goes out, leaving the write
+buffer. Only silence ends it. An idle connection is asked with PING once in a heartbeat, so one that leads nowhere is
+found before anybody needs it.
+
+Source: RESP specification; AUTH, SELECT, CLIENT SETNAME and CLIENT SETINFO command pages.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import ssl
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import hiredis
-import redis
-import redis.asyncio as aioredis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..errors import BackendUnavailable
 from ..version import __version__
-from .options import Options, cert_reqs
-from .pump import Command
-from .subscriber import Address
+from .address import Address, Dial, dial_address, opened
+from .errors import describe, error_reply
+from .options import Options
 
-__all__ = ["LIBRARY", "Line", "ask", "credentials"]
+__all__ = ["LIBRARY", "Command", "CommandConnection", "Interrupted", "credentials", "query"]
 
-#: Seconds for a question to a server that may be gone.
-ASK_TIMEOUT = 1.0
-#: Seconds of getting replies after which the time for silence begins anew.
-ENOUGH_TO_GO_ON = 0.5
+Command = tuple[Any, ...]
+
+#: Seconds for a query to a server that may be gone.
+QUERY_TIMEOUT = 1.0
 #: What CLIENT LIST shows of us.
 LIBRARY = ("asyncresult", __version__)
-_library_for_redis_py: dict[str, Any]
-if hasattr(redis, "DriverInfo"):
-    _library_for_redis_py = {"driver_info": redis.DriverInfo(*LIBRARY)}
-else:  # redis-py before 7.2
-    _library_for_redis_py = {"lib_name": LIBRARY[0], "lib_version": LIBRARY[1]}
+
+_PING: bytes = hiredis.pack_command(("PING",))
+#: hiredis answers False for "not yet".
+_NOT_YET = object()
 
 
-class Line:
-    """One redis-py connection, opened at the first round trip and again after it was lost.
+class Interrupted(RedisConnectionError):
+    """A connection that stood was lost, or fell silent, with replies missing."""
 
-    Without redis-py's client, pool and pipelines: their bookkeeping, and a timeout for each reply, cost more than all
-    the rest of a store (benchmarks: store, store-each).
+
+class Step(NamedTuple):
+    """A command of the handshake, and whether a refusal ends it. They leave together, in one round trip."""
+
+    command: Command
+    needed: bool
+
+
+class CommandConnection:
+    """One connection, opened at the first round trip and again after it was lost. One round trip at a time.
 
     Args:
-        timeout: Seconds of silence after which a round trip has failed, unless the options say otherwise.
+        tls: None for plain text.
+        heartbeat: Seconds of silence after which an idle connection is asked with PING, and as many again until it
+            counts as dead. A round trip has twice that, unless ``socket_timeout`` says otherwise.
     """
 
-    def __init__(self, options: Options, address: Address, *, timeout: float) -> None:
-        provider = options.credential_provider
-        self._timeout = options.socket_timeout or timeout
+    def __init__(self, options: Options, address: Address, tls: ssl.SSLContext | None, *, heartbeat: float) -> None:
+        self._options = options
+        self._address = address
+        self._tls = tls
+        self._heartbeat = heartbeat
+        self._patience = options.socket_timeout or 2 * heartbeat
         self._retry = None if isinstance(options.retry, (int, float)) else options.retry
-        kwargs: dict[str, Any] = {
-            "db": options.db,
-            "username": options.username,
-            "password": options.password,
-            "credential_provider": _Credentials(provider) if provider is not None else None,
-            "client_name": options.client_name,
-            **_library_for_redis_py,
-            # Set explicitly: the defaults of redis-py differ between 6.4 and 8.
-            "protocol": 2,
-            "socket_timeout": None,  # one for the round trip is ours
-            "socket_connect_timeout": options.connect_timeout,
-            "retry": self._retry or Retry(NoBackoff(), 0),
-            "health_check_interval": 0,
-        }
-        self._connection: Any  # redis-py's annotations stop half-way
-        if address.path is not None:
-            self._connection = aioredis.UnixDomainSocketConnection(path=address.path, **kwargs)
-        elif options.tls:
-            kwargs |= {"host": address.host, "port": address.port, **_redis_py_ssl(options)}
-            self._connection = aioredis.SSLConnection(**kwargs)
-        else:
-            self._connection = aioredis.Connection(host=address.host, port=address.port, **kwargs)
-        # Before redis-py 8 the question has another name: what it finds may be lost then, and so is the connection.
-        self._is_stale = getattr(self._connection, "can_read", self._connection.can_read_destructive)
+        self._dial: Dial = self._dial_address
+        self._replies: _Replies | None = None
 
-    async def execute(self, commands: list[Command]) -> list[Any]:
-        """One round trip. Replies of single commands may be errors.
+    async def execute(self, commands: list[Command], replies: list[Any]) -> None:
+        """One round trip. Appends to ``replies``, in order; those of single commands may be errors.
 
         Raises:
-            redis.exceptions.RedisError, OSError: The others have no replies.
+            redis.exceptions.RedisError, OSError: The connection was lost, or never stood. Commands that were answered
+                before have their replies.
         """
-        if self._retry is None:
-            return await self._round_trip(commands)
-
-        async def hang_up(_: Exception) -> None:
-            await self.disconnect()
-
-        replies: list[Any] = await self._retry.call_with_retry(lambda: self._round_trip(commands), hang_up)
-        return replies
-
-    async def _round_trip(self, commands: list[Command]) -> list[Any]:
         if not commands:
-            return []  # asyncio's transports never close after writing nothing (Python 3.12 and later)
-        connection = self._connection
-        if connection.is_connected and await self._lost_or_out_of_step():
-            await connection.disconnect()
-        if not connection.is_connected:
-            await connection.connect()
+            return
+        if self._retry is None:
+            await self._round_trip(commands, replies)
+            return
+
+        async def again() -> None:
+            replies.clear()
+            await self._round_trip(commands, replies)
+
+        async def failed(_: Exception) -> None:
+            self.abort("the round trip failed")
+
+        await self._retry.call_with_retry(again, failed)
+
+    async def _round_trip(self, commands: list[Command], replies: list[Any]) -> None:
+        connection = self._replies
+        if connection is None or connection.lost:
+            connection = await self._connect()
+        # Packed in C: redis-py does it in Python (benchmarks: fetch, store).
+        await connection.exchange(b"".join(map(hiredis.pack_command, commands)), len(commands), replies)
+
+    async def _dial_address(self, factory: Callable[[], asyncio.Protocol]) -> object:
+        return await dial_address(self._address, self._tls, factory)
+
+    async def _connect(self) -> _Replies:
+        connection = _Replies(self._heartbeat, self._patience)
+        try:
+            async with asyncio.timeout(self._options.connect_timeout):
+                await self._dial(lambda: connection)
+                await self._log_in(connection)
+        except BaseException as error:
+            connection.abort("not connected")
+            if isinstance(error, TimeoutError):
+                raise RedisTimeoutError("no answer in time") from error
+            if isinstance(error, OSError | Interrupted):
+                raise RedisConnectionError(describe(error)) from error
+            raise
+        self._replies = connection
+        return connection
+
+    async def _log_in(self, connection: _Replies) -> None:
+        steps = await self._handshake()
+        if not steps:
+            return
         replies: list[Any] = []
-        read, clock = connection.read_response, asyncio.get_running_loop().time
+        data = b"".join([hiredis.pack_command(step.command) for step in steps])
+        await connection.exchange(data, len(steps), replies)
+        for step, reply in zip(steps, replies, strict=True):
+            if step.needed and isinstance(reply, Exception):
+                raise reply
+
+    async def _handshake(self) -> list[Step]:
+        """What is sent first. Servers before 7.2 do not know SETINFO, and a user may lack the right to name itself."""
+        options = self._options
+        username, password = options.username, options.password
+        if options.credential_provider is not None:
+            try:
+                username, password = await credentials(options.credential_provider)
+            except BackendUnavailable as error:
+                raise RedisConnectionError(str(error)) from None
+        table = (
+            (password is not None, ("AUTH", *map(_bytes, (username, password) if username else (password,))), True),
+            (options.db, ("SELECT", options.db), True),
+            (options.client_name, ("CLIENT", "SETNAME", options.client_name), False),
+            (True, ("CLIENT", "SETINFO", "LIB-NAME", LIBRARY[0]), False),
+            (True, ("CLIENT", "SETINFO", "LIB-VER", LIBRARY[1]), False),
+        )
+        return [Step(command, needed) for applies, command, needed in table if applies]
+
+    def abort(self, reason: str) -> None:
+        """Drop the connection. The next round trip opens another."""
+        connection, self._replies = self._replies, None
+        if connection is not None:
+            connection.abort(reason)
+
+
+class _Replies(asyncio.Protocol):
+    """One connection, from the first byte to the last."""
+
+    def __init__(self, heartbeat: float, patience: float) -> None:
+        self.lost = False
+        self._loop = asyncio.get_running_loop()
+        self._heartbeat = heartbeat
+        self._patience = patience
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=error_reply, notEnoughData=_NOT_YET)
+        # The exchange under way: where its replies go, how many are missing, and who waits for them.
+        self._replies: list[Any] = []
+        self._missing = 0
+        self._done: asyncio.Future[None] | None = None
+        self._pings = 0  # sent while idle, so their replies come before any other
+        self._sign_of_life = self._loop.time()
+        self._unsent = 0
+        self._watchdog: asyncio.TimerHandle | None = None
+
+    async def exchange(self, data: bytes, count: int, replies: list[Any]) -> None:
+        """Send ``data``; append ``count`` replies.
+
+        Raises:
+            Interrupted, redis.exceptions.InvalidResponse: The connection is lost.
+        """
+        if self._transport is None or self.lost:
+            raise Interrupted("the connection was lost")
+        self._replies, self._missing = replies, count
+        self._done = done = self._loop.create_future()
+        self._sign_of_life = self._loop.time()
+        self._transport.write(data)
+        self._unsent = self._transport.get_write_buffer_size()
+        if self._patience < self._heartbeat:
+            self._watch_at(self._sign_of_life + self._patience)
         try:
-            # Cancelled, at the end of its time as by anybody else, redis-py closes the connection.
-            async with asyncio.timeout(self._timeout) as silence:
-                # Packed in C: the asyncio connections of redis-py do it in Python (benchmarks: fetch, store).
-                await connection.send_packed_command(b"".join(map(hiredis.pack_command, commands)))
-                began = clock()
-                for _ in commands:
-                    try:
-                        replies.append(await read())
-                    except ResponseError as error:
-                        replies.append(error)
-                    if clock() - began > ENOUGH_TO_GO_ON:
-                        began = clock()
-                        silence.reschedule(began + self._timeout)
-        except RuntimeError as error:
-            if "handler is closed" not in str(error):
-                raise
-            # uvloop's word for writing to a connection that was lost a moment ago; redis-py does not know it.
-            raise ConnectionResetError(str(error)) from error
-        return replies
+            await done
+        except asyncio.CancelledError:
+            self.abort("given up")  # half a conversation is of no use to anybody
+            raise
+        finally:
+            self._done = None
 
-    async def _lost_or_out_of_step(self) -> bool:
-        """Whether there is something to read, though nothing was asked."""
+    def abort(self, reason: str, error: type[Exception] = Interrupted) -> None:
+        """Drop the connection at once, without a farewell that a dead peer would not answer."""
+        self._over(error(reason))
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- the transport's side ---------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A cast, not a check: uvloop's transports are no subclasses of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+        if self.lost:  # given up while dialling
+            self._transport.abort()
+            return
+        opened.add(self, self._transport)
+        self._watch_at(self._loop.time() + self._heartbeat)
+
+    def data_received(self, data: bytes) -> None:
+        self._sign_of_life = self._loop.time()
+        reader = self._reader
         try:
-            return bool(await self._is_stale())
-        except (RedisError, OSError):
-            return True
+            reader.feed(data)
+            while (reply := reader.gets()) is not _NOT_YET:
+                if self._pings:
+                    self._pings -= 1
+                elif self._missing:
+                    self._replies.append(reply)
+                    self._missing -= 1
+                    if not self._missing and self._done is not None and not self._done.done():
+                        self._done.set_result(None)
+                else:
+                    # The one thing that a server says unasked, before it hangs up, is an error.
+                    said = f": {reply}" if isinstance(reply, ResponseError | RedisConnectionError) else ""
+                    self.abort(f"unsolicited reply{said}", InvalidResponse)
+                    return
+        except (InvalidResponse, TypeError, UnicodeDecodeError):
+            # TypeError: an array or a map where the key of a map belongs.
+            self.abort("the peer does not speak the Redis protocol", InvalidResponse)
 
-    async def disconnect(self) -> None:
-        """Close the connection, also when the caller is cancelled meanwhile: redis-py would then leave it open."""
-        await asyncio.shield(self._connection.disconnect())
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._over(Interrupted(describe(exc) if exc is not None else "the server closed the connection"))
+
+    def _over(self, error: Exception) -> None:
+        if self.lost:
+            return
+        self.lost = True
+        opened.remove(self)
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(error)
+
+    # -- silence ----------------------------------------------------------------------------------------
+
+    def _watch_at(self, when: float) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self._watchdog = self._loop.call_at(when, self._watch)
+
+    def _watch(self) -> None:
+        now = self._loop.time()
+        assert self._transport is not None
+        unsent, self._unsent = self._unsent, self._transport.get_write_buffer_size()
+        if self._unsent < unsent:  # the peer takes what is sent
+            self._sign_of_life = now
+        patience = self._patience if self._missing else self._heartbeat
+        due = self._sign_of_life + patience
+        if due > now:
+            self._watch_at(due)
+        elif self._missing or self._pings:
+            self.abort(f"no reply for {now - self._sign_of_life:.1f} s")
+        else:
+            self._pings += 1
+            self._sign_of_life = now
+            self._transport.write(_PING)
+            self._watch_at(now + self._heartbeat)
 
 
-async def ask(options: Options, address: Address, *questions: Command) -> list[Any]:
-    """Ask one server on a connection of its own, within a short time.
+async def query(options: Options, address: Address, tls: ssl.SSLContext | None, *commands: Command) -> list[Any]:
+    """Query one server on a connection of its own, within a short time.
 
     Raises:
         redis.exceptions.RedisError, OSError: Nobody answers there, or not us.
     """
-    line = Line(options, address, timeout=ASK_TIMEOUT)
+    connection = CommandConnection(options, address, tls, heartbeat=QUERY_TIMEOUT)
+    replies: list[Any] = []
     try:
-        async with asyncio.timeout(ASK_TIMEOUT):
-            return await line.execute(list(questions))
+        async with asyncio.timeout(QUERY_TIMEOUT):
+            await connection.execute(list(commands), replies)
+            return replies
     finally:
-        await line.disconnect()
+        connection.abort("the query is over")
 
 
 async def credentials(provider: CredentialProvider) -> tuple[str | None, str]:
@@ -163,20 +308,6 @@ async def credentials(provider: CredentialProvider) -> tuple[str | None, str]:
     return username or None, password
 
 
-def _redis_py_ssl(options: Options) -> dict[str, Any]:
-    """The TLS options in redis-py's own names and spelling."""
-    return {**options.ssl_options, "ssl_cert_reqs": cert_reqs(options.ssl_options.get("ssl_cert_reqs", "required"))}
-
-
-class _Credentials(CredentialProvider):
-    """The user's provider without its stream, which the backend hears: redis-py would take it over."""
-
-    def __init__(self, provider: CredentialProvider) -> None:
-        self._provider = provider
-
-    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
-        try:
-            username, password = await credentials(self._provider)
-        except BackendUnavailable as error:
-            raise RedisConnectionError(str(error)) from None  # redis-py hangs up at its own errors only
-        return (username, password) if username else (password,)
+def _bytes(word: str | None) -> bytes:
+    # surrogateescape: a password given as undecodable bytes in a URL arrives as it was meant.
+    return (word or "").encode("utf-8", "surrogateescape")

@@ -3,8 +3,7 @@
 Two connections, for a reason that was measured: everything written to a subscribed client counts against
 Redis' ``client-output-buffer-limit pubsub`` (32 MB, or 8 MB for 60 s). With reads on the same connection,
 1,000 stored results of 100 kB never arrive: the server closes the connection again and again. So one
-connection only subscribes and listens (:mod:`.._connection`), the other asks and stores
-(:mod:`._commands`, redis-py).
+connection only subscribes (:mod:`.subscriber`), the other reads and stores (:mod:`.pump`, :mod:`.connection`).
 
 Keys and channels are Celery's: ``<prefix>celery-task-meta-<id>`` holds the record and is the channel on
 which each new record is published, byte for byte.
@@ -16,9 +15,8 @@ import asyncio
 import functools
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha1
-from itertools import chain
 from typing import Any, ClassVar, Self
 
 from redis.credentials import StreamingCredentialProvider
@@ -27,12 +25,16 @@ from .._storage.engine import BackendStats, Engine
 from .._storage.store import Driver, Store
 from .._storage.waiters import READ_CHUNK, Waiters
 from ..errors import AsyncResultError, BackendClosed
-from .connection import LIBRARY, Line, credentials
+from .address import Address, Dial, dial_address
+from .connection import LIBRARY, Command, CommandConnection, credentials
+from .errors import first_error
 from .options import Options, parse
-from .pump import Command, Commands, Job, first_error
-from .subscriber import Address, Dial, Sink, Subscriber, dial_address
+from .outage import Health
+from .pump import Execute, Job, Pump
+from .reads import Read, Receiver
+from .subscriber import Sink, Subscriber
 from .wire import Wire
-from .writes import RECORDS_PER_CALL, Record, Script, Stores, fail, settle
+from .writes import RECORDS_PER_CALL, Script, Write, WriteBatch, fail, settle
 
 __all__ = ["RedisDriver", "RedisEngine"]
 
@@ -110,6 +112,7 @@ class RedisEngine(Engine):
     """Two connections to one server, and the table of waiters between them."""
 
     records_per_call = RECORDS_PER_CALL
+    one_by_one = False  # whether each key is read by a command of its own
 
     def __init__(self, backend: Store, options: Options) -> None:
         super().__init__(backend.codec)
@@ -117,7 +120,8 @@ class RedisEngine(Engine):
         self._options = options
         self._publish = "SPUBLISH" if options.sharded else "PUBLISH"
         self._script = Script(self._publish)
-        self._filling: Stores | None = None
+        self._filling: WriteBatch | None = None
+        self.health = Health()
         self._patience = options.retry if isinstance(options.retry, (int, float)) else 0.0
         self._tls = options.ssl_context()
         self._looking: set[asyncio.Task[None]] = set()
@@ -127,7 +131,8 @@ class RedisEngine(Engine):
             self.codec.decode,
             loop=self.loop,
             safety_interval=backend.safety_interval,
-            verify_key=backend.verify_key,
+            # Channels know no databases: a message may tell of a record in another one. The key decides.
+            verify_key=backend.verify_key or options.db != 0,
         )
         # asyncio.run cancels every task at its end. Take that as the end of this engine: whoever comes
         # back on another loop gets a fresh one.
@@ -137,8 +142,8 @@ class RedisEngine(Engine):
 
     def _open(self) -> asyncio.Task[None]:
         """Make the connections. Returns a task that lasts until they are closed."""
-        line = self._make_line(self._options.addresses[0])
-        self._commands = Commands(line.execute, line.disconnect, address=str(self._backend))
+        connection = self._make_connection(self._options.addresses[0])
+        self._commands = self._make_pump(connection.execute, connection.abort)
         self._subscriber = self._make_subscriber(self._dial, self.waiters)
         self.subscribe = self._subscriber.subscribe
         self.unsubscribe = self._subscriber.unsubscribe
@@ -152,7 +157,11 @@ class RedisEngine(Engine):
             address=str(self._backend),
             heartbeat=self._backend.heartbeat,
             connect_timeout=self._options.connect_timeout,
+            health=self.health,
         )
+
+    def _make_pump(self, execute: Execute, reset: Callable[[str], None]) -> Pump:
+        return Pump(execute, reset, address=str(self._backend), health=self.health)
 
     async def _dial(self, factory: Callable[[], asyncio.Protocol]) -> object:
         return await dial_address(self._options.addresses[0], self._tls, factory)
@@ -171,8 +180,8 @@ class RedisEngine(Engine):
             sharded=self._options.sharded,
         )
 
-    def _make_line(self, address: Address) -> Line:
-        return Line(self._options, address, timeout=2 * self._backend.heartbeat)
+    def _make_connection(self, address: Address) -> CommandConnection:
+        return CommandConnection(self._options, address, self._tls, heartbeat=self._backend.heartbeat)
 
     def login_again(self, username: str | None, password: str) -> None:
         """Use fresh credentials on the connections that stand; new ones ask the provider."""
@@ -183,7 +192,7 @@ class RedisEngine(Engine):
             commands.submit(Job([("AUTH", *words)], self._logged_in, lambda error: None, 0.0))
 
     def _logged_in(self, replies: list[Any]) -> None:
-        if error := first_error(replies, str(self._backend)):
+        if error := first_error(replies, self._backend):
             logger.warning("%s: the renewed credentials are refused: %s", self._backend, error)
 
     @property
@@ -191,33 +200,31 @@ class RedisEngine(Engine):
         return (self._subscriber,)
 
     @property
-    def _pumps(self) -> Sequence[Commands]:
+    def _pumps(self) -> Sequence[Pump]:
         return (self._commands,)
 
     # -- the table's source (subscribe and unsubscribe are the subscriber's) -----------------------------
 
     def fetch(self, keys: list[bytes]) -> None:
-        def done(replies: list[Any]) -> None:
-            error = first_error(replies, str(self._backend))
-            if error is not None:
-                failed(error)
-            else:
-                self.waiters.fetched([pair for read in zip(reads, replies, strict=True) for pair in _values(*read)])
+        self._read(keys, _ForWaiters(self.waiters), None)
 
-        def failed(error: AsyncResultError) -> None:
-            self.waiters.not_fetched(keys, error)
-
-        reads = self._each("MGET", keys)
-        self._send(Job(reads, done, failed, None))
+    def _read(self, keys: Sequence[bytes], receiver: Receiver, patience: float | None) -> None:
+        for i in range(0, len(keys), READ_CHUNK):
+            self._send(
+                Read(
+                    keys[i : i + READ_CHUNK],
+                    receiver,
+                    self._send,
+                    patience,
+                    one_by_one=self.one_by_one,
+                    address=self._backend,
+                )
+            )
 
     # -- where commands go: everything to the one server -----------------------------------------------
 
     def _send(self, job: Job) -> None:
         self._commands.submit(job)
-
-    def _each(self, verb: str, keys: Sequence[bytes]) -> list[Command]:
-        """Commands that do ``verb`` to every key, in the order of the keys."""
-        return [(verb, *keys[i : i + READ_CHUNK]) for i in range(0, len(keys), READ_CHUNK)]
 
     # -- verbs ----------------------------------------------------------------------------------------
 
@@ -231,29 +238,24 @@ class RedisEngine(Engine):
     def _send_reads(self) -> None:
         """All the reads of one tick, each key once."""
         reads, self._reads = self._reads, {}
-
-        def answered(outcome: asyncio.Future[list[bytes | None]]) -> None:
-            error = outcome.exception()
-            for futures, value in zip(reads.values(), [None] * len(reads) if error else outcome.result(), strict=True):
-                for future in futures:
-                    if future.done():
-                        continue
-                    if error is None:
-                        future.set_result(value)
-                    else:
-                        future.set_exception(error)
-
-        self.read_many(list(reads)).add_done_callback(answered)
+        self._read(list(reads), _ForReaders(reads), self._patience)
 
     def read_many(self, keys: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
-        return self._submit(self._each("MGET", keys), lambda replies: list(chain.from_iterable(replies)))
+        future: asyncio.Future[list[bytes | None]] = self.loop.create_future()
+        if keys:
+            self._read(list(dict.fromkeys(keys)), _Collected(keys, future), self._patience)
+        else:
+            future.set_result([])
+        return future
 
     def exists(self, key: bytes) -> asyncio.Future[bool]:
         # STRLEN, not EXISTS: an empty value counts as no record, as in Celery.
         return self._submit([("STRLEN", key)], lambda replies: replies[0] > 0)
 
     def delete(self, keys: Sequence[bytes], *, forever: bool = False) -> asyncio.Future[int]:
-        return self._submit(self._each("DEL", keys), sum, forever)
+        if self.one_by_one:
+            return self._submit([("DEL", key) for key in keys], sum, forever)
+        return self._submit([("DEL", *keys[i : i + READ_CHUNK]) for i in range(0, len(keys), READ_CHUNK)], sum, forever)
 
     def put(self, key: bytes, payload: bytes, expires: float | None) -> asyncio.Future[None]:
         lifetime = ("EX", int(expires)) if expires is not None else ()
@@ -271,16 +273,16 @@ class RedisEngine(Engine):
     ) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = self.loop.create_future()
         if unless is None and history is None:
-            self._store(Record(future, (key,), payload, status, expires, (0, 0)))
+            self._store(Write(future, (key,), payload, status, expires, (0, 0)))
         else:
             stream, count = history or (None, 0)
             keys = tuple(one for one in (key, unless, stream) if one is not None)
-            self._store(Record(future, keys, payload, status, expires, (int(unless is not None), count)))
+            self._store(Write(future, keys, payload, status, expires, (int(unless is not None), count)))
         return future
 
-    def _store(self, record: Record) -> None:
-        if self._filling is None or not self._filling.add(record):
-            self._filling = Stores(
+    def _store(self, write: Write) -> None:
+        if self._filling is None or not self._filling.add(write):
+            self._filling = WriteBatch(
                 self._script,
                 self.records_per_call,
                 self._store,
@@ -288,27 +290,27 @@ class RedisEngine(Engine):
                 address=str(self._backend),
                 patience=self._patience,
             )
-            self._filling.add(record)
+            self._filling.add(write)
             self._send(self._filling)
 
-    def _look_at_predecessor(self, record: Record) -> None:
-        task = self.loop.create_task(self._store_with_look(record))
+    def _look_at_predecessor(self, write: Write) -> None:
+        task = self.loop.create_task(self._store_with_look(write))
         self._looking.add(task)
         task.add_done_callback(self._looking.discard)
 
-    async def _store_with_look(self, record: Record) -> None:
+    async def _store_with_look(self, write: Write) -> None:
         """The script could not read the old record: read it here, and replace exactly that one."""
-        key = record.keys[0]
+        key = write.keys[0]
         try:
             old = await self.read(key)
         except AsyncResultError as error:
-            fail(record.future, error)
+            fail(write.future, error)
             return
-        if self._backend.precedes(key, old, record.status):
-            settle(record.future, False)
+        if self._backend.precedes(key, old, write.status):
+            settle(write.future, False)
         else:
-            record.seen = sha1(old or b"", usedforsecurity=False).hexdigest().encode()
-            self._store(record)
+            write.seen = sha1(old or b"", usedforsecurity=False).hexdigest().encode()
+            self._store(write)
 
     def history(self, key: bytes, after: str) -> asyncio.Future[list[tuple[str, bytes]]]:
         def records(replies: list[Any]) -> list[tuple[str, bytes]]:
@@ -325,7 +327,7 @@ class RedisEngine(Engine):
         future: asyncio.Future[Any] = self.loop.create_future()
 
         def done(replies: list[Any]) -> None:
-            error = first_error(replies, str(self._backend))
+            error = first_error(replies, self._backend)
             if error is not None:
                 fail(future, error)
             else:
@@ -339,15 +341,26 @@ class RedisEngine(Engine):
 
     @property
     def last_error(self) -> str | None:
-        return next((s.last_error for s in self._subscribers if s.last_error is not None), None)
+        outages = [subscriber.outage for subscriber in self._subscribers] + [pump.outage for pump in self._pumps]
+        return next((outage.reason for outage in outages if outage.reason is not None), None)
+
+    @property
+    def _is_connected(self) -> bool:
+        """Whether the subscription stands, and nothing is known to be wrong with the command connection."""
+        subscribers = self._subscribers
+        return (
+            bool(subscribers)
+            and all(subscriber.up for subscriber in subscribers)
+            and all(pump.outage.reason is None for pump in self._pumps)
+        )
 
     def stats(self) -> BackendStats:
-        table, subscribers = self.waiters, self._subscribers
+        table = self.waiters
         return BackendStats(
-            connected=bool(subscribers) and all(subscriber.up for subscriber in subscribers),
+            connected=self._is_connected,
             pending=table.pending,
             subscribed=table.subscribed,
-            reconnects=sum(subscriber.reconnects for subscriber in subscribers),
+            reconnects=sum(subscriber.reconnects for subscriber in self._subscribers),
             sweeps=table.sweeps,
             decode_errors=table.decode_errors,
             last_error=self.last_error,
@@ -381,6 +394,45 @@ class RedisEngine(Engine):
         self._backend._engine_ended(self)
 
 
-def _values(command: Command, values: Sequence[bytes | None]) -> Iterable[tuple[bytes, bytes | None]]:
-    """The keys of an MGET with what was found."""
-    return zip(command[1:], values, strict=True)
+class _ForWaiters:
+    """Hands what was read to the table of waiters."""
+
+    def __init__(self, waiters: Waiters) -> None:
+        self.found = waiters.fetched
+        self.failed = waiters.not_fetched
+
+
+class _ForReaders:
+    """Hands each value to those who wait for its key."""
+
+    def __init__(self, futures: dict[bytes, list[asyncio.Future[bytes | None]]]) -> None:
+        self._futures = futures
+
+    def found(self, values: list[tuple[bytes, bytes | None]]) -> None:
+        for key, value in values:
+            for future in self._futures[key]:
+                settle(future, value)
+
+    def failed(self, keys: Sequence[bytes], error: AsyncResultError) -> None:
+        for key in keys:
+            for future in self._futures[key]:
+                fail(future, error)
+
+
+class _Collected:
+    """Hands over all values at once, in the order in which they were asked for."""
+
+    def __init__(self, keys: Sequence[bytes], future: asyncio.Future[list[bytes | None]]) -> None:
+        self._keys = keys
+        self._future = future
+        self._values: dict[bytes, bytes | None] = {}
+        self._missing = len(set(keys))
+
+    def found(self, values: list[tuple[bytes, bytes | None]]) -> None:
+        self._values.update(values)
+        self._missing -= len(values)
+        if not self._missing:
+            settle(self._future, [self._values[key] for key in self._keys])
+
+    def failed(self, keys: Sequence[bytes], error: AsyncResultError) -> None:
+        fail(self._future, error)

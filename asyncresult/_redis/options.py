@@ -21,7 +21,7 @@ from .._storage.options import (
     split_options,
     unknown_option,
 )
-from .subscriber import Address
+from .address import Address
 
 __all__ = [
     "BACKEND_OPTIONS",
@@ -81,7 +81,7 @@ class Options:
     sharded: bool = False
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """The context for the subscription connection: verification is on unless switched off by name.
+        """The context for both connections: verification is on unless switched off by name.
 
         Raises:
             ValueError: A file cannot be loaded, or ``ssl_cert_reqs`` is no known word.
@@ -94,7 +94,8 @@ class Options:
                 cafile=given.get("ssl_ca_certs"), capath=given.get("ssl_ca_path"), cadata=given.get("ssl_ca_data")
             )
             required = cert_reqs(given.get("ssl_cert_reqs", "required"))
-            if required is not ssl.CERT_REQUIRED or not given.get("ssl_check_hostname", True):
+            # A server always sends its certificate, so "optional" verifies as "required" does, the name included.
+            if required is ssl.CERT_NONE or not given.get("ssl_check_hostname", True):
                 context.check_hostname = False
             context.verify_mode = required
             if given.get("ssl_certfile"):

@@ -1,10 +1,18 @@
-"""The command connection: everything that is not listening, on one redis-py connection.
+"""Pipelining: what is asked for while a round trip is under way leaves together with the next one.
 
-Commands are collected while a round trip is under way and leave together as the next pipeline, so a
-thousand stores asked for in one tick cost one write and one read. Only the pump's own task ever touches
-redis-py: a caller waits on a bare future, and cancelling it cannot leave a connection with half a reply.
+A thousand stores asked for in one tick cost one write and one read. Only the pump's own task touches the connection: a
+caller waits on a bare future, and cancelling it cannot leave a connection with half a reply.
 
-A job is retried over an outage: for its patience, or for ever when it is a read that somebody waits for.
+A job is tried again over an outage: for its patience, or for ever when it is a read that somebody waits for.
+
+How much travels together is found out. A server closes a connection whose unread replies exceed its
+``client-output-buffer-limit normal``, without a word about the reason; so when a connection is lost twice in a row
+while replies are missing, the next round is half as large, down to one key. A key whose connection is lost when it is
+alone, though the server answers otherwise, is given up by its name; the others are not held up::
+
+    lost once ──> the same round again (a restart, a killed client)
+    lost again ──> half of it ──> … ──> one key ──lost three times──> STRLEN ──answered, large──> an error for that key
+    answered ──> up to twice as large, but not as large as what was lost within the last minute
 """
 
 from __future__ import annotations
@@ -12,44 +20,32 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    ClusterDownError,
-    ConnectionError,
-    InvalidResponse,
-    MasterDownError,
-    NoPermissionError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TimeoutError,
-    TryAgainError,
-)
+from redis.exceptions import AskError, AuthenticationError, InvalidResponse, ReadOnlyError, RedisError
 
-from ..errors import BackendClosed, BackendError, BackendUnavailable
-from .subscriber import BACKOFF_FIRST, BACKOFF_LAST, permission_error
+from ..errors import BackendClosed, BackendError
+from .connection import Command, Interrupted
+from .errors import describe, is_refusal, is_transient, typed_error
+from .outage import Backoff, Health, Outage
 
-__all__ = ["Commands", "Job"]
+__all__ = ["Job", "Pump"]
 
 logger = logging.getLogger("asyncresult")
 
-#: Commands a round trip. Found by measurement (benchmarks: stores); more only delays the first answer.
+#: Commands, or keys to read, a round trip. Found by measurement (benchmarks: store-1000); more only delays the first
+#: answer.
 COMMANDS_PER_ROUND = 1000
-#: Values decoded between two breaths of the loop.
+#: Bytes of replies handed out between two turns of the loop.
 BYTES_PER_SLICE = 1024 * 1024
+#: Seconds for which a size that was lost is not tried again.
+MEMORY_FOR_LOSSES = 60.0
+#: Losses of a key that is alone, after which it is suspected; and the bytes below which no server's limit explains it.
+LOSSES_OF_ONE, UNSUSPICIOUS = 3, 64 * 1024
 
-Command = tuple[Any, ...]
-Execute = Callable[[list[Command]], Awaitable[list[Any]]]
-
-# The server cannot do it now, but will. MISCONF (no disk) and OOM are not here: they want a person.
-_PASSING = (ConnectionError, TimeoutError, BusyLoadingError, ClusterDownError, MasterDownError, TryAgainError)
+Execute = Callable[[list[Command], list[Any]], Awaitable[None]]
 
 
 class Job:
@@ -57,12 +53,12 @@ class Job:
 
     Args:
         commands: Sent in order, in one pipeline.
-        done: Gets the replies, ResponseErrors among them.
+        done: Gets the replies, errors among them.
         failed: Gets the typed error when no replies are to be had.
         patience: Seconds over which an outage is retried; None for ever.
     """
 
-    __slots__ = ("commands", "deadline", "done", "failed", "patience")
+    __slots__ = ("commands", "deadline", "done", "failed", "losses", "patience")
 
     def __init__(
         self,
@@ -76,18 +72,34 @@ class Job:
         self.failed = failed
         self.patience = patience
         self.deadline: float | None = None
+        self.losses = 0
 
     def leave(self) -> None:
         """Called when its turn has come, each time: from then on the commands are final."""
 
+    @property
+    def size(self) -> int:
+        """How much of a round it takes."""
+        return len(self.commands)
 
-class Commands:
-    """The pump.
+    def split(self, size: int) -> Sequence[Job]:
+        """Jobs of at most this size in its place; only called for larger ones. Itself, if it must stay whole."""
+        return (self,)
+
+    @property
+    def key(self) -> bytes | None:
+        """The one key that it reads, if it does nothing else."""
+        return None
+
+
+class Pump:
+    """Sends jobs over one connection.
 
     Args:
-        execute: Runs one pipeline; raises redis-py's errors. Replies of single commands may be errors.
-        reset: Drops the connection, because the server at its end has changed its role.
+        execute: Runs one pipeline, appends the replies; raises redis-py's errors.
+        reset: Drops the connection.
         address: For messages.
+        health: Shared with the other connections.
         astray: Takes the jobs that got no answer here, also when the pump is closed. Without it they are
             tried again here, and fail at the end.
     """
@@ -95,20 +107,26 @@ class Commands:
     def __init__(
         self,
         execute: Execute,
-        reset: Callable[[], Awaitable[None]],
+        reset: Callable[[str], None],
         *,
         address: str,
+        health: Health,
         astray: Callable[[list[Job]], None] | None = None,
     ) -> None:
+        self.outage = Outage(f"command connection to {address}")
         self._execute = execute
         self._reset = reset
         self._address = address
+        self._health = health
         self._astray = astray
         self._loop = asyncio.get_running_loop()
         self._jobs: deque[Job] = deque()
         self._round: deque[Job] = deque()
         self._wake = asyncio.Event()
         self._drained: asyncio.Future[None] | None = None
+        self._limit = COMMANDS_PER_ROUND
+        self._losses = 0
+        self._lost_size, self._lost_at = COMMANDS_PER_ROUND, 0.0
         self._task = self._loop.create_task(
             self._run(), name=f"asyncresult commands {address}", context=contextvars.Context()
         )
@@ -141,10 +159,10 @@ class Commands:
             self._drained = self._loop.create_future()
             await asyncio.wait([self._drained], timeout=timeout)
 
-    # -- the pump -------------------------------------------------------------------------------------
+    # -- the loop ---------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        backoff = BACKOFF_FIRST
+        backoff = Backoff()
         try:
             while True:
                 if not self._jobs:
@@ -154,18 +172,16 @@ class Commands:
                     await self._wake.wait()
                 self._take_round()
                 error = await self._try_round()
-                if self._task.cancelling():
-                    # redis-py can swallow a cancellation that comes while it closes a connection.
-                    raise asyncio.CancelledError
                 if error is None:
-                    backoff = BACKOFF_FIRST
+                    backoff.reset()
                     continue
+                if self._losses:
+                    backoff.reset()  # somebody is there: the sizes are to be found out soon
                 self._put_back(error)
-                await asyncio.sleep(backoff * random.random())
-                backoff = min(backoff * 2, BACKOFF_LAST)
+                await asyncio.sleep(backoff.next())
         finally:
             self._give_up()
-            await self._reset()
+            self._reset("the backend was closed")
 
     def _give_up(self) -> None:
         """Let go of every job that has no answer."""
@@ -180,76 +196,115 @@ class Commands:
                 job.failed(closed)
 
     def _take_round(self) -> None:
-        room = COMMANDS_PER_ROUND
-        while self._jobs and room > 0:
+        left = limit = min(self._limit, COMMANDS_PER_ROUND)
+        while self._jobs and left > 0:
             job = self._jobs.popleft()
+            if job.size > limit and len(parts := job.split(limit)) > 1:
+                self._jobs.extendleft(reversed(parts))
+                continue
+            if job.losses and self._round:  # it travels alone
+                self._jobs.appendleft(job)
+                return
             job.leave()
-            room -= len(job.commands)
+            left = left - job.size if not job.losses else 0
             self._round.append(job)
 
     async def _try_round(self) -> Exception | None:
-        """One round trip. Returns the passing error that made it fail, if one did."""
+        """One round trip. Returns the error that made it fail, if another attempt may not meet it."""
         commands = [command for job in self._round for command in job.commands]
+        replies: list[Any] = []
         try:
-            replies = await self._execute(commands)
-        except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
-            self._fail_round(permission_error(str(error)))
-            return None
-        except _PASSING as error:
-            return error
-        except InvalidResponse as error:
-            await self._reset()  # whatever stands in this connection's buffer belongs to nobody
-            return error
-        except OSError as error:
-            return error
-        except RedisError as error:
-            self._fail_round(BackendError(f"{self._address}: {error}"))
-            return None
-        except Exception as error:  # a library's bug must not end the pump, and with it every wait
-            logger.exception("%s: unexpected error", self._address)
-            self._fail_round(BackendError(f"{self._address}: {type(error).__name__}: {error}"))
-            await self._reset()
-            return None
-        passing = next(filter(_will_pass, replies), None)
-        if isinstance(passing, ReadOnlyError):
-            await self._reset()  # a replica now: the next connection may find the primary
+            if not await self._is_suspect():
+                await self._execute(commands, replies)
+        except Exception as error:
+            await self._hand_out(replies)
+            return self._unanswered(error)
+        self._answered(replies)
+        passing = next(filter(self._will_pass, replies), None)
         await self._hand_out(replies)
+        if passing is None:
+            self.outage.over()
+        else:
+            self.outage.note(describe(passing))
         return passing
 
+    def _answered(self, replies: list[Any]) -> None:
+        if any(isinstance(reply, ReadOnlyError | AuthenticationError) for reply in replies):
+            # A replica now: the next connection may find the primary. Or it wants a login.
+            self._reset("the server has changed its role")
+        else:
+            self._health.proven = True
+        self._losses = 0
+        if self._limit < COMMANDS_PER_ROUND:
+            forgotten = self._loop.time() - self._lost_at > MEMORY_FOR_LOSSES
+            most = COMMANDS_PER_ROUND if forgotten else max(1, self._lost_size - 1)
+            self._limit = max(self._limit, min(2 * self._limit, most))
+
+    def _unanswered(self, error: Exception) -> Exception | None:
+        """Returns the error if the round is to be tried again; otherwise its jobs have failed."""
+        if isinstance(error, Interrupted):
+            self._interrupted()
+        if isinstance(error, InvalidResponse):
+            self._reset("the stream of replies is broken")  # what it has buffered belongs to nobody
+        if is_transient(error) or (is_refusal(error) and self._health.proven):
+            self.outage.note(describe(error))
+            return error
+        if not isinstance(error, RedisError | BackendError | OSError):
+            # A bug must not end the pump, and with it every wait.
+            logger.exception("%s: unexpected error", self._address, exc_info=error)
+            self._reset("unexpected error")
+        jobs = list(self._round)
+        self._round.clear()
+        for job in jobs:
+            job.failed(typed_error(error, self._address))
+        return None
+
+    def _will_pass(self, reply: Any) -> bool:
+        """Whether a reply is an error that another attempt may not meet."""
+        if not isinstance(reply, Exception):
+            return False
+        if is_transient(reply):
+            return True
+        if not self._health.proven:
+            return False
+        # Let in before, and then not: a password that is being changed, or a name that leads to another server.
+        return isinstance(reply, AuthenticationError) or (self._astray is None and isinstance(reply, AskError))
+
     async def _hand_out(self, replies: list[Any]) -> None:
-        """Give each job its replies; jobs that a passing error touched stay for another round."""
+        """Give each job its replies; jobs that are not answered, or have to be tried again, stay."""
         start = size = 0
         for _ in range(len(self._round)):
             # One by one, so that a cancellation in the middle finds the rest.
             job = self._round.popleft()
             own = replies[start : start + len(job.commands)]
             start += len(job.commands)
-            if any(map(_will_pass, own)):
+            if start > len(replies) or any(map(self._will_pass, own)):
                 self._round.append(job)
                 continue
             try:
                 job.done(own)
             except Exception:
                 logger.exception("%s: unexpected reply", self._address)
-                job.failed(BackendError(f"{self._address}: unexpected reply {own!r:.200}"))
-            size += sum(_size(reply) for reply in own)
+                job.failed(BackendError(f"{self._address}: unexpected reply to {_verb(job)}"))
+            size += sum(map(_size, own))
             if size > BYTES_PER_SLICE:
                 size = 0
                 await asyncio.sleep(0)
 
     def _put_back(self, error: Exception) -> None:
-        """After a passing error: back into the queue, or failed when the patience is used up."""
+        """Back into the queue, or failed when the patience is used up."""
         now = self._loop.time()
         jobs = list(self._round)
         self._round.clear()
         if self._astray is None:
-            jobs += self._jobs  # their time runs too, though their turn has not come
+            # Their time runs too, though their turn has not come. One that is lost alone lets them go first.
+            queued = list(self._jobs)
+            jobs = [*queued, *jobs] if self._losses and len(jobs) == 1 else [*jobs, *queued]
             self._jobs.clear()
         again = []
         for job in jobs:
             if job.deadline is not None and now >= job.deadline:
-                text = str(error) or type(error).__name__
-                job.failed(BackendUnavailable(f"{self._address}: {text}"))
+                job.failed(typed_error(error, self._address))
             else:
                 again.append(job)
         if self._astray is not None:
@@ -257,35 +312,49 @@ class Commands:
         else:
             self._jobs.extend(again)
 
-    def _fail_round(self, error: BackendError) -> None:
-        jobs = list(self._round)
+    # -- how much travels together ----------------------------------------------------------------------
+
+    def _interrupted(self) -> None:
+        """The connection was lost with replies missing."""
+        self._losses += 1
+        size = sum(job.size for job in self._round)
+        if self._losses > 1 and size > 1:
+            self._lost_size, self._lost_at = size, self._loop.time()
+            self._limit = max(1, size // 2)
+        elif size == 1:
+            self._round[0].losses += 1
+
+    async def _is_suspect(self) -> bool:
+        """Whether the round is one key that is too large to be read; then its job has failed."""
+        job = self._round[0]
+        key = job.key
+        if job.losses < LOSSES_OF_ONE or key is None:
+            return False
+        replies: list[Any] = []
+        await self._execute([("STRLEN", key)], replies)
+        job.losses = 0
+        length = replies[0] if isinstance(replies[0], int) else None
+        if length is not None and length < UNSUSPICIOUS:
+            return False
         self._round.clear()
-        for job in jobs:
-            job.failed(error)
-
-
-def _will_pass(reply: Any) -> bool:
-    """Whether a reply is an error that another attempt may not meet."""
-    if isinstance(reply, (*_PASSING, ReadOnlyError)):
+        name = key.decode(errors="backslashreplace")
+        job.done(
+            [
+                BackendError(
+                    f"{self._address}: the record {name} cannot be read: the connection was lost {LOSSES_OF_ONE} times"
+                    f" while it was being sent{f' ({length:,} bytes)' if length is not None else ''};"
+                    " see client-output-buffer-limit normal in the server's configuration"
+                )
+            ]
+        )
         return True
-    return isinstance(reply, ResponseError) and str(reply).startswith("BUSY ")  # redis-py has no class for it
+
+
+def _verb(job: Job) -> str:
+    return str(job.commands[0][0]) if job.commands else "nothing"
 
 
 def _size(reply: Any) -> int:
     if isinstance(reply, bytes):
         return len(reply)
     return sum([len(item) for item in reply if isinstance(item, bytes)]) if isinstance(reply, list) else 0
-
-
-def reply_error(reply: Any, address: str) -> BackendError | None:
-    """The typed error for an error reply; None for any other reply."""
-    if not isinstance(reply, ResponseError):
-        return None
-    if isinstance(reply, NoPermissionError):
-        return permission_error(f"NOPERM {reply}")
-    return BackendError(f"{address}: {reply}")
-
-
-def first_error(replies: Sequence[Any], address: str) -> BackendError | None:
-    """The first error among ``replies``, typed."""
-    return next((error for reply in replies if (error := reply_error(reply, address))), None)

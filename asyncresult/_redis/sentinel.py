@@ -20,20 +20,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError, RedisError
 
 from .._storage.store import Store
 from ..errors import AsyncResultError
-from .connection import LIBRARY, Line, ask
+from .address import Address, dial_address
+from .connection import LIBRARY, Command, CommandConnection, query
 from .engine import RedisDriver, RedisEngine
+from .errors import describe, is_refusal
 from .options import Options, parse_sentinel
-from .pump import Command, Commands, Job
-from .subscriber import Address, Subscriber, dial_address, permission_error
+from .pump import Job
+from .subscriber import Subscriber
 from .wire import Wire
 
 __all__ = ["SentinelDriver", "SentinelEngine"]
@@ -78,14 +79,14 @@ class SentinelEngine(RedisEngine):
         assert self._options.sentinels is not None
         self._sentinels = self._options.sentinels
         self._sentinel_tls = self._sentinels.ssl_context()
-        self._line: Line | None = None
+        self._connection: CommandConnection | None = None
         # Where the two connections lead; None while that is being found out.
-        self._line_at: Address | None = None
+        self._connected_to: Address | None = None
         self._subscribed_at: Address | None = None
         self._round: asyncio.Timeout | None = None
         self._role_due = False
         self._news = 0
-        self._commands = Commands(self._execute, self._reset, address=str(self._backend))
+        self._commands = self._make_pump(self._execute, self._reset)
         self._subscriber = self._make_subscriber(self._dial, self.waiters)
         self.subscribe = self._subscriber.subscribe
         self.unsubscribe = self._subscriber.unsubscribe
@@ -101,8 +102,8 @@ class SentinelEngine(RedisEngine):
 
         Raises:
             redis.exceptions.AuthenticationError, NoPermissionError: A sentinel or the server refuses the user.
-            ssl.SSLCertVerificationError: A certificate does not convince.
-            redis.exceptions.ConnectionError: No sentinel answers, or none knows a primary that is one.
+            redis.exceptions.ConnectionError: No sentinel answers, or none knows a primary that is one; or, with that
+                as its cause, a certificate does not convince.
         """
         while True:
             news = self._news
@@ -134,21 +135,19 @@ class SentinelEngine(RedisEngine):
                 task.cancel()
         if answers:
             return max(answers, key=lambda answer: answer[0])[1]
-        for trouble in troubles:
-            # What no later attempt will make right comes before what passes.
-            if isinstance(trouble, AuthenticationError | NoPermissionError):
+        for trouble in troubles:  # what no later attempt may make right comes before what passes
+            if is_refusal(trouble):
                 raise trouble
-            if isinstance(trouble.__context__, ssl.SSLCertVerificationError):
-                raise trouble.__context__
-        raise RedisConnectionError(f"no sentinel names a primary ({'; '.join(map(str, troubles))})")
+        raise RedisConnectionError(f"no sentinel names a primary ({'; '.join(map(describe, troubles))})")
 
     async def _ask_sentinel(self, sentinel: Address) -> tuple[int, Address] | Exception:
         """The configuration epoch of one sentinel and the primary that it names."""
         service = self._options.service
         try:
-            named, facts = await ask(
+            named, facts = await query(
                 self._sentinels,
                 sentinel,
+                self._sentinel_tls,
                 ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service),
                 ("SENTINEL", "MASTER", service),
             )
@@ -165,48 +164,43 @@ class SentinelEngine(RedisEngine):
         return int(known.get(b"config-epoch", 0)), Address(named[0].decode(), int(named[1]))
 
     async def _is_primary(self, address: Address) -> bool:
-        (role,) = await ask(self._options, address, ("ROLE",))
+        (role,) = await query(self._options, address, self._tls, ("ROLE",))
         return _says_primary(role)
 
     # -- the connections ------------------------------------------------------------------------------
 
     async def _dial(self, factory: Callable[[], asyncio.Protocol]) -> object:
         self._subscribed_at = None
-        try:
-            address = await self._resolve()
-        except (AuthenticationError, NoPermissionError) as error:
-            raise permission_error(str(error)) from error
-        except RedisError as error:
-            raise ConnectionError(str(error)) from error
+        address = await self._resolve()
         self._subscribed_at = address
         self._primary_is(address)
         return await dial_address(address, self._tls, factory)
 
-    async def _execute(self, commands: list[Command]) -> list[Any]:
+    async def _execute(self, commands: list[Command], replies: list[Any]) -> None:
         try:
             async with asyncio.timeout(None) as self._round:
-                if self._line is None or self._line_at is None:
-                    await self._reset()
+                if self._connection is None or self._connected_to is None:
+                    self._reset("the primary is looked for")
                     address = await self._resolve()
-                    self._line, self._line_at = self._make_line(address), address
+                    self._connection, self._connected_to = self._make_connection(address), address
                     self._primary_is(address)
-                ask_role, self._role_due = self._role_due, False
-                replies = await self._line.execute([*commands, ("ROLE",)] if ask_role else commands)
-                if ask_role and not _says_primary(replies.pop()):
-                    demoted = f"{self._line_at} is no primary any more"
+                check_role, self._role_due = self._role_due, False
+                await self._connection.execute([*commands, ("ROLE",)] if check_role else commands, replies)
+                if check_role and not _says_primary(replies.pop()):
+                    demoted = f"{self._connected_to} is no primary any more"
                     self._subscriber.abort(demoted)
+                    replies.clear()  # a write may be lost with the next synchronisation
                     raise RedisConnectionError(demoted)
-                return replies
-        except (RedisError, OSError):
-            await self._reset()
+        except (RedisError, OSError) as error:
+            self._reset(describe(error))
             raise
         finally:
             self._round = None
 
-    async def _reset(self) -> None:
-        line, self._line, self._line_at = self._line, None, None
-        if line is not None:
-            await line.disconnect()
+    def _reset(self, reason: str) -> None:
+        connection, self._connection, self._connected_to = self._connection, None, None
+        if connection is not None:
+            connection.abort(reason)
 
     # -- failovers ------------------------------------------------------------------------------------
 
@@ -215,8 +209,8 @@ class SentinelEngine(RedisEngine):
         if self._subscribed_at not in (None, address):
             self._subscribed_at = None
             self._subscriber.abort(f"the primary is {address} now")
-        if self._line_at not in (None, address):
-            self._line_at = None
+        if self._connected_to not in (None, address):
+            self._connected_to = None
             if self._round is not None:
                 self._round.reschedule(self.loop.time())
 
@@ -280,7 +274,7 @@ class _Announcer:
             heartbeat=engine._backend.heartbeat,
             connect_timeout=options.connect_timeout,
         )
-        self._subscriber.subscribe([])
+        self._subscriber.wake()
         self.close = self._subscriber.close
 
     def connected(self) -> None:

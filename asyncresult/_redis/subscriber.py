@@ -1,21 +1,19 @@
-"""The subscription connection: a thin asyncio shell around :mod:`._wire`, and what keeps it alive.
+"""The subscription connection: a thin asyncio shell around :mod:`.wire`, and what keeps it alive.
 
-:class:`_Link` is one connection: it feeds the wire, hands messages to the table of waiters and writes
-what the wire gives. :class:`Subscriber` sees to it that there is a link as long as anybody waits: it
-dials, backs off, notices a dead peer, and starts a new generation after each loss. An outage never ends a
-wait; refused credentials do, because no later attempt will make them right.
+:class:`SubscriptionConnection` is one connection: it feeds the wire, hands messages to the table of waiters and
+writes what the wire gives. :class:`Subscriber` sees to it that there is one as long as anybody waits: it dials, backs
+off, notices a dead peer, and starts a new generation after each loss. An outage never ends a wait. Refused credentials
+do if they were never accepted before, because then no later attempt will make them right.
 
 Life of a subscriber::
 
     asleep ──somebody waits──> dial ──> handshake ──> up ──EOF, error, silence──> back off ──> dial
-                                 │           └──denied──> every waiter is told; asleep again
-                                 └──refused, timed out──> back off ──> dial
+                                 │           ├──refused, never let in before──> every waiter is told; asleep again
+                                 └───────────┴──refused, timed out──> back off ──> dial
 
 The watchdog takes any byte as a sign of life. After ``heartbeat`` seconds of silence it sends a PING; after
 as long again without a byte the connection is aborted, not closed: a half-open peer would not answer a
 polite farewell either.
-
-This is the only module that touches sockets.
 """
 
 from __future__ import annotations
@@ -23,29 +21,22 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import random
-import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol, cast
 
-from ..errors import AsyncResultError, BackendError, BackendPermissionError, BackendUnavailable
+from ..errors import AsyncResultError, BackendError, BackendUnavailable
+from .address import Dial, opened
+from .errors import describe, is_refusal, permission_error, typed_error
+from .outage import Backoff, Health, Outage
 from .wire import Acked, Denied, Dropped, Event, ProtocolError, Ready, Refused, Wire
 
-__all__ = ["Address", "Dial", "Sink", "Subscriber", "dial_address", "permission_error"]
+__all__ = ["Sink", "Subscriber", "SubscriptionConnection"]
 
 logger = logging.getLogger("asyncresult")
 
-#: Seconds between attempts: doubled from the first to the last, each drawn between 0 and that (full jitter),
-#: so that the processes of a site do not come back in step.
-BACKOFF_FIRST, BACKOFF_LAST = 0.05, 1.0
-
-Dial = Callable[[Callable[[], asyncio.Protocol]], Awaitable[object]]
-"""Opens a transport for the protocol that the factory makes; raises OSError."""
-
 
 class Sink(Protocol):
-    """The table's side (see :class:`._waiters.Waiters`)."""
+    """The table's side (see :class:`.._storage.waiters.Waiters`)."""
 
     @property
     def wanted(self) -> bool: ...
@@ -58,63 +49,10 @@ class Sink(Protocol):
     def pushed(self, key: bytes, payload: bytes) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server listens: ``host`` and ``port``, or the ``path`` of a unix socket."""
-
-    host: str = "localhost"
-    port: int = 6379
-    path: str | None = None
-
-    def __str__(self) -> str:
-        return self.path if self.path is not None else f"{self.host}:{self.port}"
-
-
-async def dial_address(
-    address: Address, tls: ssl.SSLContext | None, factory: Callable[[], asyncio.Protocol]
-) -> asyncio.Transport:
-    """Connect to ``address``.
-
-    Raises:
-        OSError: Nobody answers, or TLS fails (ssl.SSLError is one).
-    """
-    loop = asyncio.get_running_loop()
-    if address.path is not None:
-        transport, _ = await loop.create_unix_connection(factory, address.path, ssl=tls)
-    else:
-        transport, _ = await loop.create_connection(factory, address.host, address.port, ssl=tls)
-    return transport
-
-
-def permission_error(reason: str) -> BackendPermissionError:
-    """The typed error for a refusal, with the ACL rule that would mend it."""
-    if not reason.startswith("NOPERM"):
-        advice = "check the user and password of the backend's URL"
-    elif "channel" in reason:
-        advice = "give the user the channels, '&celery-task-meta-* &{celery-task-meta-* &asyncresult-workers'"
-    elif "key" in reason:
-        advice = "give the user the keys, '~celery-task-meta-* ~{celery-task-meta-* ~celery-taskset-meta-*'"
-    else:
-        advice = (
-            "give the user the commands, '+subscribe +unsubscribe +ping +mget +strlen +del', and to store results"
-            " '+get +set +publish +eval +evalsha +exists +xadd +xrange +expire'"
-        )
-    if reason.startswith("NOPERM"):
-        advice += "; with the key prefix in front of the patterns, where one is set; see docs/reference/acl.md"
-    return BackendPermissionError(f"Redis refuses: {reason}; {advice}")
-
-
-def tls_error(error: ssl.SSLCertVerificationError) -> BackendUnavailable:
-    """The typed error for a certificate that does not convince."""
-    return BackendUnavailable(
-        f"TLS: {error.verify_message or error}; name the authority with ssl_ca_certs=, or see ssl_check_hostname="
-    )
-
-
-class _Link(asyncio.Protocol):
+class SubscriptionConnection(asyncio.Protocol):
     """One connection, from the first byte to the last."""
 
-    def __init__(self, wire: Wire, sink: Sink, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, wire: Wire, sink: Sink, loop: asyncio.AbstractEventLoop, *, address: str) -> None:
         self.wire = wire
         self.up = loop.create_future()  # True when ready; an error when it never will be
         self.lost = loop.create_future()  # the reason, once it is over
@@ -122,6 +60,7 @@ class _Link(asyncio.Protocol):
         self.served = False  # it has subscribed something: more than a server that hangs up again
         self._loop = loop
         self._sink = sink
+        self._address = address
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -130,6 +69,7 @@ class _Link(asyncio.Protocol):
         if self.lost.done():  # given up while dialling
             self._transport.abort()
         else:
+            opened.add(self, self._transport)
             self._transport.write(self.wire.start())
 
     def data_received(self, data: bytes) -> None:
@@ -156,7 +96,7 @@ class _Link(asyncio.Protocol):
                 self.up.set_result(True)
                 self._sink.connected()
         elif isinstance(event, Denied):
-            self._deny(permission_error(event.reason))
+            self._deny(permission_error(event.reason, self._address))
         elif isinstance(event, Refused):
             if event.reason.startswith("NOPERM"):
                 self._refused(event)
@@ -169,15 +109,20 @@ class _Link(asyncio.Protocol):
 
     def _refused(self, event: Refused) -> None:
         if len(event.channels) == 1:
-            self._sink.refused(event.channels, permission_error(event.reason))
-        else:  # one forbidden channel takes the whole command with it: ask for each alone
+            self._sink.refused(event.channels, permission_error(event.reason, self._address))
+        else:  # one forbidden channel takes the whole command with it: subscribe to each alone
             for channel in event.channels:
                 self.wire.subscribe([channel])
 
-    def _deny(self, error: BackendPermissionError) -> None:
+    def _deny(self, error: BackendError) -> None:
         if not self.up.done():
             self.up.set_exception(error)
         self.abort(str(error))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the handshake is over and the connection not lost."""
+        return self.up.done() and not self.lost.done()
 
     def send(self) -> None:
         """Write what the wire has to say."""
@@ -186,7 +131,7 @@ class _Link(asyncio.Protocol):
             self._transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._over(str(exc) if exc is not None else "the server closed the connection")
+        self._over(describe(exc) if exc is not None else "the server closed the connection")
 
     def abort(self, reason: str) -> None:
         """Drop the connection at once, without a farewell that a dead peer would not answer."""
@@ -196,6 +141,7 @@ class _Link(asyncio.Protocol):
 
     def _over(self, reason: str) -> None:
         if not self.lost.done():
+            opened.remove(self)
             self.lost.set_result(reason)
             if not self.up.done():
                 self.up.set_exception(BackendUnavailable(reason))
@@ -214,6 +160,7 @@ class Subscriber:
         address: For messages; holds no secret.
         heartbeat: Seconds of silence until a PING, and from there until the connection counts as dead.
         connect_timeout: Seconds for dialling and handshake together.
+        health: Shared with the other connections.
     """
 
     def __init__(
@@ -225,9 +172,11 @@ class Subscriber:
         address: str,
         heartbeat: float,
         connect_timeout: float,
+        health: Health | None = None,
     ) -> None:
         self.reconnects = 0
-        self.last_error: str | None = None
+        self.outage = Outage(f"subscription to {address}")
+        self._health = health if health is not None else Health()
         self._dial = dial
         self._wire = wire
         self._sink = sink
@@ -235,7 +184,7 @@ class Subscriber:
         self._heartbeat = heartbeat
         self._connect_timeout = connect_timeout
         self._loop = asyncio.get_running_loop()
-        self._link: _Link | None = None
+        self._link: SubscriptionConnection | None = None
         self._needed = asyncio.Event()
         self._watchdog: asyncio.TimerHandle | None = None
         # An empty context: the connection outlives the request that happened to start it, and must not
@@ -247,14 +196,14 @@ class Subscriber:
     # -- the table's side -----------------------------------------------------------------------------
 
     def subscribe(self, keys: list[bytes]) -> None:
-        """See :meth:`._waiters.Source.subscribe`."""
+        """See :meth:`.._storage.waiters.Source.subscribe`."""
         self._needed.set()
         if self._link is not None and keys:
             self._link.wire.subscribe(keys)
             self._link.send()
 
     def unsubscribe(self, keys: list[bytes]) -> None:
-        """See :meth:`._waiters.Source.unsubscribe`."""
+        """See :meth:`.._storage.waiters.Source.unsubscribe`."""
         if self._link is not None:
             self._link.wire.unsubscribe(keys)
             self._link.send()
@@ -268,10 +217,19 @@ class Subscriber:
             else:
                 self._link.abort("the credentials were renewed")
 
+    def wake(self) -> None:
+        """Connect, if there is no connection: somebody waits."""
+        self._needed.set()
+
     @property
     def up(self) -> bool:
-        """Whether a connection stands."""
-        return self._link is not None
+        """Whether a connection stands: the server has let us in, and has given a sign of life within its time."""
+        return self._link is not None and self._link.is_ready
+
+    @property
+    def last_error(self) -> str | None:
+        """Why there is no connection, if that is an outage."""
+        return self.outage.reason
 
     def abort(self, reason: str) -> None:
         """Drop the connection; it is dialled anew if anybody waits (a failover was heard of)."""
@@ -286,44 +244,44 @@ class Subscriber:
     # -- the life -------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        backoff = BACKOFF_FIRST
+        backoff = Backoff()
         try:
             while True:
                 await self._needed.wait()
                 try:
                     link = await self._connect()
-                except (BackendPermissionError, ssl.SSLCertVerificationError) as error:
-                    # No later attempt will make these right: tell whoever waits.
-                    self._note(str(error))
-                    self._needed.clear()
-                    self._sink.fail_all(error if isinstance(error, BackendError) else tls_error(error))
-                    continue
-                except (OSError, BackendError) as error:
-                    self._note(str(error) or type(error).__name__)
                 except Exception as error:
-                    # A dead subscriber would be a wait that never ends: go on, and loudly.
-                    logger.exception("subscription to %s: unexpected error", self._address)
-                    self.last_error = str(error)
+                    if is_refusal(error) and not self._health.proven:
+                        # No later attempt will make it right: end what waits.
+                        refusal = typed_error(error, self._address)
+                        self._note(describe(refusal))
+                        self._needed.clear()
+                        self._sink.fail_all(refusal)
+                        continue
+                    if not isinstance(error, OSError | BackendError):
+                        # A dead subscriber would be a wait that never ends: go on, and loudly.
+                        logger.exception("subscription to %s: unexpected error", self._address)
+                    self._note(describe(error))
                 else:
+                    self._health.proven = True
                     self._note(await self._serve(link))
                     self.reconnects += 1
                     if link.served:
-                        backoff = BACKOFF_FIRST
+                        backoff.reset()
                 if not self._sink.wanted:
                     self._needed.clear()
                 else:
-                    await asyncio.sleep(backoff * random.random())
-                    backoff = min(backoff * 2, BACKOFF_LAST)
+                    await asyncio.sleep(backoff.next())
         finally:
             if self._link is not None:
                 self._link.abort("the backend was closed")
                 self._link = None
 
-    async def _connect(self) -> _Link:
+    async def _connect(self) -> SubscriptionConnection:
         """Ask for the credentials; dial and shake hands, within one budget each."""
         async with asyncio.timeout(self._connect_timeout):
             wire = await self._wire()
-        link = _Link(wire, self._sink, self._loop)
+        link = SubscriptionConnection(wire, self._sink, self._loop, address=self._address)
         self._link = link  # before the handshake ends: connected() brings wishes at once
         dialling = self._loop.create_task(self._dial_for(link), context=contextvars.Context())
         # No wait_for: on Python 3.11 it can swallow a cancellation.
@@ -339,18 +297,16 @@ class Subscriber:
             expiry.cancel()
         return link
 
-    async def _dial_for(self, link: _Link) -> None:
+    async def _dial_for(self, link: SubscriptionConnection) -> None:
         try:
             await self._dial(lambda: link)
         except Exception as error:
             if not link.up.done():
                 link.up.set_exception(error)
 
-    async def _serve(self, link: _Link) -> str:
+    async def _serve(self, link: SubscriptionConnection) -> str:
         """Watch over a connection that stands, until it is lost; returns why."""
-        if self.last_error is not None:
-            logger.info("subscription to %s is back", self._address)
-            self.last_error = None
+        self.outage.over()
         self._watchdog = self._loop.call_later(self._heartbeat, self._watch, link, None)
         try:
             await asyncio.wait([link.lost])  # closing cancels this task, not the future: the sink is told then too
@@ -361,7 +317,7 @@ class Subscriber:
             self._link = None
             link.abort("the backend was closed")
 
-    def _watch(self, link: _Link, asked: float | None) -> None:
+    def _watch(self, link: SubscriptionConnection, asked: float | None) -> None:
         """``asked`` is when the unanswered PING was sent."""
         now = self._loop.time()
         if asked is not None and link.last_byte < asked:
@@ -376,7 +332,4 @@ class Subscriber:
             self._watchdog = self._loop.call_at(due, self._watch, link, None)
 
     def _note(self, reason: str) -> None:
-        """Tell the log about a trouble once, not at every attempt."""
-        if self._sink.wanted and self.last_error is None:
-            logger.warning("subscription to %s lost: %s; waiting goes on, reconnecting", self._address, reason)
-        self.last_error = reason
+        self.outage.note(reason, log=self._sink.wanted)

@@ -35,7 +35,6 @@ from __future__ import annotations
 from binascii import crc_hqx
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
 
 import hiredis
@@ -51,6 +50,8 @@ __all__ = [
     "Ready",
     "Refused",
     "Wire",
+    "in_plain_words",
+    "refuses_the_login",
     "slot_of",
 ]
 
@@ -58,6 +59,9 @@ __all__ = [
 CHANNELS_PER_COMMAND = 1000
 #: Slots of a cluster.
 SLOTS = 16384
+#: Characters of a server's sentence that an error shows.
+EXCERPT = 300
+_BYTES = {bytes}
 #: Channels in flight: so many acknowledgements are about 1.5 MB, far from the limit of 8 MB for 60 s.
 CHANNELS_IN_FLIGHT = 16_000
 
@@ -66,49 +70,120 @@ class ProtocolError(Exception):
     """The peer does not speak the protocol, or answered what was not asked. The connection is lost."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Event:
+    """What happened. Plain classes: six dataclasses were most of what importing this module took."""
+
+    __slots__ = ("channels", "reason")
+
+    def __init__(self, channels: list[bytes] | None = None, reason: str = "") -> None:
+        self.channels: list[bytes] = channels if channels is not None else []
+        self.reason = reason
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        assert isinstance(other, Event)
+        return (self.channels, self.reason) == (other.channels, other.reason)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.channels!r}, {self.reason!r})"
+
+
+class Ready(Event):
     """The handshake is over; what was wished for is being sent."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class Denied:
+
+class Denied(Event):
     """The server refuses the credentials. ``reason`` is its answer and holds no secret."""
 
-    reason: str
+    __slots__ = ()
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(None, reason)
 
 
-@dataclass(frozen=True, slots=True)
-class Acked:
+class Acked(Event):
     """From now on every message on these channels arrives here."""
 
-    channels: list[bytes]
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A SUBSCRIBE was answered with an error."""
+class Refused(Event):
+    """A SUBSCRIBE of these channels was answered with an error, whose text is ``reason``."""
 
-    channels: list[bytes]
-    reason: str
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
+class Dropped(Event):
     """The server itself ended these subscriptions (a cluster moved their slot)."""
 
-    channels: list[bytes]
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Pong:
+class Pong(Event):
     """The answer to a PING."""
 
+    __slots__ = ()
 
-Event = Ready | Denied | Acked | Refused | Dropped | Pong
 
-#: What stands at the head of the queue of commands in flight when it is not about channels.
+#: What a command in flight is about, if not about channels.
 _HELLO, _AUTH, _PING, _DONT_CARE = "HELLO", "AUTH", "PING", "any"
+
+#: Kinds of replies in the handshake, see :func:`_kind`.
+_ACCEPTED, _REFUSED, _UNKNOWN, _FORBIDDEN, _BROKEN = "accepted", "refused", "unknown", "forbidden", "broken"
+
+#: The handshake: what was sent and how it was answered, and the state that follows.
+#: HELLO is refused by servers before Redis 6 ("ERR unknown command"), by proxies that know no RESP3 ("NOPROTO", or
+#: "ERR Protocol version is not an integer or out of range") and for users without +hello ("NOPERM"). The second way in
+#: is AUTH, or without a password PING; a user without +ping is in all the same.
+_HANDSHAKE = {
+    (_HELLO, _ACCEPTED): "ready",
+    (_HELLO, _REFUSED): "denied",
+    (_HELLO, _UNKNOWN): "login",
+    (_HELLO, _FORBIDDEN): "login",
+    (_HELLO, _BROKEN): "lost",
+    (_AUTH, _ACCEPTED): "ready",
+    (_AUTH, _REFUSED): "denied",
+    (_AUTH, _UNKNOWN): "lost",
+    (_AUTH, _FORBIDDEN): "ready",
+    (_AUTH, _BROKEN): "lost",  # LOADING, "max number of clients reached": the server's trouble, not ours
+}
+
+
+def _kind(reason: str | None) -> str:
+    """What a reply in the handshake says; ``reason`` is the text of an error."""
+    if reason is None:
+        return _ACCEPTED
+    if refuses_the_login(reason):
+        return _REFUSED
+    if reason.startswith("NOPERM"):
+        return _FORBIDDEN
+    if reason.startswith(("NOPROTO", "ERR unknown command", "ERR Protocol")):
+        return _UNKNOWN
+    return _BROKEN
+
+
+def refuses_the_login(reason: str) -> bool:
+    """Whether an error refuses user or password, or asks for them.
+
+    "WRONGPASS invalid username-password pair or user is disabled.", "NOAUTH Authentication required." Before Redis 6
+    "ERR invalid password", and for a password where the server has none "ERR Client sent AUTH, but no password is set"
+    or "ERR AUTH <password> called without any password configured for the default user. Are you sure …".
+    """
+    return reason.startswith(("NOAUTH", "WRONGPASS", "ERR invalid password", "ERR AUTH", "ERR Client sent AUTH"))
+
+
+def in_plain_words(text: str) -> str:
+    """A server's sentence, fit to be shown: printable, short, and without the words of our command.
+
+    "ERR unknown command 'AUTH', with args beginning with: 'user' 'password'" would show a password.
+    """
+    text = text.partition(", with args beginning with")[0]
+    return "".join(char if char.isprintable() else " " for char in text[:EXCERPT])
 
 
 class _About:
@@ -138,10 +213,6 @@ def _by_slot(channels: Iterable[bytes]) -> Iterable[list[bytes]]:
     for channel in channels:
         groups.setdefault(slot_of(channel), []).append(channel)
     return groups.values()
-
-
-def _refuses_the_credentials(reason: str) -> bool:
-    return reason.startswith(("NOAUTH", "WRONGPASS", "ERR invalid password", "ERR AUTH", "ERR Client sent AUTH"))
 
 
 def _pack(*words: bytes) -> bytes:
@@ -294,7 +365,10 @@ class Wire:
                     self._other(reply, events)
         except (hiredis.ProtocolError, TypeError) as error:
             # TypeError: an array or a map where a name belongs cannot be looked up, by hiredis or by us.
-            raise ProtocolError(str(error)) from error
+            raise ProtocolError("the peer does not speak the Redis protocol") from error
+        # At C speed, and not for each: a message is a channel and a payload, both of them bulk strings.
+        if messages and set(map(type, messages)) != _BYTES:
+            raise ProtocolError("a message whose channel or payload is no string")
         return messages, events
 
     def _other(self, reply: object, events: list[Event]) -> None:
@@ -304,17 +378,25 @@ class Wire:
             pass  # RESP3 may push what nobody asked for (invalidations, maintenance)
         elif not self._sent:
             # The one thing a server says unasked, before it hangs up: "max number of clients reached".
-            raise ProtocolError(f"the server said, unasked: {reply!r:.200}")
+            raise ProtocolError(f"unsolicited reply{_shown(reply)}")
         else:
             self._answer(self._sent.popleft(), reply, events)
 
     def _acknowledgement(self, subscribing: bool, channel: bytes, events: list[Event]) -> None:
+        """One channel of a command is answered.
+
+        "subscribe: means that we successfully subscribed to the channel given as the second element in the reply."
+        (Redis documentation, Pub/Sub, "Format of pushed messages".) There is one such reply for each channel of the
+        command, in order. A cluster sends "sunsubscribe" unasked when the slot of the channel has moved.
+        """
+        if type(channel) is not bytes or (subscribing and channel not in self._unacknowledged):
+            raise ProtocolError("unexpected subscription acknowledgement")
         head = self._sent[0] if self._sent else None
         # A server may end a subscription on its own while another one is being given up.
         unasked = self._sharded and not subscribing and isinstance(head, _About) and channel not in head.channels
         if not isinstance(head, _About) or head.subscribing is not subscribing or unasked:
             if subscribing:
-                raise ProtocolError("an acknowledgement that nobody waits for")
+                raise ProtocolError("unexpected subscription acknowledgement")
             events.append(Dropped([channel]))
             return
         head.left -= 1
@@ -337,37 +419,42 @@ class Wire:
         return True
 
     def _answer(self, head: _About | str, reply: object, events: list[Event]) -> None:
-        reason = str(reply) if isinstance(reply, hiredis.ReplyError) else None
+        reason = in_plain_words(str(reply)) if isinstance(reply, hiredis.ReplyError) else None
         if isinstance(head, _About):
             if reason is None:
-                raise ProtocolError(f"an answer that does not fit the question: {reply!r:.200}")
+                raise ProtocolError("reply does not match the command in flight")
             self._in_flight -= len(head.channels)
             refused = [channel for channel in head.channels if self._settled(channel)]
             if head.subscribing:
                 events.append(Refused(refused, reason))
         elif head is _PING:
             events.append(Pong())  # an error is a sign of life too: a user without +ping
-        elif head is _HELLO:
-            self._greeted(reason, events)
-        elif head is _AUTH:
-            if reason is not None and (_refuses_the_credentials(reason) or self.ready):
-                events.append(Denied(reason))
-            elif reason is not None and not reason.startswith("NOPERM"):
-                raise ProtocolError(reason)
-            elif not self.ready:
-                self._enter(events)
+        elif head in (_HELLO, _AUTH):
+            self._handshake(head, reason, events)
 
-    def _greeted(self, reason: str | None, events: list[Event]) -> None:
-        if reason is None:
+    def _handshake(self, sent: str, reason: str | None, events: list[Event]) -> None:
+        """One step of it; or, once the connection stands, the answer to fresh credentials."""
+        following = _HANDSHAKE[sent, _kind(reason)]
+        if self.ready:
+            if reason is not None:
+                events.append(Denied(reason))
+        elif following == "ready":
             self._enter(events)
-        elif _refuses_the_credentials(reason):
-            events.append(Denied(reason))
-        elif reason.startswith(("NOPROTO", "ERR unknown command", "NOPERM", "ERR Protocol")):
+        elif following == "denied":
+            events.append(Denied(reason or ""))
+        elif following == "login":
             self._login()
-        else:  # LOADING, "max number of clients reached": the server's trouble, not ours
-            raise ProtocolError(reason)
+        else:
+            raise ProtocolError(reason or "the handshake failed")
 
     def _enter(self, events: list[Event]) -> None:
         self._introduce()
         self.ready = True
         events.append(Ready())
+
+
+def _shown(reply: object) -> str:
+    """An error in full; of any other reply its type only, since it may be somebody's record."""
+    if isinstance(reply, hiredis.ReplyError):
+        return f": {in_plain_words(str(reply))}"
+    return f" of type {type(reply).__name__}"

@@ -15,31 +15,34 @@ from redis.exceptions import NoScriptError
 
 from ..errors import BackendClosed, BackendError
 from ..states import READY_STATES
-from .pump import Command, Job, reply_error
+from .connection import Command
+from .errors import reply_error
+from .pump import Job
 
-__all__ = ["RECORDS_PER_CALL", "Record", "Script", "Stores", "fail", "settle"]
+__all__ = ["RECORDS_PER_CALL", "Script", "Write", "WriteBatch", "fail", "settle"]
 
 # For each record six ARGV: payload; seconds to keep ('' for ever); '1' if the state is final; the digest of an old
 # record that the caller has looked at and allows to be replaced ('' if none); '1' if nothing may be stored where
 # its second key exists; how many records to keep in the stream at its last key. And its KEYS: the record's own, the
 # second, the stream; the latter two only where they are needed.
-# Returns for each: 1 stored, 0 kept the old one, 2 cannot tell (compressed, or another serializer: look yourself),
-# 3 failed (then alone; a single record's error is the reply).
-# The status comes first in every document that Celery or this package writes; anything else is decoded.
+# Returns for each: 1 stored; 0 the second key exists; 2 the caller decides: the old record seems to have precedence, or
+# cannot be read here (compressed, or another serializer); 3 failed (then alone; a single record's error is the reply).
+# That it seems so is not enough: a record that is cut short, or is another task's, protects nothing, and only the
+# codec can tell. The status comes first in every document that Celery or this package writes; a document in which
+# the word stands a second time is decoded, since of two fields with one name the last one counts.
 _SCRIPT = b"""
 local function store(key, second, stream, payload, seconds, final, seen, count)
   if second and redis.call('EXISTS', second) == 1 then return 0 end
   local old = redis.call('GET', key)
   if old and old ~= '' and old ~= payload and (seen == '' or redis.sha1hex(old) ~= seen) then
     local status = string.match(old, '^{"status": ?"([^"\\\\]*)"')
-    if not status then
+    if not status or string.find(old, '"status"', 10, true) then
       if string.byte(old) ~= 123 then return 2 end
       local ok, record = pcall(cjson.decode, old)
       if not ok then return 2 end
       status = record['status']
     end
-    if status == 'SUCCESS' then return 0 end
-    if final ~= '1' and (status == 'FAILURE' or status == 'REVOKED') then return 0 end
+    if status == 'SUCCESS' or (final ~= '1' and (status == 'FAILURE' or status == 'REVOKED')) then return 2 end
   end
   if seconds ~= '' then
     redis.call('SET', key, payload, 'EX', seconds)
@@ -76,7 +79,7 @@ for a = 1, #ARGV, 6 do
 end
 return results
 """
-_KEPT, _STORED, _CANNOT_TELL = 0, 1, 2
+_KEPT, _STORED, _YOU_DECIDE = 0, 1, 2
 
 #: Records with each call. More gain nothing (benchmarks: store-1000).
 RECORDS_PER_CALL = 10
@@ -102,8 +105,8 @@ class Script:
         return command
 
 
-class Record:
-    """One record on its way.
+class Write:
+    """One write on its way.
 
     Args:
         keys: Its own; where nothing may be stored if another exists, that one; where it is to be kept, the stream.
@@ -136,14 +139,14 @@ class Record:
         return self.payload, seconds, int(self.status in READY_STATES), self.seen, *self.beside
 
 
-class Stores(Job):
+class WriteBatch(Job):
     """Records that leave together.
 
     Args:
         script: The script.
         per_call: Records with each call.
-        again: Takes a record that is to be sent again.
-        look: Takes a record whose predecessor the script cannot read.
+        again: Takes a write that is to be sent again.
+        look: Takes a write whose predecessor the script cannot read.
         address: For messages.
         patience: As for any job.
     """
@@ -156,17 +159,17 @@ class Stores(Job):
         "_loop",
         "_open",
         "_per_call",
-        "_records",
         "_script",
         "_until",
+        "_writes",
     )
 
     def __init__(
         self,
         script: Script,
         per_call: int,
-        again: Callable[[Record], None],
-        look: Callable[[Record], None],
+        again: Callable[[Write], None],
+        look: Callable[[Write], None],
         *,
         address: str,
         patience: float,
@@ -180,71 +183,71 @@ class Stores(Job):
         self._loop = asyncio.get_running_loop()
         self._until = self._loop.time() + FILLING
         self._open = True
-        self._records: list[Record] = []
-        self._calls: list[list[Record]] = []
+        self._writes: list[Write] = []
+        self._calls: list[list[Write]] = []
 
-    def add(self, record: Record) -> bool:
+    def add(self, write: Write) -> bool:
         """Take ``record`` along, unless it is too late for that."""
-        if not self._open or len(self._records) >= RECORDS_PER_JOB or self._loop.time() > self._until:
+        if not self._open or len(self._writes) >= RECORDS_PER_JOB or self._loop.time() > self._until:
             return False
-        self._records.append(record)
+        self._writes.append(write)
         return True
 
     def leave(self) -> None:
         if not self._open:
             return
         self._open = False
-        call: list[Record] = []
+        call: list[Write] = []
         size = 0
-        for record in self._records:
-            if call and (len(call) >= self._per_call or size >= BYTES_PER_CALL or record.alone or call[0].alone):
+        for write in self._writes:
+            if call and (len(call) >= self._per_call or size >= BYTES_PER_CALL or write.alone or call[0].alone):
                 call = []
             if not call:
                 self._calls.append(call)
                 size = 0
-            call.append(record)
-            size += len(record.payload)
-        self._records.clear()
+            call.append(write)
+            size += len(write.payload)
+        self._writes.clear()
         for call in self._calls:
-            keys = [key for record in call for key in record.keys]
-            arguments = [argument for record in call for argument in record.arguments]
+            keys = [key for write in call for key in write.keys]
+            arguments = [argument for write in call for argument in write.arguments]
             self.commands.append((*self._script.command(), len(keys), *keys, *arguments))
 
     def _answered(self, replies: list[Any]) -> None:
         for call, reply in zip(self._calls, replies, strict=True):
             if isinstance(reply, list):
-                for record, result in zip(call, reply, strict=True):
+                for write, result in zip(call, reply, strict=True):
                     if result in (_STORED, _KEPT):
-                        settle(record.future, result == _STORED)
-                    elif result == _CANNOT_TELL:
-                        self._look(record)
+                        settle(write.future, result == _STORED)
+                    elif result == _YOU_DECIDE:
+                        self._look(write)
                     else:
-                        self._send_alone(record)
+                        self._send_alone(write)
             elif isinstance(reply, NoScriptError):  # the server was restarted, or is another one
                 self._script.known = False
-                for record in call:
-                    self._again(record)
+                for write in call:
+                    self._again(write)
             elif len(call) > 1:
-                for record in call:
-                    self._send_alone(record)
+                for write in call:
+                    self._send_alone(write)
             else:
                 error = reply_error(reply, self._address)
-                fail(call[0].future, error or BackendError(f"{self._address}: unexpected reply {reply!r:.200}"))
+                fail(call[0].future, error or BackendError(f"{self._address}: unexpected reply to the store script"))
         self._let_go()
 
-    def _send_alone(self, record: Record) -> None:
-        record.alone = True
-        self._again(record)
+    def _send_alone(self, write: Write) -> None:
+        write.alone = True
+        self._again(write)
 
     def _unanswered(self, error: BackendError | BackendClosed) -> None:
         self._open = False
-        for record in [*self._records, *(record for call in self._calls for record in call)]:
-            fail(record.future, error)
+        for write in [*self._writes, *(write for call in self._calls for write in call)]:
+            fail(write.future, error)
         self._let_go()
 
     def _let_go(self) -> None:
         """Whoever filled this job keeps it until the next one, but not what was in it."""
-        self._records, self._calls, self.commands = [], [], []
+        self._writes, self._calls, self.commands = [], [], []
 
 
 def settle(future: asyncio.Future[Any], value: Any) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 import asyncresult
 from asyncresult import Backend, BackendError, BackendUnavailable
-from asyncresult._redis import connection as _client
+from asyncresult._redis import connection as _connection
+from asyncresult._redis.address import Address
 from asyncresult._redis.options import parse_cluster
-from asyncresult._redis.subscriber import Address
 from asyncresult._redis.wire import Dropped, Refused, Wire, slot_of
 from tests.tools import servers
 from tests.tools.proxy import FaultProxy
@@ -376,11 +376,11 @@ async def test_a_node_that_fell_out_of_the_cluster_is_not_listened_to(
         engine: Any = backend._engine()
         fallen_out = engine._subscribed_at
 
-        async def ask(options: Any, address: Address, *questions: Any) -> list[Any]:
-            info, slots = await _client.ask(options, address, *questions)
+        async def query(options: Any, address: Address, *rest: Any) -> list[Any]:
+            info, slots = await _connection.query(options, address, *rest)
             return [b"cluster_state:fail" if address == fallen_out else info, slots]
 
-        monkeypatch.setattr("asyncresult._redis.cluster.ask", ask)
+        monkeypatch.setattr("asyncresult._redis.cluster.query", query)
         await until(lambda: engine._subscribed_at != fallen_out)
         await backend.mark_as_done("x", 1)
         assert await waiting == 1

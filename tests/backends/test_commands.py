@@ -9,27 +9,34 @@ from typing import Any
 import pytest
 from redis.exceptions import BusyLoadingError, ConnectionError
 
-from asyncresult._redis.pump import BYTES_PER_SLICE, Command, Commands, Job
+from asyncresult._redis.connection import Command, Interrupted
+from asyncresult._redis.outage import Health
+from asyncresult._redis.pump import BYTES_PER_SLICE, Job, Pump
 from asyncresult.errors import BackendClosed, BackendUnavailable
 from tests.backends.waiting import until
 
 
-class Pump:
+class World:
     """A pump whose server does what ``answer`` says."""
 
     def __init__(self) -> None:
         self.answer: Callable[[list[Command]], Any] = lambda commands: [b"OK"] * len(commands)
         self.rounds: list[list[Command]] = []
-        self.may_reset = asyncio.Event()
-        self.may_reset.set()
-        self.commands = Commands(self.execute, self.may_reset.wait, address="test")  # type: ignore[arg-type]
+        self.resets: list[str] = []
+        self.health = Health()
+        self.commands = Pump(self.execute, self.resets.append, address="test", health=self.health)
 
-    async def execute(self, commands: list[Command]) -> list[Any]:
+    async def execute(self, commands: list[Command], replies: list[Any]) -> None:
         self.rounds.append(commands)
         answer = self.answer(commands)
+        if asyncio.iscoroutine(answer):
+            answer = await answer
         if isinstance(answer, Exception):
             raise answer
-        return list(await answer if asyncio.iscoroutine(answer) else answer)
+        for reply in answer:
+            if isinstance(reply, Interrupted):
+                raise reply
+            replies.append(reply)
 
     def submit(self, name: str, patience: float | None = 5.0) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -38,11 +45,10 @@ class Pump:
 
 
 @pytest.fixture
-async def pump() -> AsyncGenerator[Pump]:
-    pump = Pump()
-    yield pump
-    pump.may_reset.set()
-    await asyncio.wait([pump.commands.close()])
+async def pump() -> AsyncGenerator[World]:
+    world = World()
+    yield world
+    await asyncio.wait([world.commands.close()])
 
 
 async def closed(*futures: asyncio.Future[Any]) -> None:
@@ -52,18 +58,18 @@ async def closed(*futures: asyncio.Future[Any]) -> None:
         assert isinstance(future.exception(), BackendClosed)
 
 
-async def test_what_one_tick_asks_for_travels_together(pump: Pump) -> None:
+async def test_what_one_tick_asks_for_travels_together(pump: World) -> None:
     assert await asyncio.gather(*(pump.submit(f"c{n}") for n in range(5))) == [[b"OK"]] * 5
     assert [len(commands) for commands in pump.rounds] == [5]
 
 
-async def test_closed_before_it_began(pump: Pump) -> None:
+async def test_closed_before_it_began(pump: World) -> None:
     future = pump.submit("x", None)
     pump.commands.close()
     await closed(future)
 
 
-async def test_closed_while_answers_are_handed_out(pump: Pump) -> None:
+async def test_closed_while_answers_are_handed_out(pump: World) -> None:
     """Large answers are handed out with breaths between: those behind a breath are not forgotten."""
     pump.answer = lambda commands: [b"x" * (BYTES_PER_SLICE + 1)] * len(commands)
     futures = [pump.submit(f"c{n}") for n in range(3)]
@@ -72,19 +78,16 @@ async def test_closed_while_answers_are_handed_out(pump: Pump) -> None:
     await closed(*futures[1:])
 
 
-async def test_asked_while_it_closes(pump: Pump) -> None:
+async def test_asked_after_it_was_closed(pump: World) -> None:
     await pump.submit("x")
-    pump.may_reset.clear()
     ending = pump.commands.close()
-    await asyncio.sleep(0)
     late = pump.submit("late")
-    assert not ending.done()
-    pump.may_reset.set()
+    await asyncio.wait([ending])
     await closed(late)
     await closed(pump.submit("too late"))
 
 
-async def test_draining_waits_for_what_is_handed_out(pump: Pump) -> None:
+async def test_draining_waits_for_what_is_handed_out(pump: World) -> None:
     pump.answer = lambda commands: [b"x" * (BYTES_PER_SLICE + 1)] * len(commands)
     futures = [pump.submit(f"c{n}") for n in range(3)]
     await futures[0]
@@ -92,7 +95,7 @@ async def test_draining_waits_for_what_is_handed_out(pump: Pump) -> None:
     assert all(future.done() for future in futures)
 
 
-async def test_patience_ends_for_those_whose_turn_has_not_come(pump: Pump, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_patience_ends_for_those_whose_turn_has_not_come(pump: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A round of many hangs and fails; jobs behind it do not hang once more each."""
     monkeypatch.setattr("asyncresult._redis.pump.COMMANDS_PER_ROUND", 2)
     hang = asyncio.Event()
@@ -114,7 +117,7 @@ async def test_patience_ends_for_those_whose_turn_has_not_come(pump: Pump, monke
     assert [commands[0][0] for commands in pump.rounds] == ["c0", "read"]
 
 
-async def test_one_command_that_cannot_be_done_now_is_tried_again_alone(pump: Pump) -> None:
+async def test_one_command_that_cannot_be_done_now_is_tried_again_alone(pump: World) -> None:
     pump.answer = lambda commands: [
         BusyLoadingError("LOADING") if command == ("b",) and len(pump.rounds) < 3 else b"OK" for command in commands
     ]
@@ -122,7 +125,7 @@ async def test_one_command_that_cannot_be_done_now_is_tried_again_alone(pump: Pu
     assert pump.rounds == [[("a",), ("b",), ("c",)], [("b",)], [("b",)]]
 
 
-async def test_a_callback_that_fails_hurts_its_own_job_only(pump: Pump, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_callback_that_fails_hurts_its_own_job_only(pump: World, caplog: pytest.LogCaptureFixture) -> None:
     failed: list[Exception] = []
 
     def done(replies: list[Any]) -> None:

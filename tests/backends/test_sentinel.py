@@ -12,9 +12,9 @@ import pytest
 
 import asyncresult
 from asyncresult import Backend, BackendPermissionError, BackendUnavailable
+from asyncresult._redis.address import Address
 from asyncresult._redis.options import parse_sentinel
 from asyncresult._redis.sentinel import SentinelEngine
-from asyncresult._redis.subscriber import Address
 from tests.tools.servers import Certificates, Sentinels
 
 from .stock import new_ids, stock_store
@@ -185,8 +185,8 @@ async def test_a_write_that_meets_a_replica_goes_to_the_primary(own_sentinels: S
     engine: Any = backend._engine()
     (replica,) = own_sentinels.replicas
     await engine._reset()
-    engine._line_at = Address(replica.host, replica.port)
-    engine._line = engine._make_line(engine._line_at)
+    engine._connected_to = Address(replica.host, replica.port)
+    engine._connection = engine._make_connection(engine._connected_to)
     assert await backend.mark_as_done("x", "arrived")
     assert own_sentinels.primary.cli("EXISTS", backend.task_key("x"))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from asyncresult import Backend, BackendClosed, BackendError, BackendPermissionError, connect
 from asyncresult._redis import writes as _stores
-from asyncresult._redis.writes import RECORDS_PER_CALL, RECORDS_PER_JOB, Record, Script, Stores
+from asyncresult._redis.writes import RECORDS_PER_CALL, RECORDS_PER_JOB, Script, Write, WriteBatch
 from tests.tools.servers import RedisServer
 
 
@@ -124,13 +124,13 @@ async def test_after_closing_each_is_refused(redis_url: str) -> None:
 
 
 async def test_a_job_is_full_or_too_old() -> None:
-    def record() -> Record:
-        return Record(asyncio.get_running_loop().create_future(), (b"key",), b"{}", "SUCCESS", None, (0, 0))
+    def record() -> Write:
+        return Write(asyncio.get_running_loop().create_future(), (b"key",), b"{}", "SUCCESS", None, (0, 0))
 
-    def job() -> Stores:
-        return Stores(Script("PUBLISH"), 10, sent.append, sent.append, address="test", patience=1.0)
+    def job() -> WriteBatch:
+        return WriteBatch(Script("PUBLISH"), 10, sent.append, sent.append, address="test", patience=1.0)
 
-    sent: list[Record] = []
+    sent: list[Write] = []
     full = job()
     assert [full.add(record()) for _ in range(RECORDS_PER_JOB + 1)] == [True] * RECORDS_PER_JOB + [False]
     old = job()

@@ -1,0 +1,181 @@
+"""What Redis refuses, in our words: the one place where error replies and lost connections become typed errors.
+
+An error reply begins with a word in capitals that says its kind; the rest is for people (RESP specification, "Simple
+errors": "The first upper-case word after the -, up to the first space or newline, represents the kind of error
+returned. This word is called an error prefix."). :func:`error_reply` makes redis-py's class of it, because applications
+hand redis-py's ``Retry`` and credential providers in; everything above sees :mod:`asyncresult.errors` only.
+
+What an error may quote: the server's own sentence about a command, never a value, never the words of a command that
+may hold a password, and at most 200 characters of it.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,
+    InvalidResponse,
+    MasterDownError,
+    MovedError,
+    NoPermissionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+    TryAgainError,
+)
+
+from ..errors import BackendError, BackendPermissionError, BackendUnavailable
+from .wire import in_plain_words, refuses_the_login
+
+__all__ = [
+    "describe",
+    "error_reply",
+    "first_error",
+    "is_refusal",
+    "is_transient",
+    "permission_error",
+    "reply_error",
+    "tls_error",
+    "typed_error",
+]
+
+_CLASSES: dict[str, type[RedisError]] = {
+    "ASK": AskError,
+    "BUSY": BusyLoadingError,  # a script runs for too long; redis-py has no class for it
+    "CLUSTERDOWN": ClusterDownError,
+    "LOADING": BusyLoadingError,
+    "MASTERDOWN": MasterDownError,
+    "MOVED": MovedError,
+    "NOAUTH": AuthenticationError,
+    "NOPERM": NoPermissionError,
+    "NOSCRIPT": NoScriptError,
+    "READONLY": ReadOnlyError,
+    "TRYAGAIN": TryAgainError,
+    "WRONGPASS": AuthenticationError,
+}
+#: A full server says so once, in place of the first reply, and hangs up.
+_FULL = "ERR max number of clients reached"
+
+#: The server cannot do it now, but will. MISCONF (no disk) and OOM are not here: they want a person.
+_TRANSIENT = (
+    ConnectionError,
+    TimeoutError,
+    InvalidResponse,
+    OSError,
+    ClusterDownError,
+    MasterDownError,
+    ReadOnlyError,
+    TryAgainError,
+)
+_LOGIN = (AuthenticationError, AuthorizationError, NoPermissionError)
+
+
+def describe(error: BaseException) -> str:
+    """An error in a few words; its class where it has none."""
+    return in_plain_words(str(error)) or type(error).__name__
+
+
+def error_reply(text: str) -> RedisError:
+    """The error for an error reply; what hiredis calls for each."""
+    code, _, rest = text.partition(" ")
+    text = in_plain_words(text)
+    if code in ("MOVED", "ASK"):
+        try:
+            return _CLASSES[code](rest)
+        except (ValueError, IndexError):
+            return ResponseError(text)
+    if text.startswith(_FULL):
+        return ConnectionError(text)
+    if refuses_the_login(text):
+        return AuthenticationError(text)
+    return _CLASSES.get(code, ResponseError)(text)
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether nobody is let in with what we have: credentials, or a certificate that does not convince.
+
+    At the first connection that is a mistake in the settings. After a healthy one it is an outage: a password that is
+    being rotated, a certificate that is being renewed.
+    """
+    return isinstance(error, (*_LOGIN, BackendPermissionError)) or _certificate(error) is not None
+
+
+def is_transient(reply: Any) -> bool:
+    """Whether another attempt may well not meet this error again."""
+    return isinstance(reply, _TRANSIENT) and not is_refusal(reply)
+
+
+def typed_error(error: Exception, address: str) -> BackendError:
+    """Our error for one that kept a whole round trip from being answered."""
+    if isinstance(error, BackendError):
+        return error
+    certificate = _certificate(error)
+    if certificate is not None:
+        return tls_error(certificate, address)
+    if isinstance(error, _LOGIN):
+        return permission_error(str(error), address)
+    if isinstance(error, _TRANSIENT):
+        return BackendUnavailable(f"{address}: {describe(error)}")
+    return BackendError(f"{address}: {type(error).__name__}: {describe(error)}")
+
+
+def reply_error(reply: Any, address: object) -> BackendError | None:
+    """Our error for a reply that is one; None for any other reply."""
+    if not isinstance(reply, Exception):
+        return None
+    if isinstance(reply, MovedError | AskError):
+        return BackendError(f"{address}: this is a node of a cluster: use a redis+cluster:// URL")
+    return typed_error(reply, str(address))
+
+
+def first_error(replies: Sequence[Any], address: object) -> BackendError | None:
+    """The first error among ``replies``, as ours. Its text is only made if there is one."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            return reply_error(reply, address)
+    return None
+
+
+def permission_error(reason: str, address: str) -> BackendPermissionError:
+    """The error for a refusal, with the ACL rule that would mend it."""
+    if not reason.startswith("NOPERM"):
+        advice = "check the user and password of the backend's URL"
+    else:
+        if "channel" in reason:
+            rules = "the channels, '&celery-task-meta-* &{celery-task-meta-* &asyncresult-workers'"
+        elif "key" in reason:
+            rules = "the keys, '~celery-task-meta-* ~{celery-task-meta-* ~celery-taskset-meta-*'"
+        else:
+            rules = (
+                "the commands, '+subscribe +unsubscribe +ping +mget +strlen +del', and to store results"
+                " '+get +set +publish +eval +evalsha +exists +xadd +xrange +expire'"
+            )
+        advice = (
+            f"give the user {rules}; with the key prefix in front of the patterns, where one is set;"
+            " see docs/reference/acl.md"
+        )
+    return BackendPermissionError(f"{address}: Redis refuses: {in_plain_words(reason)}; {advice}")
+
+
+def tls_error(error: ssl.SSLCertVerificationError, address: str) -> BackendUnavailable:
+    """The error for a certificate that does not convince."""
+    reason = getattr(error, "verify_message", "") or str(error)
+    return BackendUnavailable(
+        f"{address}: TLS: {reason}; name the authority with ssl_ca_certs=, or see ssl_check_hostname="
+    )
+
+
+def _certificate(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """The refused certificate behind ``error``, if that is why."""
+    cause = error.__cause__ if isinstance(error, ConnectionError) else error
+    return cause if isinstance(cause, ssl.SSLCertVerificationError) else None
