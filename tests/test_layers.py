@@ -233,7 +233,7 @@ def forbidden_names(module: str, source: str) -> list[str]:
         for name, line in names_in(source)
         if name in FORBIDDEN
         and (module, name) not in ALLOWED
-        and not (module == "_redis.subscriber" and FORBIDDEN[name] is _SOCKETS)
+        and not (module == "_redis.address" and FORBIDDEN[name] is _SOCKETS)
         and not (layer_of(module) == "integrations" and name == "import_module")
     ]
 

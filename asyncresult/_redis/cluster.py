@@ -117,6 +117,7 @@ class ClusterEngine(RedisEngine):
             self.subscribe = self._subscriber.subscribe
             self.unsubscribe = self._subscriber.unsubscribe
         self._outage = Outage(f"cluster {self._backend}")
+        self._had_slots = False
         self._keeper = self.loop.create_task(
             self._keep(), name=f"asyncresult slots {self._backend}", context=contextvars.Context()
         )
@@ -148,11 +149,11 @@ class ClusterEngine(RedisEngine):
     def _release_parts(self, trouble: Exception | None) -> None:
         """After a look: send what waits for it, or let it fail."""
         if trouble is None:
-            self.health.proven = True
+            self.health.proven = self._had_slots = True
             self._outage.over()
         else:
             self._outage.note(describe(trouble), log=self.waiters.wanted)
-        is_final = trouble is not None and not is_transient(trouble) and not self.health.proven
+        is_final = trouble is not None and not is_transient(trouble) and not self._had_slots
         error = typed_error(trouble, str(self._backend)) if trouble is not None else None
         parts, self._astray = self._astray, []
         for part in parts:

@@ -19,7 +19,7 @@ def new_ids(count: int) -> list[str]:
 def stock_store(server: RedisServer, backend: Backend, results: dict[str, Any], *, announce: bool = True) -> None:
     """SETEX and PUBLISH each result, as the workers of Celery do, over one connection."""
     with server.control() as control:
-        if db := getattr(getattr(backend, "options", None), "db", 0):  # a cluster has none
+        if db := getattr(getattr(backend.driver, "options", None), "db", 0):  # a cluster has none
             control("SELECT", db)
         for id, value in results.items():
             record = {

@@ -184,7 +184,7 @@ async def test_a_write_that_meets_a_replica_goes_to_the_primary(own_sentinels: S
     await backend.mark_as_started("x")
     engine: Any = backend._engine()
     (replica,) = own_sentinels.replicas
-    await engine._reset()
+    engine._reset("test")
     engine._connected_to = Address(replica.host, replica.port)
     engine._connection = engine._make_connection(engine._connected_to)
     assert await backend.mark_as_done("x", "arrived")
