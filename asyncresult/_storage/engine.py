@@ -32,6 +32,8 @@ class BackendStats(msgspec.Struct, frozen=True):
         sweeps: Safety sweeps so far.
         decode_errors: Records that could not be read so far.
         last_error: Why the subscription is down, if it is.
+        received: Replies that came so far (``rpc://``).
+        refused: Those among them that belong to no task, or cannot be read.
     """
 
     connected: bool = False
@@ -41,6 +43,8 @@ class BackendStats(msgspec.Struct, frozen=True):
     sweeps: int = 0
     decode_errors: int = 0
     last_error: str | None = None
+    received: int = 0
+    refused: int = 0
 
 
 class Engine(ABC):

@@ -21,7 +21,7 @@ from .options import split_options
 from .store import Driver, Store
 from .waiters import Waiters
 
-__all__ = ["MemoryDriver"]
+__all__ = ["MemoryDriver", "MemoryEngine", "Records"]
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 WRITES_PER_EXPIRY_SWEEP = 1000
 
 
-class _Records:
+class Records:
     """Keys with expiry, and the engines that listen. Guarded by a lock: threads share it."""
 
     def __init__(self) -> None:
@@ -97,11 +97,15 @@ class _Records:
 
     def _remember(self, key: bytes, count: int, value: bytes, expires: float | None) -> None:
         """Add to the history under ``key``; ids are like those of a Redis stream."""
-        held = self.history(key, "0")
+        clock = time.monotonic()
+        held, deadline = self._histories.get(key, ([], None))
+        if deadline is not None and deadline <= clock:
+            held = []
         now = time.time_ns() // 1_000_000
         last, number = _parts(held[-1][0]) if held else (0, 0)
         held.append((f"{now}-0" if now > last else f"{last}-{number + 1}", value))
-        self._histories[key] = (held[-count:], time.monotonic() + expires if expires is not None else None)
+        del held[:-count]
+        self._histories[key] = (held, clock + expires if expires is not None else None)
 
     def history(self, key: bytes, after: str) -> list[tuple[str, bytes]]:
         with self._lock:
@@ -111,11 +115,13 @@ class _Records:
                 return []
             return [entry for entry in held if _parts(entry[0]) > _parts(after)]
 
-    def publish(self, channel: bytes, message: bytes) -> None:
+    def publish(self, channel: bytes, message: bytes) -> int:
+        """Hand ``message`` to every engine that is subscribed to ``channel``; how many those are."""
+        return sum(engine.deliver(channel, message) for engine in self.engines())
+
+    def engines(self) -> list[MemoryEngine]:
         with self._lock:
-            engines = list(self._engines)
-        for engine in engines:
-            engine.deliver(channel, message)
+            return list(self._engines)
 
 
 def _parts(id: str) -> tuple[int, int]:
@@ -123,7 +129,7 @@ def _parts(id: str) -> tuple[int, int]:
     return int(time), int(number or 0)
 
 
-_shared: dict[str, _Records] = {}
+_shared: dict[str, Records] = {}
 
 
 class MemoryDriver(Driver):
@@ -135,7 +141,7 @@ class MemoryDriver(Driver):
 
     def __init__(self, name: str = "") -> None:
         self.name = name
-        self.records = _shared.setdefault(name, _Records()) if name else _Records()
+        self.records = _shared.setdefault(name, Records()) if name else Records()
 
     @classmethod
     def from_url(cls, url: str, given: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
@@ -156,7 +162,7 @@ class MemoryDriver(Driver):
 class MemoryEngine(Engine):
     """One loop's view of a store. Answers come in the next tick, as they would from a network."""
 
-    def __init__(self, backend: Store, records: _Records) -> None:
+    def __init__(self, backend: Store, records: Records) -> None:
         super().__init__(backend.codec)
         self._backend = backend
         self._store = records
@@ -180,10 +186,15 @@ class MemoryEngine(Engine):
     def unsubscribe(self, keys: list[bytes]) -> None:
         self._channels.difference_update(keys)
 
-    def deliver(self, channel: bytes, message: bytes) -> None:
-        """Called by the store, on any thread, while it holds its lock: only hand over."""
-        if channel in self._channels and not self.loop.is_closed():
+    def deliver(self, channel: bytes, message: bytes) -> bool:
+        """Called by the store, on any thread, while it holds its lock: only hand over. Whether it is wanted here."""
+        if channel not in self._channels:
+            return False
+        try:
             self.loop.call_soon_threadsafe(self.waiters.pushed, channel, message)
+        except RuntimeError:  # the loop is closed, perhaps since a moment ago
+            return False
+        return True
 
     def fetch(self, keys: list[bytes]) -> None:
         self.loop.call_soon(lambda: self.waiters.fetched([(key, self._store.get(key)) for key in keys]))

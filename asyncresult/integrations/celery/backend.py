@@ -24,32 +24,36 @@ from ...meta import TaskMeta, stored_fields
 from ...result import AsyncResult, ResultSet
 from .config import make_backend, once
 
-__all__ = ["ResultBackend", "SentinelResultBackend", "result_backend", "sending"]
+__all__ = ["ResultBackend", "SentinelResultBackend", "Waiting", "result_backend", "sending"]
 
 #: Seconds between two calls of ``on_interval``, as in Celery.
 INTERVAL = 1.0
 
 
-def result_backend(*, app: Any, url: str, **options: Any) -> RedisBackend:
+def result_backend(*, app: Any, url: str, **options: Any) -> Any:
     """What Celery calls for ``asyncresult+<url>``.
 
     Args:
         url: What stands behind the first ``+``: ``redis://``, ``rediss://``, ``socket://`` (also as
-            ``redis+socket://``) or ``sentinel://``.
+            ``redis+socket://``), ``sentinel://`` or ``rpc://``.
 
     Raises:
         ValueError: It is something else.
     """
     url = url.removeprefix("redis+")
     scheme = url.partition("://")[0]
+    if scheme == "rpc":
+        from .rpc import RpcResultBackend
+
+        return RpcResultBackend(app=app, url=url, **options)
     if scheme == "sentinel":
         return SentinelResultBackend(app=app, url=url, **options)
     if scheme in ("redis", "rediss", "socket"):
         return ResultBackend(app=app, url=url, **options)
-    raise ValueError(f"asyncresult+{scheme}:// is not known; known are redis, rediss, redis+socket and sentinel")
+    raise ValueError(f"asyncresult+{scheme}:// is not known; known are redis, rediss, redis+socket, sentinel and rpc")
 
 
-class _Waiting:
+class Waiting:
     """The waiting half of a Celery backend, in front of Celery's own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -153,11 +157,11 @@ class _Waiting:
             _portal.start(completed.aclose)
 
 
-class ResultBackend(_Waiting, RedisBackend):  # type: ignore[misc]
+class ResultBackend(Waiting, RedisBackend):  # type: ignore[misc]
     """Celery's Redis backend, but for waiting."""
 
 
-class SentinelResultBackend(_Waiting, SentinelBackend):  # type: ignore[misc]
+class SentinelResultBackend(Waiting, SentinelBackend):  # type: ignore[misc]
     """Celery's Sentinel backend, but for waiting."""
 
 
@@ -171,12 +175,12 @@ def sending(app: Any) -> Generator[None]:
     """
     once(app, "_asyncresult_pool", lambda: app.producer_pool)  # two threads would make two
     backend = app.backend
-    if isinstance(backend, _Waiting) or app._backend_cache is not None or not isinstance(backend, RedisBackend):
+    if isinstance(backend, Waiting) or app._backend_cache is not None or not isinstance(backend, RedisBackend):
         yield  # it is ours, or its user wants one for all threads, or it is of another kind
         return
 
     def make() -> Any:
-        return type("SendingBackend", (_Waiting, type(backend)), {})(app=app, url=backend.url)
+        return type("SendingBackend", (Waiting, type(backend)), {})(app=app, url=backend.url)
 
     app._local.backend = once(app, "_asyncresult_sender", make)
     try:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from celery.app.backends import by_url
 from celery.app.defaults import DEFAULTS
 from celery.backends.redis import RedisBackend, SentinelBackend
+from celery.backends.rpc import RPCBackend
 from redis import SSLConnection
 
 from ..._storage.options import CONNECTION_OPTIONS
@@ -23,7 +24,7 @@ from ...backend import connect as connect_url
 from ...codec.serializers import known_serializer
 from .control import CeleryController
 
-__all__ = ["connect", "make_backend", "once"]
+__all__ = ["connect", "kind_of_backend", "make_backend", "once"]
 
 #: Parameters of Celery's connections that ours do without, because the two connections of a backend keep
 #: themselves alive (heartbeat), are never more than two, reconnect and retry by rules of their own, and
@@ -75,12 +76,43 @@ def once(app: Any, name: str, make: Callable[[], Any]) -> Any:
 
 def make_backend(app: Any, **options: Any) -> Backend:
     """A backend of its own, from the configuration of ``app``. Raises: as :func:`connect`."""
+    if kind_of_backend(app) == "rpc":
+        return _make_rpc_backend(app, options)
     celery_backend = _celery_backend(app)
     try:
         url, settings = _translate(app, celery_backend)
         backend = connect_url(url, **{**settings, **options})
     except ValueError as error:
         raise ValueError(f"{app!r} cannot be connected: {error}") from None
+    backend.controllers.append(CeleryController(app))
+    return backend
+
+
+def kind_of_backend(app: Any) -> str:
+    """``"rpc"`` for an app whose results come as messages, by whatever name; ``""`` for any other."""
+    chosen = app.backend_cls or app.conf.result_backend
+    scheme, separator, _ = chosen.partition("://") if isinstance(chosen, str) else ("", "", "")
+    if separator and scheme not in app.loader.override_backends:
+        return "rpc" if scheme in ("rpc", "asyncresult+rpc") else ""
+    try:
+        cls, url = by_url(chosen, app.loader)
+    except ImportError:
+        return ""
+    if isinstance(cls, type):
+        return "rpc" if issubclass(cls, RPCBackend) else ""
+    return "rpc" if str(url).startswith("rpc://") else ""
+
+
+def _make_rpc_backend(app: Any, options: Mapping[str, Any]) -> Backend:
+    from .rpc import RpcBackend
+
+    try:
+        settings = _records(app.conf, RPCBackend(app=app), {})
+        backend = RpcBackend(app, **{**settings, **options})
+    except ValueError as error:
+        raise ValueError(f"{app!r} cannot be connected: {error}") from None
+    if options:
+        backend.replies.rules = backend
     backend.controllers.append(CeleryController(app))
     return backend
 
@@ -98,7 +130,6 @@ def _celery_backend(app: Any) -> Any:
             return backend
     kind = str(chosen).partition("://")[0] if chosen else "none"
     why = {
-        "rpc": "rpc:// keeps results in queues of the broker, which one process can read, once",
         "none": "it has no result_backend",
         "disabled": "its result_backend is disabled",
     }.get(kind, f"its result_backend ({kind}) is not Redis")

@@ -20,6 +20,7 @@ from .backend import sending
 from .control import in_thread
 from .coroutines import as_child, running_task, wrap_coroutine_function
 from .results import from_celery
+from .rpc import watch
 
 __all__ = ["Task", "install", "task"]
 
@@ -185,6 +186,7 @@ _signature.adelay = _adelay
 
 def _make_awaitable(app: Any) -> None:
     """Let Celery's own results, of this app, be awaited: a canvas that was sent with ``delay()`` gives them."""
+    watch(app)
     for cls in (app.AsyncResult, app.ResultSet, app.GroupResult):
         cls.__await__ = _await_result
 
