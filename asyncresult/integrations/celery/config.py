@@ -23,8 +23,9 @@ from ...backend import Backend
 from ...backend import connect as connect_url
 from ...codec.serializers import known_serializer
 from .control import CeleryController
+from .rpc import RpcBackend, is_rpc, replies_of
 
-__all__ = ["connect", "kind_of_backend", "make_backend", "once"]
+__all__ = ["connect", "make_backend", "once"]
 
 #: Parameters of Celery's connections that ours do without, because the two connections of a backend keep
 #: themselves alive (heartbeat), are never more than two, reconnect and retry by rules of their own, and
@@ -76,7 +77,7 @@ def once(app: Any, name: str, make: Callable[[], Any]) -> Any:
 
 def make_backend(app: Any, **options: Any) -> Backend:
     """A backend of its own, from the configuration of ``app``. Raises: as :func:`connect`."""
-    if kind_of_backend(app) == "rpc":
+    if is_rpc(app):
         return _make_rpc_backend(app, options)
     celery_backend = _celery_backend(app)
     try:
@@ -88,27 +89,10 @@ def make_backend(app: Any, **options: Any) -> Backend:
     return backend
 
 
-def kind_of_backend(app: Any) -> str:
-    """``"rpc"`` for an app whose results come as messages, by whatever name; ``""`` for any other."""
-    chosen = app.backend_cls or app.conf.result_backend
-    scheme, separator, _ = chosen.partition("://") if isinstance(chosen, str) else ("", "", "")
-    if separator and scheme not in app.loader.override_backends:
-        return "rpc" if scheme in ("rpc", "asyncresult+rpc") else ""
-    try:
-        cls, url = by_url(chosen, app.loader)
-    except ImportError:
-        return ""
-    if isinstance(cls, type):
-        return "rpc" if issubclass(cls, RPCBackend) else ""
-    return "rpc" if str(url).startswith("rpc://") else ""
-
-
 def _make_rpc_backend(app: Any, options: Mapping[str, Any]) -> Backend:
-    from .rpc import RpcBackend
-
     try:
         settings = _records(app.conf, RPCBackend(app=app), {})
-        backend = RpcBackend(app, **{**settings, **options})
+        backend = RpcBackend(replies_of(app, make_backend), **{**settings, **options})
     except ValueError as error:
         raise ValueError(f"{app!r} cannot be connected: {error}") from None
     if options:

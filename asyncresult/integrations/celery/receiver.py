@@ -28,8 +28,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from amqp.exceptions import AccessRefused, NotAllowed, PreconditionFailed
-from kombu import Consumer, Queue
 from kombu.common import maybe_declare
+from kombu.entity import Queue
+from kombu.messaging import Consumer
 
 from ...errors import BackendError, BackendPermissionError
 
@@ -53,10 +54,16 @@ class _Stop(Exception):
     """The thread shall end while it tries to connect."""
 
 
-class _ReplyQueue(Queue):  # type: ignore[misc]
+class _ReplyQueue(Queue):
     """That it was there once says nothing: it expires."""
 
     can_cache_declaration = False
+
+
+# kombu has types in part.
+_declare: Any = maybe_declare
+_Consumer: Any = Consumer
+_make_queue: Any = _ReplyQueue
 
 
 class Receiver:
@@ -149,10 +156,10 @@ class Receiver:
         Raises: what kombu raises: the connection is lost, or the broker refuses the queue.
         """
         if name is not None and name not in self._others:
-            maybe_declare(self._queue(name)(channel), retry=True)
+            _declare(self._queue(name)(channel), retry=True)
             self._others.append(name)
         if not self.declared:
-            maybe_declare(self._queue(self.queue)(channel), retry=True)
+            _declare(self._queue(self.queue)(channel), retry=True)
             self.declared = self._made = True
 
     # -- the thread ---------------------------------------------------------------------------------------
@@ -203,19 +210,14 @@ class Receiver:
                 channel.queue_delete(name)
 
     def _consume(self, channel: Any, names: Sequence[str]) -> Any:
-        consumer = Consumer(
-            channel,
-            [self._queue(name) for name in names],
-            on_message=self._on_message,
-            prefetch_count=PREFETCH,
-            auto_declare=True,
-        )
+        queues = [self._queue(name) for name in names]
+        consumer = _Consumer(channel, queues, on_message=self._on_message, prefetch_count=PREFETCH)
         consumer.consume()
         return consumer
 
     def _queue(self, name: str) -> Any:
         # Others with the same name and other arguments are refused: what changes here needs another name.
-        return _ReplyQueue(name, routing_key=name, durable=True, auto_delete=False, expires=self._expires)
+        return _make_queue(name, routing_key=name, durable=True, auto_delete=False, expires=self._expires)
 
     def _drain(self, connection: Any) -> None:
         checks = bool(connection.supports_heartbeats)

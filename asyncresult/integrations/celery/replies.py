@@ -11,12 +11,13 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from ..._storage.keys import HISTORY
 from ..._storage.memory import Records
-from ..._storage.store import Backend
+from ..._storage.store import Store
+from ...backend import Backend
 from ...codec.codec import LARGE_PAYLOAD_BYTES
 from ...errors import BackendError, ResultDecodeError
 from ...states import PENDING, READY_STATES
-from .config import make_backend
 from .receiver import Receiver
 
 __all__ = ["Replies", "ReplyRecords"]
@@ -28,7 +29,7 @@ DEFAULT_MAX_UNREAD = 100_000
 #: Records that somebody has read are kept for whoever asks again: so many, the latest.
 KEPT_AFTER_READING = 10_000
 #: States of a task that are kept for ``updates(since=…)``.
-HISTORY = 1000
+KEPT_STATES = 1000
 #: Seconds that the interpreter's end may take to delete the queue.
 EXIT_TIMEOUT = 2.0
 
@@ -70,11 +71,11 @@ class ReplyRecords(Records):
             if keep(held) or (again and any(value == old for _, old in self.history(history, "0"))):
                 return False
             self.set(key, value, expires)
-            self._remember(history, HISTORY, value, expires)
+            self._remember(history, KEPT_STATES, value, expires)
             self._read.pop(key, None)
             self._unread.pop(key, None)
             (self._read if self.publish(key, value) else self._unread)[key] = history
-            self._make_room()
+            self._drop_oldest()
             return True
 
     def get(self, key: bytes) -> bytes | None:
@@ -89,11 +90,11 @@ class ReplyRecords(Records):
         with self._lock:
             return super().get(key)
 
-    def _make_room(self) -> None:
+    def _drop_oldest(self) -> None:
         if len(self._read) > KEPT_AFTER_READING:
-            self._drop(self._read)
+            self._discard(self._read)
         if len(self._unread) > self.max_unread:
-            self._drop(self._unread)
+            self._discard(self._unread)
             self._dropped += 1
             if self._dropped & (self._dropped - 1) == 0:
                 logger.warning(
@@ -104,7 +105,7 @@ class ReplyRecords(Records):
                     extra={"event": "results dropped"},
                 )
 
-    def _drop(self, table: dict[bytes, bytes]) -> None:
+    def _discard(self, table: dict[bytes, bytes]) -> None:
         key = next(iter(table))
         self._values.pop(key, None)
         self._histories.pop(table.pop(key), None)
@@ -120,16 +121,19 @@ class Replies:
 
     Args:
         app: The Celery app.
+        make_backend: Makes a backend for the app, which calls :meth:`configure`.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, make_backend: Callable[[Any], Backend]) -> None:
         self.app = app
+        self._make_backend = make_backend
+        self._waiting: Backend | None = None
         self.reply_expires = DEFAULT_REPLY_EXPIRES
         self.reply_queue: str | None = None
         self.records = ReplyRecords(DEFAULT_MAX_UNREAD)
         self.refused = 0
         #: Whose rules for keys, lifetimes and precedence hold: the backend that was made with options, or the first.
-        self.rules: Backend | None = None
+        self.rules: Store | None = None
         self._expected: dict[str, None] = {}
         self._celerys_local = app._local
         self._lock = threading.Lock()
@@ -143,7 +147,7 @@ class Replies:
         if receiver is not None:
             return receiver
         if self.rules is None:
-            make_backend(self.app)
+            self._make_backend(self.app)
         assert self.rules is not None
         with self._lock:
             if self._receiver is None:
@@ -158,6 +162,14 @@ class Replies:
             return self._receiver
 
     @property
+    def waiting(self) -> Backend:
+        """A backend for Celery's own results, on the loop of the portal: it is not closed with that of connect(app)."""
+        waiting = self._waiting
+        if waiting is None:  # two threads may make one each: the records are the same
+            waiting = self._waiting = self._make_backend(self.app)
+        return waiting
+
+    @property
     def queue(self) -> str:
         """The name of the reply queue, for what is being sent: from now on it is received from."""
         receiver = self.receiver
@@ -165,7 +177,7 @@ class Replies:
         return receiver.queue
 
     def configure(
-        self, backend: Backend, reply_expires: float | None, reply_queue: str | None, max_unread: int | None
+        self, backend: Store, reply_expires: float | None, reply_queue: str | None, max_unread: int | None
     ) -> None:
         """Take over the options of a backend of the app; None leaves what is set.
 
@@ -234,7 +246,7 @@ class Replies:
             payload,
             lifetime,
             lambda old: rules.precedes(key, old, status),
-            rules.key_beside(task_id, "history"),
+            rules.key_beside(task_id, HISTORY),
             again=bool(message.delivery_info.get("redelivered")),
         )
         if status in READY_STATES:

@@ -18,19 +18,23 @@ import logging
 import os
 import threading
 from asyncio import sleep
-from typing import Any, ClassVar, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
+from celery.app.backends import by_url
 from celery.backends.rpc import RPCBackend
 
-from ..._storage.memory import MemoryBackend, MemoryEngine
-from ..._storage.store import BackendStats, Engine
+from ..._storage.engine import BackendStats, Engine
+from ..._storage.keys import HISTORY
+from ..._storage.memory import MemoryEngine
+from ..._storage.store import Driver, Store
+from ...backend import Backend
 from ...errors import BackendError
 from ...meta import stored_fields
-from .backend import Waiting
-from .config import kind_of_backend
 from .replies import Replies
+from .waiting import Waiting
 
-__all__ = ["RpcBackend", "RpcResultBackend", "replies_of", "watch"]
+__all__ = ["RpcBackend", "RpcResultBackend", "is_rpc", "replies_of", "watch"]
 
 logger = logging.getLogger("asyncresult.rpc")
 
@@ -55,13 +59,14 @@ class _Local(threading.local):
     For an app whose results do not come by ``rpc://`` it does what any ``threading.local`` does.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, make_backend: Callable[[Any], Backend]) -> None:
         self.app = app
+        self._make_backend = make_backend
 
     @property
     def oid(self) -> str:
-        if kind_of_backend(self.app) == "rpc":
-            return replies_of(self.app).queue
+        if is_rpc(self.app):
+            return replies_of(self.app, self._make_backend).queue
         try:
             name: str = self.__dict__["oid"]
         except KeyError:
@@ -74,8 +79,8 @@ class _Local(threading.local):
 
     @property
     def backend(self) -> Any:
-        if kind_of_backend(self.app) == "rpc":
-            replies_of(self.app)
+        if is_rpc(self.app):
+            replies_of(self.app, self._make_backend)
             return self.app._backend_cache
         return self.__dict__.get("backend")
 
@@ -84,22 +89,46 @@ class _Local(threading.local):
         self.__dict__["backend"] = backend
 
 
-def watch(app: Any) -> None:
-    """See to it that what is sent before :func:`connect` names our queue, too, if the app's results come by rpc."""
+def is_rpc(app: Any) -> bool:
+    """Whether the results of an app come as messages, whatever name its settings have for that."""
+    chosen = app.backend_cls or app.conf.result_backend
+    scheme, separator, _ = chosen.partition("://") if isinstance(chosen, str) else ("", "", "")
+    if separator and scheme not in app.loader.override_backends:
+        return scheme in ("rpc", "asyncresult+rpc")
+    try:
+        found, url = by_url(chosen, app.loader)
+    except ImportError:
+        return False
+    return issubclass(found, RPCBackend) if isinstance(found, type) else str(url).startswith("rpc://")
+
+
+def watch(app: Any, make_backend: Callable[[Any], Backend]) -> None:
+    """See to it that what is sent before :func:`connect` names our queue, too, if the app's results come by rpc.
+
+    Args:
+        make_backend: Makes an :class:`RpcBackend` for the app.
+    """
     with _making:
         if not isinstance(app._local, _Local):
-            app._local = _Local(app)
+            before = getattr(app._local, "backend", None)
+            app._local = _Local(app, make_backend)
+            if before is not None and not is_rpc(app):
+                app._local.backend = before
 
 
-def replies_of(app: Any) -> Replies:
-    """The replies of an app with ``rpc://``. From now on all that it sends, in any thread, names their queue."""
+def replies_of(app: Any, make_backend: Callable[[Any], Backend]) -> Replies:
+    """The replies of an app with ``rpc://``. From now on all that it sends, in any thread, names their queue.
+
+    Args:
+        make_backend: Makes an :class:`RpcBackend` for the app.
+    """
     replies: Replies | None = getattr(app, "_asyncresult_replies", None)
     if replies is None:
         with _making:
             replies = getattr(app, "_asyncresult_replies", None)
             if replies is None:
-                replies = app._asyncresult_replies = Replies(app)
-                watch(app)
+                replies = app._asyncresult_replies = Replies(app, make_backend)
+                watch(app, make_backend)
                 if not isinstance(app._backend_cache, RpcResultBackend):
                     app._backend_cache = RpcResultBackend(app=app)
     return replies
@@ -108,42 +137,51 @@ def replies_of(app: Any) -> Replies:
 # -- the backend --------------------------------------------------------------------------------------------
 
 
-class RpcBackend(MemoryBackend):
+class RpcDriver(Driver):
+    """Records of what came to this process."""
+
+    def __init__(self, replies: Replies) -> None:
+        self.replies = replies
+
+    def start_engine(self, store: Store) -> Engine:
+        return RpcEngine(store, self.replies)
+
+    def __str__(self) -> str:
+        return "rpc://"
+
+
+class RpcBackend(Backend):
     """The results of an app whose ``result_backend`` is ``rpc://``. Made by ``asyncresult.connect(app)``.
 
     Results come to the process that sent the task, and to no other. They are kept in its memory, each until it has
     expired or, once it was read, ten thousand others have been.
 
     Args:
-        app: The Celery app.
+        replies: What comes for the app.
         reply_expires: Seconds that the process may be cut off from the broker: so long it keeps what comes meanwhile.
+            1800 by default.
         reply_queue: A fixed name for the queue, which one process may use; started again it finds there what has come
             meanwhile. By default each process has a queue of its own, which is deleted when it ends.
-        max_unread: Results that nobody has read; beyond that the oldest are dropped, with a warning.
-        options: See :class:`Backend`.
+        max_unread: Results that nobody has read; beyond that the oldest are dropped, with a warning. 100,000 by
+            default.
+        options: See :class:`asyncresult.Backend`.
 
     Raises:
         ValueError: An option makes no sense; or reply_expires or reply_queue come after the queue was made.
     """
 
-    scheme: ClassVar[str] = "rpc"
-
     def __init__(
         self,
-        app: Any,
+        replies: Replies,
         *,
         reply_expires: float | None = None,
         reply_queue: str | None = None,
         max_unread: int | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
-        self.replies = replies_of(app)
-        self.records = self.replies.records
-        self.replies.configure(self, reply_expires, reply_queue, max_unread)
-
-    def _start_engine(self) -> Engine:
-        return RpcEngine(self)
+        self.replies = replies
+        super().__init__(RpcDriver(replies), **options)
+        replies.configure(self, reply_expires, reply_queue, max_unread)
 
     def _store(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise BackendError("rpc:// stores nothing: only the worker that got a task can reply to who sent it")
@@ -152,28 +190,25 @@ class RpcBackend(MemoryBackend):
         """Not with ``rpc://``: only the worker that got a task can reply. Raises BackendError."""
         self._store()
 
-    def __str__(self) -> str:
-        return "rpc://"
-
 
 class RpcEngine(MemoryEngine):
     """One loop's view of the replies."""
 
-    def __init__(self, backend: RpcBackend) -> None:
-        super().__init__(backend)
-        self.replies = backend.replies
+    def __init__(self, backend: Store, replies: Replies) -> None:
+        super().__init__(backend, replies.records)
+        self.replies = replies
+        self._task_of = backend.task_of
         self._safety_interval = backend.safety_interval
         # When a wait began for a task that this process has not sent.
         self._strangers: dict[bytes, float] = {}
         self._warned = False
-        self._task_id = len(backend.task_key(""))
         self.replies.receiver.start()
 
     def subscribe(self, keys: list[bytes]) -> None:
         super().subscribe(keys)
         now = self.loop.time()
         for key in keys:
-            if not self.replies.expects(self._id(key)):
+            if not self.replies.expects(self._task_of(key)):
                 self._strangers[key] = now
 
     def unsubscribe(self, keys: list[bytes]) -> None:
@@ -187,7 +222,7 @@ class RpcEngine(MemoryEngine):
             long_ago = self.loop.time() - self._safety_interval
             for key in keys:
                 if self._strangers.get(key, long_ago) < long_ago and self.replies.records.peek(key) is None:
-                    self._warn(self._id(key))
+                    self._warn(self._task_of(key))
                     break
 
     def _warn(self, task_id: str) -> None:
@@ -198,9 +233,6 @@ class RpcEngine(MemoryEngine):
             task_id,
             extra={"event": "unknown task", "task_id": task_id},
         )
-
-    def _id(self, key: bytes) -> str:
-        return key[self._task_id :].decode()
 
     def stats(self) -> BackendStats:
         receiver, table = self.replies.receiver, self.waiters
@@ -228,7 +260,7 @@ class RpcEngine(MemoryEngine):
         receiver = self.replies.receiver
         receiver.stop()
         deadline = self.loop.time() + timeout
-        while receiver.running and self.loop.time() < deadline:
+        while receiver.running and self.loop.time() < deadline:  # noqa: ASYNC110 - a thread sets no event of a loop
             await sleep(0.01)
 
 
@@ -240,7 +272,11 @@ class RpcResultBackend(Waiting, RPCBackend):  # type: ignore[misc]
 
     def __init__(self, app: Any, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
-        self._replies = replies_of(app)
+        self._replies: Replies = app._asyncresult_replies
+
+    @property
+    def _awaited(self) -> Backend:
+        return self._replies.waiting
 
     @property
     def oid(self) -> str:
@@ -260,4 +296,4 @@ class RpcResultBackend(Waiting, RPCBackend):  # type: ignore[misc]
 
     def _forget(self, task_id: str) -> None:
         backend = self._awaited
-        self._replies.records.delete([backend.task_key(task_id), backend.key_beside(task_id, "history")])
+        self._replies.records.delete([backend.task_key(task_id), backend.key_beside(task_id, HISTORY)])

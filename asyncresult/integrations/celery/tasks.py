@@ -17,6 +17,7 @@ from celery.canvas import Signature
 
 from ...result import AsyncResult
 from .backend import sending
+from .config import make_backend
 from .control import in_thread
 from .coroutines import as_child, running_task, wrap_coroutine_function
 from .results import from_celery
@@ -186,7 +187,7 @@ _signature.adelay = _adelay
 
 def _make_awaitable(app: Any) -> None:
     """Let Celery's own results, of this app, be awaited: a canvas that was sent with ``delay()`` gives them."""
-    watch(app)
+    watch(app, make_backend)
     for cls in (app.AsyncResult, app.ResultSet, app.GroupResult):
         cls.__await__ = _await_result
 
