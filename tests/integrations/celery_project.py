@@ -45,6 +45,8 @@ def client(**config: Any) -> Generator[Celery]:
     try:
         yield project
     finally:
+        if (replies := getattr(project, "_asyncresult_replies", None)) is not None:
+            replies.close()
         if (sender := getattr(project, "_asyncresult_sender", None)) is not None:
             sender.client.connection_pool.disconnect()
         close_app(project)

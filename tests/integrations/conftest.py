@@ -31,13 +31,37 @@ def stock_worker() -> Generator[CeleryWorker]:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_worker() -> Generator[CeleryWorker]:
+def rabbitmq_url() -> Generator[str]:
+    """A node of its own, for the session."""
+    with rabbitmq() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def rpc_rabbitmq_worker(rabbitmq_url: str) -> Generator[CeleryWorker]:
+    """Processes; tasks and results come through RabbitMQ."""
+    with _rpc_worker(rabbitmq_url) as worker:
+        yield worker
+
+
+@pytest.fixture(scope="session")
+def rpc_redis_worker() -> Generator[CeleryWorker]:
+    """Processes; tasks and results are messages, in Redis."""
+    with RedisServer() as server, _rpc_worker(server.url(0)) as worker:
+        yield worker
+
+
+def _rpc_worker(broker: str) -> CeleryWorker:
+    return CeleryWorker(broker=broker, backend="rpc://", app=PROJECT, pool="prefork", concurrency=2, config=STARTED)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_worker(rabbitmq_url: str) -> Generator[CeleryWorker]:
     """Processes; tasks come through RabbitMQ."""
     with (
-        rabbitmq() as broker,
         RedisServer() as server,
         CeleryWorker(
-            broker=broker, backend=server.url(1), app=PROJECT, pool="prefork", concurrency=2, config=STARTED
+            broker=rabbitmq_url, backend=server.url(1), app=PROJECT, pool="prefork", concurrency=2, config=STARTED
         ) as worker,
     ):
         yield worker

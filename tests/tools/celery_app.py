@@ -161,7 +161,9 @@ def close_app(closing: Celery) -> None:
     backend = closing.backend
     # A result object of Celery's unsubscribes when it is garbage, and would retry for 20 s if its server is gone.
     backend.remove_pending_result = _do_nothing
-    if (consumer := getattr(backend, "result_consumer", None)) is not None:
+    consumer = getattr(backend, "result_consumer", None)
+    # That of rpc:// cannot be stopped before it has begun.
+    if consumer is not None and getattr(consumer, "_consumer", consumer) is not None:
         consumer.stop()
     if (client := backend.__dict__.get("client")) is not None:
         client.connection_pool.disconnect()
