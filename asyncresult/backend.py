@@ -216,6 +216,8 @@ def connect(url: Any = None, **options: Any) -> Backend:
     if found is not None:
         driver, common = found
         return Backend(driver, **common)
+    if scheme == "rpc":
+        raise ValueError("rpc:// results come to the app that sent the tasks: give that app, connect(app)")
     known = ", ".join(f"{known}://" for known in KNOWN_SCHEMES)
     named = f"scheme {scheme!r}" if separator else "a text without scheme"
     raise ValueError(f"a backend's URL begins with one of {known}; not with {named}")
