@@ -11,9 +11,9 @@ Importing this module gives every signature ``adelay()`` and ``aapply_async()``.
 from __future__ import annotations
 
 from .backend import ResultBackend, SentinelResultBackend, result_backend
-from .config import connect
 from .control import CeleryController
-from .results import CeleryAsyncResult, CeleryGroupResult, from_celery, to_celery
+from .results import CeleryAsyncResult, CeleryGroupResult, connect, from_celery, to_celery
+from .rpc import RpcBackend
 from .tasks import Task, install, task
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "CeleryController",
     "CeleryGroupResult",
     "ResultBackend",
+    "RpcBackend",
     "SentinelResultBackend",
     "Task",
     "connect",

@@ -25,7 +25,7 @@ from ...codec.serializers import known_serializer
 from .control import CeleryController
 from .rpc import RpcBackend, is_rpc, replies_of
 
-__all__ = ["connect", "make_backend", "once"]
+__all__ = ["backend_of", "make_backend", "once"]
 
 #: Parameters of Celery's connections that ours do without, because the two connections of a backend keep
 #: themselves alive (heartbeat), are never more than two, reconnect and retry by rules of their own, and
@@ -47,20 +47,8 @@ _CHOICES = (
 _making = threading.Lock()
 
 
-def connect(app: Any, **options: Any) -> Backend:
-    """The backend of a Celery app: where its workers store, with its prefix, expiries, serializers, TLS …
-
-    It can revoke the app's tasks. It is the one that the handles of the app's tasks use, and the same at each
-    call; with ``options`` it is a new one, which the app's handles use from then on.
-
-    Args:
-        options: See :class:`asyncresult.Backend`; they take precedence over the app's settings.
-
-    Raises:
-        ValueError: A setting that cannot be honoured, or makes no sense. It is named; no secret is.
-        celery.exceptions.ImproperlyConfigured: Celery itself refuses it.
-    """
-    app = getattr(app, "_get_current_object", lambda: app)()  # celery.current_app is a proxy
+def backend_of(app: Any, **options: Any) -> Backend:
+    """What :func:`.results.connect` gives."""
     if options:
         app._asyncresult_backend = make_backend(app, **options)
     backend: Backend = once(app, "_asyncresult_backend", lambda: make_backend(app))
@@ -76,7 +64,7 @@ def once(app: Any, name: str, make: Callable[[], Any]) -> Any:
 
 
 def make_backend(app: Any, **options: Any) -> Backend:
-    """A backend of its own, from the configuration of ``app``. Raises: as :func:`connect`."""
+    """A backend of its own, from the configuration of ``app``. Raises: as :func:`.results.connect`."""
     if is_rpc(app):
         return _make_rpc_backend(app, options)
     celery_backend = _celery_backend(app)

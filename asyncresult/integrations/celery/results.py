@@ -7,17 +7,48 @@ from typing import Any, TypeVar
 from celery import result as celery_results
 
 from ..._storage.store import Store
+from ...backend import Backend
 from ...errors import TaskFailed
 from ...result import AsyncResult, EagerResult, GroupResult, ResultSet
 from ...states import PROPAGATE_STATES
-from .config import connect
+from .config import backend_of
 
-__all__ = ["CeleryAsyncResult", "CeleryGroupResult", "from_celery", "to_celery"]
+__all__ = ["CeleryAsyncResult", "CeleryGroupResult", "connect", "from_celery", "make_awaitable", "to_celery"]
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
 Node = AsyncResult[Any] | GroupResult[Any]
+
+
+def connect(app: Any, **options: Any) -> Backend:
+    """The backend of a Celery app: where its workers store, with its prefix, expiries, serializers, TLS …
+
+    It can revoke the app's tasks. It is the one that the handles of the app's tasks use, and the same at each
+    call; with ``options`` it is a new one, which the app's handles use from then on. From now on Celery's own results
+    of this app can be awaited too.
+
+    Args:
+        options: See :class:`asyncresult.Backend`; they take precedence over the app's settings. With ``rpc://`` also
+            those of :class:`RpcBackend`.
+
+    Raises:
+        ValueError: A setting that cannot be honoured, or makes no sense. It is named; no secret is.
+        celery.exceptions.ImproperlyConfigured: Celery itself refuses it.
+    """
+    app = getattr(app, "_get_current_object", lambda: app)()  # celery.current_app is a proxy
+    make_awaitable(app)
+    return backend_of(app, **options)
+
+
+def make_awaitable(app: Any) -> None:
+    """Let Celery's own results, of this app, be awaited: a canvas that was sent with ``delay()`` gives them."""
+    for cls in (app.AsyncResult, app.ResultSet, app.GroupResult):
+        cls.__await__ = _await_result
+
+
+def _await_result(self: Any) -> Any:
+    return from_celery(self).__await__()
 
 
 class CeleryAsyncResult(AsyncResult[T_co], celery_results.ResultBase):  # type: ignore[misc]
@@ -44,7 +75,7 @@ class CeleryAsyncResult(AsyncResult[T_co], celery_results.ResultBase):  # type: 
     def backend(self) -> Store:
         """As given; else that of the app; else the current one. Raises ValueError: see :func:`connect`."""
         if self._backend is None and self._app is not None:
-            self._backend = connect(self._app)
+            self._backend = backend_of(self._app)
         return super().backend
 
     def then(self, on_success: Any = None, on_error: Any = None, *, weak: bool = False) -> Any:

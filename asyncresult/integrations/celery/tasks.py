@@ -20,7 +20,7 @@ from .backend import sending
 from .config import make_backend
 from .control import in_thread
 from .coroutines import as_child, running_task, wrap_coroutine_function
-from .results import from_celery
+from .results import from_celery, make_awaitable
 from .rpc import watch
 
 __all__ = ["Task", "install", "task"]
@@ -51,7 +51,8 @@ class _Methods(_Generic[P, R]):
     @classmethod
     def on_bound(cls, app: Any) -> None:
         super().on_bound(app)  # type: ignore[misc]
-        _make_awaitable(app)
+        make_awaitable(app)
+        watch(app, make_backend)
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send the task. Blocks until the broker has it: in coroutines use :meth:`adelay`.
@@ -140,7 +141,8 @@ def install(app: Any) -> None:
     """
     if not issubclass(app.Task, _Methods):
         app.Task = type("Task", (_Methods, app.Task), {"__module__": __name__, "abstract": True})
-    _make_awaitable(app)
+    make_awaitable(app)
+    watch(app, make_backend)
     if app.finalized:
         _adopt_all(app)
     else:
@@ -183,14 +185,3 @@ async def _adelay(self: Any, *args: Any, **kwargs: Any) -> Any:
 _signature: Any = Signature
 _signature.aapply_async = _aapply_async
 _signature.adelay = _adelay
-
-
-def _make_awaitable(app: Any) -> None:
-    """Let Celery's own results, of this app, be awaited: a canvas that was sent with ``delay()`` gives them."""
-    watch(app, make_backend)
-    for cls in (app.AsyncResult, app.ResultSet, app.GroupResult):
-        cls.__await__ = _await_result
-
-
-def _await_result(self: Any) -> Any:
-    return from_celery(self).__await__()
