@@ -1,0 +1,83 @@
+"""``doctor``: why a result does not come.
+
+Each check looks at one thing and gives findings: how bad it is, what was seen, and what to do about it. A check that
+the server does not allow says so, and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from .._checks import check_task_id
+from .output import coloured, write, write_json
+from .source import connected, load_app, read_ids, run
+from .status import Status
+
+__all__ = ["Finding", "doctor"]
+
+Severity = Literal["ok", "note", "warning", "error"]
+_COLOURS = {"ok": "32", "note": "2", "warning": "33", "error": "31"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check has found.
+
+    Attributes:
+        check: The check's name.
+        severity: ``ok``, ``note`` (a fact), ``warning`` (may lose or delay results) or ``error`` (does).
+        message: What was seen.
+        fix: What to do; empty where there is nothing to do.
+    """
+
+    check: str
+    severity: Severity
+    message: str
+    fix: str = ""
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Examine the store, or one task, and print what was found. Status 1 if something is wrong."""
+    return run(_doctor(arguments))
+
+
+async def _doctor(arguments: argparse.Namespace) -> int:
+    findings: list[Finding] = []
+    async for finding in _examine(arguments):
+        findings.append(finding)
+        if not arguments.json:
+            _print(finding)
+    worst_is_error = any(finding.severity == "error" for finding in findings)
+    if arguments.json:
+        write_json({"findings": [asdict(finding) for finding in findings]})
+    else:
+        count = sum(finding.severity in ("warning", "error") for finding in findings)
+        write(f"{count} to look at" if count else "nothing to look at")
+    return Status.FAILED if worst_is_error else Status.SUCCESS
+
+
+async def _examine(arguments: argparse.Namespace) -> AsyncIterator[Finding]:
+    from . import checks, task_checks
+
+    app: Any = load_app(arguments.app) if arguments.app else None
+    async with connected(arguments) as backend:
+        if arguments.id:
+            (id,) = read_ids([arguments.id], check_task_id)
+            async for finding in task_checks.examine(backend, id, app):
+                yield finding
+        else:
+            async for finding in checks.examine(backend, app):
+                yield finding
+
+
+def _print(finding: Finding) -> None:
+    severity = f"{finding.severity:<7}"
+    if coloured(sys.stdout):
+        severity = f"\x1b[{_COLOURS[finding.severity]}m{severity}\x1b[0m"
+    write(f"{severity}  {finding.check}: {finding.message}")
+    if finding.fix:
+        write(f"{'':7}  fix: {finding.fix}")

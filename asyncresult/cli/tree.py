@@ -1,0 +1,180 @@
+"""``tree``: the tasks below one, with their states."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import AsyncResult, GroupResult
+from .._checks import check_task_id
+from ..backend import Backend
+from ..errors import ResultDecodeError
+from ..graph import DependencyGraph
+from ..states import PENDING
+from .output import coloured, state_text, to_json, write
+from .source import connected, read_ids, run
+from .status import CommandError, Status
+
+__all__ = ["tree"]
+
+#: Nodes shown: a tree that refers to itself, or has a million members, ends somewhere.
+MAX_NODES = 10_000
+
+
+@dataclass
+class Node:
+    """One task, or a group of tasks (which has no state)."""
+
+    id: str
+    state: str | None
+    name: str | None = None
+    children: list[Node] = field(default_factory=list)
+    more: bool = False
+    """Whether there are children that are not shown."""
+
+
+def tree(arguments: argparse.Namespace) -> int:
+    """Print the tree below a task or a saved group."""
+    return run(_tree(arguments))
+
+
+async def _tree(arguments: argparse.Namespace) -> int:
+    (id,) = read_ids([arguments.id], check_task_id)
+    async with connected(arguments) as backend:
+        root = await _root(backend, id)
+        node = await _walk(root, arguments.depth)
+    write(_FORMATS[arguments.format](node))
+    return Status.SUCCESS
+
+
+async def _root(backend: Backend, id: str) -> AsyncResult[Any] | GroupResult[Any]:
+    handle = backend.result(id)
+    if not await handle.exists():
+        group = await GroupResult.restore(id, backend=backend)
+        if group is None:
+            raise CommandError(f"nothing is stored for {id}", Status.UNKNOWN)
+        return group
+    return handle
+
+
+async def _walk(root: Any, depth: int | None) -> Node:
+    """Breadth first, each id once; the tree may be as deep as it likes."""
+    top = await _node(root)
+    met = {top.id}
+    level = [(root, top)]
+    count = 1
+    while level:
+        below: list[tuple[Any, Node]] = []
+        for handle, node in level:
+            children = await _children(handle)
+            if depth is not None and depth <= 1:
+                node.more = bool(children)
+                continue
+            for child in children:
+                if child.id in met:
+                    continue  # a retried task is among its own children
+                if count >= MAX_NODES:
+                    node.more = True
+                    break
+                met.add(child.id)
+                count += 1
+                made = await _node(child)
+                node.children.append(made)
+                below.append((child, made))
+        level = below
+        depth = None if depth is None else depth - 1
+    return top
+
+
+async def _node(handle: Any) -> Node:
+    if isinstance(handle, GroupResult):
+        return Node(str(handle.id), None)
+    try:
+        meta = await handle.meta()
+    except ResultDecodeError:
+        return Node(handle.id, "unreadable")
+    return Node(handle.id, meta.status or PENDING, meta.name)
+
+
+async def _children(handle: Any) -> list[Any]:
+    if isinstance(handle, GroupResult):
+        return list(handle.results)
+    try:
+        return await handle.children() or []
+    except ResultDecodeError:
+        return []
+
+
+def _as_text(root: Node) -> str:
+    colours = coloured(sys.stdout)
+    lines: list[str] = []
+    # An explicit stack: a chain may be longer than Python's.
+    stack: list[tuple[Node, str, str]] = [(root, "", "")]
+    while stack:
+        node, lead, rest = stack.pop()
+        lines.append(lead + _label(node, colours))
+        if node.more:
+            lines.append(rest + "└─ …")
+        last = len(node.children) - 1
+        stack.extend(
+            (child, rest + ("└─ " if index == last else "├─ "), rest + ("   " if index == last else "│  "))
+            for index, child in reversed(list(enumerate(node.children)))
+        )
+    return "\n".join(lines)
+
+
+def _label(node: Node, colours: bool) -> str:
+    if node.state is None:
+        return f"group {node.id} ({len(node.children)})"
+    named = f" {node.name}" if node.name else ""
+    return f"{node.id}{named} {state_text(node.state, colours=colours)}"
+
+
+def _as_json(root: Node) -> str:
+    flat: dict[int, dict[str, Any]] = {}
+    order = _preorder(root)
+    for node in reversed(order):
+        flat[id(node)] = {
+            "id": node.id,
+            "state": node.state,
+            "name": node.name,
+            "children": [flat[id(child)] for child in node.children],
+        }
+    return to_json(flat[id(root)])
+
+
+def _preorder(root: Node) -> list[Node]:
+    order, stack = [], [root]
+    while stack:
+        node = stack.pop()
+        order.append(node)
+        stack.extend(reversed(node.children))
+    return order
+
+
+def _graph(root: Node) -> DependencyGraph[str]:
+    labels: dict[str, str] = {}
+    graph: DependencyGraph[str] = DependencyGraph(formatter=lambda id: labels[id])
+    for node in _preorder(root):
+        labels[node.id] = _label(node, colours=False)
+        graph.add_arc(node.id)
+        for child in node.children:
+            graph.add_edge(node.id, child.id)
+    return graph
+
+
+def _as_dot(root: Node) -> str:
+    import io
+
+    text = io.StringIO()
+    _graph(root).to_dot(text)
+    return text.getvalue().rstrip()
+
+
+def _as_mermaid(root: Node) -> str:
+    return _graph(root).to_mermaid().rstrip()
+
+
+_FORMATS = {"text": _as_text, "dot": _as_dot, "mermaid": _as_mermaid, "json": _as_json}
