@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from hashlib import sha1
 from typing import Any, ClassVar, Self
 
@@ -39,6 +40,9 @@ from .writes import RECORDS_PER_CALL, Script, Write, WriteBatch, fail, settle
 __all__ = ["RedisDriver", "RedisEngine"]
 
 logger = logging.getLogger("asyncresult")
+
+#: Keys looked at by one step of a scan: a step holds up the server for well under a millisecond.
+SCAN_COUNT = 1000
 
 
 class RedisDriver(Driver):
@@ -312,6 +316,24 @@ class RedisEngine(Engine):
             write.seen = sha1(old or b"", usedforsecurity=False).hexdigest().encode()
             self._store(write)
 
+    def lifetime(self, key: bytes) -> asyncio.Future[float | None]:
+        return self._submit([("PTTL", key)], lambda replies: replies[0] / 1000 if replies[0] >= 0 else None)
+
+    def command(self, *words: str | bytes | int) -> asyncio.Future[Any]:
+        return self._submit([words], lambda replies: replies[0], through=next(iter(self._pumps), None))
+
+    async def scan(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
+        # Wire: SCAN, whose cursor "0" is the first and, as an answer, the last.
+        for commands in self._pumps:
+            cursor: Any = 0
+            while True:
+                words = ("SCAN", cursor, "MATCH", _glob_escaped(prefix) + b"*", "COUNT", SCAN_COUNT)
+                cursor, keys = await self._submit([words], lambda replies: replies[0], through=commands)
+                if keys:
+                    yield keys
+                if int(cursor) == 0:
+                    break
+
     def history(self, key: bytes, after: str) -> asyncio.Future[list[tuple[str, bytes]]]:
         def records(replies: list[Any]) -> list[tuple[str, bytes]]:
             return [
@@ -322,8 +344,13 @@ class RedisEngine(Engine):
         return self._submit([("XRANGE", key, f"({after}", "+")], records, forever=True)
 
     def _submit(
-        self, commands: list[Command], convert: Callable[[list[Any]], Any], forever: bool = False
+        self,
+        commands: list[Command],
+        convert: Callable[[list[Any]], Any],
+        forever: bool = False,
+        through: Commands | None = None,
     ) -> asyncio.Future[Any]:
+        """Answers of the server that the keys belong to, or of the one at the end of ``through``."""
         future: asyncio.Future[Any] = self.loop.create_future()
 
         def done(replies: list[Any]) -> None:
@@ -334,7 +361,11 @@ class RedisEngine(Engine):
                 settle(future, convert(replies))
 
         patience = None if forever else self._patience
-        self._send(Job(commands, done, functools.partial(fail, future), patience))
+        job = Job(commands, done, functools.partial(fail, future), patience)
+        if through is not None:
+            through.submit(job)
+        else:
+            self._send(job)
         return future
 
     # -- life -----------------------------------------------------------------------------------------
@@ -436,3 +467,8 @@ class _Collected:
 
     def failed(self, keys: Sequence[bytes], error: AsyncResultError) -> None:
         fail(self._future, error)
+
+
+def _glob_escaped(text: bytes) -> bytes:
+    """A text that a pattern of the server matches as it stands."""
+    return re.sub(rb"([][?*^\\\\])", rb"\\\1", text)

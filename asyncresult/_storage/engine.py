@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
@@ -107,6 +107,22 @@ class Engine(ABC):
     @abstractmethod
     def delete(self, keys: Sequence[bytes], *, forever: bool = False) -> asyncio.Future[int]:
         """Delete keys; how many there were. ``forever``: go on trying, however long an outage lasts."""
+
+    @abstractmethod
+    def lifetime(self, key: bytes) -> asyncio.Future[float | None]:
+        """Seconds that a key is still kept; None where it is kept for ever, or is not there."""
+
+    @abstractmethod
+    def scan(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
+        """The keys that begin so, in some order, in batches; a key that changes meanwhile may come twice, or not."""
+
+    def command(self, *words: str | bytes | int) -> asyncio.Future[Any]:
+        """Send one command to the server, where there is one that takes commands.
+
+        Raises:
+            NotImplementedError: There is none.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def stats(self) -> BackendStats: ...

@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -88,6 +88,15 @@ class Records:
                 self._remember(*history, value, expires)
             self.publish(key, value)
             return True
+
+    def lifetime(self, key: bytes) -> float | None:
+        with self._lock:
+            _, deadline = self._values.get(key, (None, None))
+            return max(0.0, deadline - time.monotonic()) if deadline is not None else None
+
+    def keys(self, prefix: bytes) -> list[bytes]:
+        with self._lock:
+            return [key for key in self._values if key.startswith(prefix)]
 
     def delete(self, keys: Sequence[bytes]) -> int:
         with self._lock:
@@ -235,6 +244,12 @@ class MemoryEngine(Engine):
 
     def delete(self, keys: Sequence[bytes], *, forever: bool = False) -> asyncio.Future[int]:
         return self._answer(self._store.delete(keys))
+
+    def lifetime(self, key: bytes) -> asyncio.Future[float | None]:
+        return self._answer(self._store.lifetime(key))
+
+    async def scan(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
+        yield self._store.keys(prefix)
 
     def _answer(self, value: T) -> asyncio.Future[T]:
         future: asyncio.Future[T] = self.loop.create_future()

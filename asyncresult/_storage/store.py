@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .. import _background
 from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec, LargeRecord
-from ..errors import BackendClosed, ResultDecodeError
+from ..errors import BackendClosed, BackendError, ResultDecodeError
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, FAILURE, PENDING, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
 from .engine import BackendStats, Engine
@@ -138,6 +138,57 @@ class Store(Keys, ABC):
                 size = 0
                 await asyncio.sleep(0)
         return metas
+
+    async def get_raw(self, task_id: str) -> bytes | None:
+        """The stored bytes of a record as they are; None where nothing is stored.
+
+        Raises: as :meth:`get_meta`, but for ResultDecodeError.
+
+        Wire: MGET.
+        """
+        return await self._engine().read(self.task_key(task_id))
+
+    async def get_lifetime(self, task_id: str) -> float | None:
+        """Seconds that a record is still kept; None where it is kept for ever, or is not there.
+
+        Raises: as :meth:`get_raw`.
+
+        Wire: PTTL.
+        """
+        return await self._engine().lifetime(self.task_key(task_id))
+
+    async def task_ids(self, *, limit: int) -> AsyncIterator[str]:
+        """Ids of stored records, in no order; one that is written meanwhile may be missing. For tools, not for programs
+        that could know the ids.
+
+        Args:
+            limit: How many at the most.
+
+        Raises: as :meth:`get_raw`.
+
+        Wire: SCAN, a thousand keys a step.
+        """
+        prefix = self.task_key("")
+        seen: set[bytes] = set()
+        async for keys in self._engine().scan(prefix):
+            for key in keys:
+                if key not in seen:  # a scan may meet a key twice
+                    seen.add(key)
+                    yield key[len(prefix) :].decode(errors="backslashreplace")
+                    if len(seen) >= limit:
+                        return
+
+    async def command(self, *words: str | bytes | int) -> Any:
+        """The server's answer to one command of its own, such as ``INFO``. For tools that examine a server.
+
+        Raises:
+            BackendError: There is no server that takes commands, or it refuses this one.
+            BackendUnavailable, BackendPermissionError, BackendClosed: As :meth:`get_meta`.
+        """
+        try:
+            return await self._engine().command(*words)
+        except NotImplementedError:
+            raise BackendError(f"{self} has no server that takes commands") from None
 
     def _decode(self, task_id: str, payload: bytes | None) -> TaskMeta:
         """The record, if it is small enough for the loop; LargeRecord if not."""

@@ -31,8 +31,8 @@ PUBSUB_LIMIT = 8 * 1024 * 1024
 
 async def examine(backend: Backend, app: Any) -> AsyncIterator[Finding]:
     """All checks that apply to this kind of store."""
-    if hasattr(backend, "command"):
-        server = Server(backend)
+    server = Server(backend)
+    if await server.try_call("PING") is not None:
         for check in (_version, _latency, _eviction, _limits, _clients, _clock, _topology):
             for finding in await _guarded(check, server):
                 yield finding
@@ -57,13 +57,17 @@ async def _guarded(check: Callable[[Server], Awaitable[list[Finding]]], server: 
 
 async def _version(server: Server) -> list[Finding]:
     info = await server.info()
-    kind, version = ("Valkey", info["valkey_version"]) if "valkey_version" in info else ("Redis", info.get("redis_version"))
+    kind, version = (
+        ("Valkey", info["valkey_version"]) if "valkey_version" in info else ("Redis", info.get("redis_version"))
+    )
     if not version:
         return [Finding("version", "note", "the server does not tell its version")]
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers < OLDEST_VERSION:
         return [
-            Finding("version", "warning", f"{kind} {version}", "asyncresult is tested with Redis 6.2 and newer: upgrade")
+            Finding(
+                "version", "warning", f"{kind} {version}", "asyncresult is tested with Redis 6.2 and newer: upgrade"
+            )
         ]
     hello = await server.try_call("HELLO")
     protocol = "RESP3" if hello is not None else "RESP2 only"
@@ -143,7 +147,10 @@ async def _limits(server: Server) -> list[Finding]:
 
 async def _clients(server: Server) -> list[Finding]:
     info = await server.info()
-    connected, most = int(info.get("connected_clients", "0")), info.get("maxclients") or await server.setting("maxclients")
+    connected, most = (
+        int(info.get("connected_clients", "0")),
+        info.get("maxclients") or await server.setting("maxclients"),
+    )
     if not most:
         return [Finding("clients", "note", f"{connected} clients; maxclients is not known")]
     if connected > 0.9 * int(most):
@@ -175,15 +182,26 @@ async def _topology(server: Server) -> list[Finding]:
         text = text_of(await server.call("CLUSTER", "INFO")) or ""
         state = dict(line.split(":", 1) for line in text.split() if ":" in line)
         if state.get("cluster_state") != "ok":
-            return [Finding("cluster", "error", f"cluster_state is {state.get('cluster_state')}", "redis-cli --cluster check")]
+            return [
+                Finding(
+                    "cluster", "error", f"cluster_state is {state.get('cluster_state')}", "redis-cli --cluster check"
+                )
+            ]
         return [
-            Finding("cluster", "ok", f"{state.get('cluster_known_nodes')} nodes, {state.get('cluster_slots_ok')} slots ok")
+            Finding(
+                "cluster", "ok", f"{state.get('cluster_known_nodes')} nodes, {state.get('cluster_slots_ok')} slots ok"
+            )
         ]
     role = info.get("role")
     if role == "slave":
         link = info.get("master_link_status")
         return [
-            Finding("role", "error", f"this is a replica (link {link}): it stores nothing", "connect to the primary, or by sentinel://")
+            Finding(
+                "role",
+                "error",
+                f"this is a replica (link {link}): it stores nothing",
+                "connect to the primary, or by sentinel://",
+            )
         ]
     return [Finding("role", "ok", f"{role}, {info.get('connected_slaves', '0')} replicas")] if role else []
 
@@ -206,10 +224,10 @@ async def _channels(backend: Backend, server: Server) -> list[Finding]:
             Finding(
                 "subscriptions",
                 "warning",
-                f"{total} channels are subscribed, and of {len(sample)} looked at {over} belong to tasks that have ended:"
-                " some client leaks subscriptions",
-                "stock Celery does so for each delay() whose result is not fetched: use result_backend='asyncresult+redis://…'"
-                " or ignore_result",
+                f"{total} channels are subscribed, and of {len(sample)} looked at {over} belong to tasks that have"
+                " ended: some client leaks subscriptions",
+                "stock Celery does so for each delay() whose result is not fetched: use"
+                " result_backend='asyncresult+redis://…' or ignore_result",
             )
         ]
     return [Finding("subscriptions", "ok", f"{total} tasks are waited for")]
@@ -252,7 +270,7 @@ async def _sampled(backend: Backend) -> list[Finding]:
     """Some stored records: can they be read, and how long are they kept?"""
     try:
         ids = [id async for id in backend.task_ids(limit=SAMPLE)]
-        for_ever = sum([await backend.get_ttl(id) is None for id in ids])
+        for_ever = sum([await backend.get_lifetime(id) is None for id in ids])
     except AsyncResultError as error:
         return [Finding("records", "note", f"not examined: {error}")]
     unreadable: dict[str, str] = {}
@@ -269,7 +287,8 @@ async def _sampled(backend: Backend) -> list[Finding]:
                 "records",
                 "error",
                 f"{len(unreadable)} of {len(ids)} records looked at cannot be read, e.g. {id}: {why}",
-                "let workers and readers agree: result_serializer json (or accept=[…] for msgpack, yaml); pickle is never read",
+                "let workers and readers agree: result_serializer json (or accept=[…] for msgpack, yaml);"
+                " pickle is never read",
             )
         )
     if for_ever:
@@ -289,14 +308,29 @@ def _settings(app: Any) -> list[Finding]:
     findings: list[Finding] = []
     if conf.task_ignore_result:
         findings.append(
-            Finding("settings", "error", "task_ignore_result is set: workers store no results", "unset it, or set it for single tasks")
+            Finding(
+                "settings",
+                "error",
+                "task_ignore_result is set: workers store no results",
+                "unset it, or set it for single tasks",
+            )
         )
     if not conf.task_track_started:
         findings.append(
-            Finding("settings", "note", "task_track_started is off: a task that runs looks like one that waits", "set it to see STARTED")
+            Finding(
+                "settings",
+                "note",
+                "task_track_started is off: a task that runs looks like one that waits",
+                "set it to see STARTED",
+            )
         )
     if conf.result_serializer == "pickle":
         findings.append(
-            Finding("settings", "error", "result_serializer is pickle, which asyncresult never reads", "set result_serializer to json")
+            Finding(
+                "settings",
+                "error",
+                "result_serializer is pickle, which asyncresult never reads",
+                "set result_serializer to json",
+            )
         )
     return findings or [Finding("settings", "ok", f"of {app.main or 'the app'}: nothing that loses results")]

@@ -45,7 +45,7 @@ def _choices(parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
 
 def _bash(commands: Commands) -> str:
     lines = [
-        "# bash completion for asyncresult: eval \"$(asyncresult completion bash)\"",
+        '# bash completion for asyncresult: eval "$(asyncresult completion bash)"',
         "_asyncresult() {",
         '    local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" words=""',
         '    case "${COMP_WORDS[1]}:$before" in',
@@ -109,7 +109,8 @@ def _fish(commands: Commands) -> str:
         seen = f"-n '__fish_seen_subcommand_from {name}'"
         for action in _options(parser):
             names = " ".join(
-                f"-l {option[2:]}" if option.startswith("--") else f"-s {option[1:]}" for option in action.option_strings
+                f"-l {option[2:]}" if option.startswith("--") else f"-s {option[1:]}"
+                for option in action.option_strings
             )
             value = "" if action.nargs == 0 else " -r"
             words = f" -a '{' '.join(map(str, action.choices))}'" if action.choices else ""

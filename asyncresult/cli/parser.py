@@ -161,7 +161,5 @@ def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 def run_of(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
     """The function of the chosen command; its module is imported here."""
     module, _, name = arguments.run.partition(":")
-    function: Callable[[argparse.Namespace], int] = getattr(
-        importlib.import_module(f".{module}", __package__), name
-    )
+    function: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(f".{module}", __package__), name)
     return function

@@ -11,9 +11,9 @@ from .. import AsyncResult, ResultSet
 from .._checks import check_task_id
 from ..backend import Backend
 from ..control import Reply
-from ..errors import ResultDecodeError, ResultTimeout
+from ..errors import ResultDecodeError
 from ..meta import TaskMeta
-from ..states import FAILURE, PENDING, PROPAGATE_STATES, READY_STATES
+from ..states import PENDING, PROPAGATE_STATES, READY_STATES
 from .output import coloured, describe, fields_of, say, state_text, value_text, write, write_json
 from .source import connected, read_ids, run
 from .status import CommandError, Status, status_of_state
@@ -79,7 +79,9 @@ async def _wait(arguments: argparse.Namespace) -> int:
                         break
     except TimeoutError as error:
         missing = wanted - len(statuses) + 1
-        raise CommandError(f"{missing} of {wanted} had not ended after {arguments.timeout:g} seconds", Status.TIMEOUT) from error
+        raise CommandError(
+            f"{missing} of {wanted} had not ended after {arguments.timeout:g} seconds", Status.TIMEOUT
+        ) from error
     return max(statuses)
 
 
@@ -154,7 +156,7 @@ async def _known(backend: Backend, id: str) -> dict[str, Any] | None:
         return None
     fields = fields_of(await backend.get_meta(id))
     key = backend.task_key(id).decode(errors="backslashreplace")
-    return {**fields, "key": key, "channel": key, "size": len(raw), "ttl": await backend.get_ttl(id)}
+    return {**fields, "key": key, "channel": key, "size": len(raw), "ttl": await backend.get_lifetime(id)}
 
 
 def _print_fields(fields: dict[str, Any]) -> None:

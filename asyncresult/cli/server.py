@@ -6,7 +6,6 @@ from typing import Any
 
 from ..backend import Backend
 from ..errors import BackendError
-from .status import CommandError
 
 __all__ = ["Refused", "Server", "server_facts"]
 
@@ -16,27 +15,20 @@ class Refused(Exception):
 
 
 class Server:
-    """Commands to the server of a backend.
-
-    Raises:
-        CommandError: The backend has no server that takes commands.
-    """
+    """Commands to the server of a backend."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        if not hasattr(backend, "command"):
-            raise CommandError(f"{backend} has no server to examine")
 
     async def call(self, *words: str | bytes | int) -> Any:
         """The reply to one command.
 
         Raises:
-            Refused: The server answered with an error.
+            Refused: The server answered with an error, or there is none that takes commands.
             BackendUnavailable: It did not answer.
         """
-        command: Any = self._backend.command  # type: ignore[attr-defined]
         try:
-            return await command(*words)
+            return await self._backend.command(*words)
         except BackendError as error:
             if isinstance(error, ConnectionError):
                 raise

@@ -14,7 +14,6 @@ from .server import Refused, Server
 
 __all__ = ["examine"]
 
-DATABASES = 16
 SCANNED_KEYS = 200_000
 WORKER_SECONDS = 1.0
 
@@ -24,15 +23,14 @@ async def examine(backend: Backend, id: str, app: Any) -> AsyncIterator[Finding]
     key = backend.task_key(id)
     shown = key.decode(errors="backslashreplace")
     yield Finding("key", "note", f"key and channel: {shown}")
-    server = Server(backend) if hasattr(backend, "command") else None
-    if server is not None:
-        yield await _subscribers(server, key)
+    server = Server(backend)
+    yield await _subscribers(server, key)
     raw = await backend.get_raw(id)
     if raw is not None:
         async for finding in _stored(backend, id, len(raw)):
             yield finding
         return
-    elsewhere = await _elsewhere(server, backend, id) if server is not None else None
+    elsewhere = await _elsewhere(server, id)
     if elsewhere:
         yield elsewhere
         return
@@ -55,7 +53,7 @@ async def _subscribers(server: Server, key: bytes) -> Finding:
 
 
 async def _stored(backend: Backend, id: str, size: int) -> AsyncIterator[Finding]:
-    ttl = await backend.get_ttl(id)
+    ttl = await backend.get_lifetime(id)
     kept = "for ever" if ttl is None else f"for {ttl:.0f} s more"
     try:
         meta = await backend.get_meta(id)
@@ -75,7 +73,12 @@ async def _stored(backend: Backend, id: str, size: int) -> AsyncIterator[Finding
             "a reader that does not get it uses another URL, database, key prefix or id",
         )
     elif meta.stale:
-        yield Finding("reason", "error", f"{meta.status}, but its worker gives no sign of life", "the worker has died or hangs: send it again")
+        yield Finding(
+            "reason",
+            "error",
+            f"{meta.status}, but its worker gives no sign of life",
+            "the worker has died or hangs: send it again",
+        )
     else:
         yield Finding("reason", "note", f"the task has not ended yet: it is {meta.status}")
 
@@ -89,10 +92,8 @@ async def _history(backend: Backend, id: str) -> AsyncIterator[Finding]:
         yield Finding("states", "note", " > ".join(states[-10:]))
 
 
-async def _elsewhere(server: Server | None, backend: Backend, id: str) -> Finding | None:
+async def _elsewhere(server: Server, id: str) -> Finding | None:
     """The record under another prefix, in the same database."""
-    if server is None:
-        return None
     cursor: Any = 0
     for _ in range(SCANNED_KEYS // 1000):
         try:
@@ -118,7 +119,9 @@ def _at_workers(app: Any, id: str) -> Finding | None:
     try:
         replies = app.control.inspect(timeout=WORKER_SECONDS).query_task(id)
     except Exception as error:  # whatever the broker's client raises
-        return Finding("workers", "warning", f"the workers cannot be asked: {type(error).__name__}", "is the broker up?")
+        return Finding(
+            "workers", "warning", f"the workers cannot be asked: {type(error).__name__}", "is the broker up?"
+        )
     if not replies:
         return Finding("reason", "error", "no worker answers", "start one: celery -A PROJ worker")
     for worker, tasks in replies.items():

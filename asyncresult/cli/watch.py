@@ -41,9 +41,12 @@ async def _watch(arguments: argparse.Namespace) -> int:
     ids = read_ids(arguments.ids, check_task_id)
     view = _make_view(arguments, ids)
     try:
-        async with connected(arguments) as backend, asyncio.timeout(arguments.timeout):
-            async with asyncio.TaskGroup() as group:
-                follows = [group.create_task(_follow(backend, id, view, arguments.since)) for id in ids]
+        async with (
+            connected(arguments) as backend,
+            asyncio.timeout(arguments.timeout),
+            asyncio.TaskGroup() as group,
+        ):
+            follows = [group.create_task(_follow(backend, id, view, arguments.since)) for id in ids]
     except TimeoutError as error:
         raise CommandError(f"not all had ended after {arguments.timeout:g} seconds", Status.TIMEOUT) from error
     except ExceptionGroup as errors:

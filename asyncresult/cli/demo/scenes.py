@@ -100,8 +100,9 @@ async def send_and_wait(send: Send, *task: Any) -> Any:
 
 async def with_celery(backend_url: str) -> None:
     """All scenes, with tasks of a Celery worker."""
-    from . import tasks
     from asyncresult.integrations.celery import install
+
+    from . import tasks
 
     install(tasks.app)
 
