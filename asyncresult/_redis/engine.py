@@ -348,7 +348,7 @@ class RedisEngine(Engine):
         commands: list[Command],
         convert: Callable[[list[Any]], Any],
         forever: bool = False,
-        through: Commands | None = None,
+        through: Pump | None = None,
     ) -> asyncio.Future[Any]:
         """Answers of the server that the keys belong to, or of the one at the end of ``through``."""
         future: asyncio.Future[Any] = self.loop.create_future()

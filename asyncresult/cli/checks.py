@@ -12,7 +12,7 @@ from typing import Any
 from ..backend import Backend
 from ..errors import AsyncResultError, BackendPermissionError, ResultDecodeError, ResultTimeout
 from ..states import READY_STATES
-from .doctor import Finding
+from .findings import Finding
 from .server import Refused, Server, text_of
 
 __all__ = ["examine"]

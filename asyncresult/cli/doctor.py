@@ -9,35 +9,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 from .._checks import check_task_id
+from .findings import Finding
 from .output import coloured, write, write_json
 from .source import connected, load_app, read_ids, run
 from .status import Status
 
-__all__ = ["Finding", "doctor"]
+__all__ = ["doctor"]
 
-Severity = Literal["ok", "note", "warning", "error"]
 _COLOURS = {"ok": "32", "note": "2", "warning": "33", "error": "31"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check has found.
-
-    Attributes:
-        check: The check's name.
-        severity: ``ok``, ``note`` (a fact), ``warning`` (may lose or delay results) or ``error`` (does).
-        message: What was seen.
-        fix: What to do; empty where there is nothing to do.
-    """
-
-    check: str
-    severity: Severity
-    message: str
-    fix: str = ""
 
 
 def doctor(arguments: argparse.Namespace) -> int:

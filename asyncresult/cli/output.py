@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from ..meta import TaskMeta
+from ..meta import TaskMeta, stored_fields
 from ..states import EXCEPTION_STATES, FAILURE, PENDING, RETRY, REVOKED, SUCCESS
 
 __all__ = ["coloured", "describe", "fields_of", "say", "to_json", "value_text", "write", "write_json"]
@@ -48,7 +48,7 @@ def value_text(value: Any) -> str:
 
 def fields_of(meta: TaskMeta) -> dict[str, Any]:
     """The record as plain data; what was not recorded is left out."""
-    return {name: value for name, value in meta.to_dict().items() if value is not None or name == "result"}
+    return {name: value for name, value in stored_fields(meta).items() if value is not None or name == "result"}
 
 
 def describe(meta: TaskMeta) -> str:

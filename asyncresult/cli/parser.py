@@ -49,8 +49,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _connection_options() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+def _connection_options() -> _Parser:
+    common = _Parser(add_help=False)
     group = common.add_argument_group("where the results are")
     group.add_argument("--url", metavar="URL", help="of the server, as for asyncresult.connect()")
     group.add_argument("-A", "--app", metavar="PROJ[:APP]", help="a Celery app: its settings say where")

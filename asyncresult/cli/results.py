@@ -12,7 +12,7 @@ from .._checks import check_task_id
 from ..backend import Backend
 from ..control import Reply
 from ..errors import ResultDecodeError
-from ..meta import TaskMeta
+from ..meta import TaskMeta, stored_fields
 from ..states import PENDING, PROPAGATE_STATES, READY_STATES
 from .output import coloured, describe, fields_of, say, state_text, value_text, write, write_json
 from .source import connected, read_ids, run
@@ -55,7 +55,7 @@ async def _get(arguments: argparse.Namespace) -> int:
 
 
 def _field(meta: TaskMeta, name: str) -> Any:
-    fields = meta.to_dict()
+    fields = stored_fields(meta)
     if name not in fields:
         raise CommandError(f"a record has no field {name!r}; it has {', '.join(fields)}")
     return fields[name]

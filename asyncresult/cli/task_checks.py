@@ -8,7 +8,7 @@ from typing import Any
 
 from ..backend import Backend
 from ..errors import AsyncResultError, BackendError, ResultDecodeError
-from .doctor import Finding
+from .findings import Finding
 from .output import describe
 from .server import Refused, Server
 
