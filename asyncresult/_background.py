@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any
 
-__all__ = ["finish", "log_failure", "start"]
+__all__ = ["finish", "finish_all", "log_failure", "start"]
 
 logger = logging.getLogger("asyncresult")
 
@@ -30,8 +30,17 @@ def start(owner: object, work: Coroutine[Any, Any, None], *, name: str) -> async
 
 async def finish(owner: object, timeout: float) -> None:
     """Give the owner's work on this loop ``timeout`` seconds; cancel what is left of it then."""
+    await _finish(_tasks.get(owner, ()), timeout)
+
+
+async def finish_all(timeout: float) -> None:
+    """As :func:`finish`, for the work of all owners."""
+    await _finish([task for tasks in _tasks.values() for task in tasks], timeout)
+
+
+async def _finish(all_tasks: Collection[asyncio.Task[Any]], timeout: float) -> None:
     here = asyncio.get_running_loop()
-    tasks = [task for task in _tasks.get(owner, ()) if task.get_loop() is here]
+    tasks = [task for task in all_tasks if task.get_loop() is here]
     if not tasks:
         return
     try:

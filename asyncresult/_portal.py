@@ -1,30 +1,31 @@
 """The one event loop behind all blocking calls of a process, in a thread of its own.
 
-The thread runs anyio's :class:`~anyio.from_thread.BlockingPortal`. It starts at the first call, is shared by
-all threads, ends at interpreter exit, and is left behind by a fork: the child starts its own.
+The thread starts at the first call, is shared by all threads, ends at interpreter exit, and is left behind by a fork:
+the child starts its own. Where no thread can be started any more, because the interpreter is ending, a call runs the
+loop itself.
 
-A call is handed over by hand, not through ``portal.call``: one ``call_soon_threadsafe`` there, one queue back,
-at half the cost. The thread that waits sits in ``SimpleQueue.get``, which a signal interrupts at once (Ctrl-C)
-and which lets it run the caller's callbacks where the caller expects them: in its own thread.
+A call is one ``call_soon_threadsafe`` there and one queue back. The thread that waits sits in ``SimpleQueue.get``,
+which a signal interrupts at once (Ctrl-C) and which lets it run the caller's callbacks where the caller expects them:
+in its own thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures.thread  # noqa: F401  it cannot be imported any more while the interpreter ends, and redis-py does
 import functools
 import os
+import sys
 import threading
-from asyncio.events import _get_running_loop
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from time import monotonic
 from types import MethodType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-import anyio
-from anyio.from_thread import BlockingPortal
+from . import _background
 
 __all__ = ["Post", "refuse_running_loop", "run", "run_with_callbacks", "start", "stop"]
 
@@ -36,6 +37,8 @@ Post = Callable[..., None]
 
 #: Seconds that the thread gets to end: a callback that blocks its loop must not hold up the end of the process.
 STOP_TIMEOUT = 5.0
+#: Seconds of these for revocations, and states that an outage held up.
+FINISH_TIMEOUT = 2.0
 
 _MISSING: Any = object()
 
@@ -78,14 +81,16 @@ def start(coro_fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwar
         try:
             return await coro_fn(*args, **kwargs)
         except (SystemExit, KeyboardInterrupt) as error:  # asyncio lets these end the loop
-            raise RuntimeError(f"{error!r} was raised where it can end nothing") from error
+            raise RuntimeError(f"{type(error).__name__} was raised in a background callback") from error
 
     return asyncio.run_coroutine_threadsafe(contained(), _the_portal().loop)
 
 
 def refuse_running_loop(called: Callable[..., object]) -> None:
     """Raise RuntimeError, naming the way to go, if an event loop runs on this thread."""
-    if _get_running_loop() is None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
         return
     name = getattr(called, "__qualname__", repr(called))
     if isinstance(called, MethodType) and not isinstance(called.__self__, type):
@@ -100,7 +105,7 @@ def refuse_running_loop(called: Callable[..., object]) -> None:
 class _Call(Generic[T]):
     """One blocking call, between the thread that waits and the loop's thread."""
 
-    __slots__ = ("_coro_fn", "_error", "_inbox", "_task", "_value")
+    __slots__ = ("_coro_fn", "_error", "_inbox", "_portal", "_task", "_value")
 
     def __init__(self, coro_fn: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> None:
         self._coro_fn = functools.partial(coro_fn, *args, **kwargs)
@@ -116,9 +121,10 @@ class _Call(Generic[T]):
         self, portal: _Portal, interval: float | None = None, on_interval: Callable[[], object] | None = None
     ) -> T:
         portal.calls.add(self)
+        self._portal = portal
         try:
             portal.call_soon(self._begin, portal)
-            for todo in self._todo(interval, on_interval):
+            for todo in self._todo(portal, interval, on_interval):
                 if todo is None:
                     break
                 todo()
@@ -134,16 +140,16 @@ class _Call(Generic[T]):
             self._error = None  # it holds this frame, which holds it
 
     def _todo(
-        self, interval: float | None, on_interval: Callable[[], object] | None
+        self, portal: _Portal, interval: float | None, on_interval: Callable[[], object] | None
     ) -> Iterator[Callable[[], object] | None]:
         if on_interval is None:
             while True:
-                yield self._inbox.get()
+                yield portal.take(self._inbox)
         interval = interval or 0.0
         due = monotonic() + interval
         while True:
             try:
-                yield self._inbox.get(timeout=max(0.0, due - monotonic()))
+                yield portal.take(self._inbox, max(0.0, due - monotonic()))
             except Empty:
                 due = monotonic() + interval
                 yield on_interval
@@ -152,6 +158,7 @@ class _Call(Generic[T]):
 
     def post(self, fn: Callable[..., object], /, *args: Any) -> None:
         self._inbox.put(functools.partial(fn, *args))
+        self._portal.wake()
 
     def _begin(self, portal: _Portal) -> None:
         # Runs in the context that call_soon_threadsafe copied in the caller's thread, and so does the task.
@@ -175,38 +182,72 @@ class _Call(Generic[T]):
         if self in portal.calls:
             portal.calls.discard(self)
             self._inbox.put(None)
+            portal.wake()
+
+
+if TYPE_CHECKING or sys.platform != "win32":
+    _DefaultLoop = asyncio.SelectorEventLoop
+else:
+    _DefaultLoop = asyncio.ProactorEventLoop
+
+
+class _Loop(_DefaultLoop):
+    """A loop that can still resolve host names, and decode large records, while the interpreter ends."""
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        try:
+            return super().run_in_executor(executor, func, *args)
+        except RuntimeError as error:
+            if not _interpreter_is_ending(error):
+                raise
+        future = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+Todo = Callable[[], object] | None
 
 
 class _Portal:
-    """A thread, its event loop, and the calls that wait for it."""
-
-    loop: asyncio.AbstractEventLoop
+    """An event loop in a thread, and the calls that wait for it."""
 
     def __init__(self) -> None:
         self.calls: set[_Call[Any]] = set()
-        ready: Future[BlockingPortal] = Future()
+        self.loop = _Loop()
+        self._stopped = self.loop.create_future()
+        self._open()
+
+    def _open(self) -> None:
         # A daemon, because the interpreter joins the others before it calls stop().
-        self._thread = threading.Thread(target=self._main, args=(ready,), name="asyncresult", daemon=True)
-        self._thread.start()
+        self._thread = threading.Thread(target=self._main, name="asyncresult", daemon=True)
         try:
-            self._anyio = ready.result()
-        except BaseException:  # Ctrl-C: the thread will find that nobody wants it
-            ready.cancel()
+            self._thread.start()
+        except BaseException:
+            self.loop.close()
             raise
 
-    def _main(self, ready: Future[BlockingPortal]) -> None:
+    def _main(self) -> None:
         try:
-            anyio.run(self._serve, ready)
+            # By a task that lasts: anyio's worker threads live as long as that.
+            self.loop.run_until_complete(self._serve())
         finally:
+            self._close_loop()
+
+    async def _serve(self) -> None:
+        await self._stopped
+
+    def _close_loop(self) -> None:
+        # As asyncio.run() does, but for its last step, which starts a thread: it cannot be started at interpreter exit.
+        try:
+            self.loop.run_until_complete(_end_tasks())
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        finally:
+            self.loop.close()
             for call in list(self.calls):  # those that came too late to become tasks
                 call.end(self)
-
-    async def _serve(self, ready: Future[BlockingPortal]) -> None:
-        self.loop = asyncio.get_running_loop()
-        async with BlockingPortal() as portal:
-            if ready.set_running_or_notify_cancel():
-                ready.set_result(portal)
-                await portal.sleep_until_stopped()
 
     def call_soon(self, fn: Callable[..., object], /, *args: Any) -> None:
         try:
@@ -215,10 +256,50 @@ class _Portal:
             for call in list(self.calls):
                 call.end(self)
 
+    def take(self, inbox: SimpleQueue[Todo], timeout: float | None = None) -> Todo:
+        """What the thread that waits is to do next. Raises Empty after ``timeout`` seconds."""
+        return inbox.get(timeout=timeout)
+
+    def wake(self) -> None:
+        """There is something in an inbox."""
+
     def stop(self) -> None:
-        # Not through the portal's own methods: they would wait for the loop first, however long.
-        self.call_soon(lambda: self.loop.create_task(self._anyio.stop(cancel_remaining=True)))
+        self.call_soon(self._stop_serving)
         self._thread.join(STOP_TIMEOUT)
+
+    def _stop_serving(self) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+
+async def _end_tasks() -> None:
+    await _background.finish_all(FINISH_TIMEOUT)
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+class _PortalAtExit(_Portal):
+    """An event loop that runs while a call waits for it: no thread can be started any more."""
+
+    def _open(self) -> None:
+        pass
+
+    def take(self, inbox: SimpleQueue[Todo], timeout: float | None = None) -> Todo:
+        if inbox.empty():
+            timer = self.loop.call_later(timeout, self.loop.stop) if timeout is not None else None
+            self.loop.run_forever()
+            if timer is not None:
+                timer.cancel()
+        return inbox.get_nowait()
+
+    def wake(self) -> None:
+        self.loop.stop()
+
+    def stop(self) -> None:
+        self._close_loop()
 
 
 _portal: _Portal | None = None
@@ -235,8 +316,22 @@ def _the_portal() -> _Portal:
         with _starting:
             portal = _portal
             if portal is None:
-                portal = _portal = _Portal()
+                portal = _portal = _start()
     return portal
+
+
+def _start() -> _Portal:
+    try:
+        return _Portal()
+    except RuntimeError as error:
+        if not _interpreter_is_ending(error):
+            raise
+    return _PortalAtExit()
+
+
+def _interpreter_is_ending(error: RuntimeError) -> bool:
+    """Whether that is why no thread could be started. (A main thread is alive that was never asked to stop.)"""
+    return not threading.main_thread().is_alive() or "interpreter shutdown" in str(error)
 
 
 def stop() -> None:
