@@ -7,14 +7,17 @@ backend, whose ``aclose()`` waits for it within its bound.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import weakref
 from collections.abc import Collection, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["finish", "finish_all", "log_failure", "start"]
+__all__ = ["finish", "finish_all", "keep_alive", "log_failure", "start"]
 
 logger = logging.getLogger("asyncresult")
+
+T = TypeVar("T")
 
 _tasks: weakref.WeakKeyDictionary[object, set[asyncio.Task[Any]]] = weakref.WeakKeyDictionary()
 
@@ -25,6 +28,19 @@ def start(owner: object, work: Coroutine[Any, Any, None], *, name: str) -> async
     tasks = _tasks.setdefault(owner, set())
     tasks.add(task)
     task.add_done_callback(tasks.discard)
+    return task
+
+
+def keep_alive(work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+    """Run ``work`` as a task of the running loop that may last as long as its backend.
+
+    In an empty context: it outlives the request that happened to start it, and must not keep that request's context
+    variables, or a cancel scope of its task, alive. A backend that is dropped, or a loop that is closed, without
+    ``aclose()`` destroys it while it waits: asyncio need not complain about the task, as the backend itself does.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work, name=f"asyncresult {name}", context=contextvars.Context())
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
     return task
 
 

@@ -28,6 +28,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final, TypeAlias, TypeVar
 
+from .errors import BackendClosed
+
 __all__ = [
     "FULFILLED",
     "PENDING",
@@ -370,7 +372,7 @@ class Rejection:
     def __init__(self, loop: asyncio.AbstractEventLoop, reason: BaseException, seen: bool) -> None:
         self.loop = loop
         self.reason = reason
-        self.seen = seen
+        self.seen = seen or isinstance(reason, BackendClosed)  # a clean shutdown is nothing that anybody must see
         self.traceback = reason.__traceback__
 
     def take(self) -> BaseException:

@@ -21,6 +21,7 @@ import pytest
 from asyncresult import _portal
 from asyncresult._portal import Post, run, run_with_callbacks, start
 from tests.tools.processes import wait_until
+from tests.tools.servers import RedisServer
 
 ROOT = Path(__file__).parents[1]
 THREADS = 8
@@ -442,3 +443,58 @@ except KeyboardInterrupt:
     print("interrupted")
 """
         assert run_script(script) == "interrupted\n"
+
+
+class TestInterpreterExit:
+    """In functions of atexit. The interpreter has stopped threads for good by then, some versions even before."""
+
+    @pytest.mark.parametrize("used_before", [False, True])
+    def test_a_host_name(self, redis_server: RedisServer, used_before: bool) -> None:
+        script = f"""
+import atexit
+from asyncresult.sync import connect
+def use(id):
+    with connect("redis://localhost:{redis_server.port}/0") as backend:
+        return backend.get_meta(id).status
+if {used_before}:
+    use("before")
+atexit.register(lambda: print(use("at exit")))
+"""
+        assert run_script(script) == "PENDING\n"
+
+    def test_no_thread_can_be_started(self) -> None:
+        """As with Python 3.12.1: the calls run the loop themselves."""
+        script = """
+import asyncio, atexit, threading
+from asyncresult import _portal
+async def echo(value): return value
+async def resolve(): return bool(await asyncio.get_running_loop().getaddrinfo("localhost", 80))
+async def wait(): await asyncio.sleep(60)
+async def talk(post):
+    post(print, "posted")
+    await asyncio.sleep(0.01)
+def last():
+    def start(thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+    threading.Thread.start = start
+    _portal.start(wait)
+    print(_portal.run(echo, "value"), _portal.run(resolve))
+    ticks = []
+    _portal.run_with_callbacks(talk, interval=0.002, on_interval=lambda: ticks.append(1))
+    try:
+        _portal.run(int, "x")
+    except ValueError as error:
+        print("raised", bool(ticks))
+atexit.register(last)
+"""
+        assert run_script(script).splitlines() == ["value True", "posted", "raised True"]
+
+    def test_but_at_any_other_time_that_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def start(thread: threading.Thread) -> NoReturn:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as context:
+            context.setattr(threading.Thread, "start", start)
+            with pytest.raises(RuntimeError, match="can't start"):
+                run(echo, 1)
+        assert run(echo, 1) == 1

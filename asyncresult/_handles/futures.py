@@ -8,7 +8,7 @@ import contextvars
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import AsyncResultError
+from ..errors import AsyncResultError, BackendClosed
 from .handle import Handle
 
 __all__ = ["DoneCallback", "settle_later"]
@@ -48,6 +48,8 @@ def settle_later(future: Any, handle: Handle[Any]) -> None:
             outcome = handle._outcome(propagate=True)
         except Exception as failure:
             _unless_cancelled(future.set_exception, failure)
+            if isinstance(failure, BackendClosed) and not future.cancelled():
+                future.exception()  # a clean shutdown is nothing that anybody must see
         else:
             _unless_cancelled(future.set_result, outcome)
 

@@ -7,6 +7,7 @@ import logging
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from .. import _background
 from .._checks import DetachOrRevoke, check_choice
 from ..errors import AsyncResultError
 from .result import AsyncResult
@@ -50,24 +51,17 @@ class Scope:
         if choice != "revoke" or not running:
             return
         # A task of its own: this one may be cancelled, and the revocation must go out all the same.
-        revoking = asyncio.ensure_future(running.revoke(terminate=True))
-        try:
+        revoking = _background.start(running[0].backend, _revoke(running, exc), name="revoke")
+        if not isinstance(exc, GeneratorExit):  # the coroutine is closed, and cannot wait
             await asyncio.wait([revoking], timeout=REVOKE_TIMEOUT)
-        finally:
-            if revoking.done() and not revoking.cancelled():
-                failure = revoking.exception()
-                if isinstance(failure, AsyncResultError):
-                    logger.warning("%d tasks of a failed scope were not revoked: %s", len(running), failure)
-                    exc.add_note(f"asyncresult: the scope's tasks were not revoked: {failure}")
-                elif failure is not None:
-                    raise failure
-            else:
-                revoking.add_done_callback(_look_at_outcome)
 
 
-def _look_at_outcome(revoking: asyncio.Future[Any]) -> None:
-    if not revoking.cancelled() and (failure := revoking.exception()) is not None:
-        logger.warning("the tasks of a failed scope were not revoked: %s", failure)
+async def _revoke(tasks: ResultSet[Any], exc: BaseException) -> None:
+    try:
+        await tasks.revoke(terminate=True)
+    except AsyncResultError as error:
+        logger.warning("%d tasks of a failed scope were not revoked: %s", len(tasks), error)
+        exc.add_note(f"asyncresult: the scope's tasks were not revoked: {error}")
 
 
 def scope(*, on_error: DetachOrRevoke = "revoke", on_cancel: DetachOrRevoke = "revoke") -> Scope:

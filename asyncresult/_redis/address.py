@@ -23,6 +23,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .. import _background
+
 __all__ = ["Address", "Dial", "Opened", "dial_address"]
 
 #: Seconds until the next address of a name is tried as well (RFC 8305, section 8: 250 ms recommended).
@@ -129,7 +131,7 @@ async def _connected_socket(loop: asyncio.AbstractEventLoop, infos: Iterable[_In
     try:
         while waiting or attempts:
             if waiting:
-                attempts.add(loop.create_task(_connect(loop, waiting.pop(0))))
+                attempts.add(_background.keep_alive(_connect(loop, waiting.pop(0)), name="connecting"))
             timeout = ATTEMPT_DELAY if waiting else None
             done, attempts = await asyncio.wait(attempts, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             connected = [attempt for attempt in done if attempt.exception() is None]
@@ -140,7 +142,7 @@ async def _connected_socket(loop: asyncio.AbstractEventLoop, infos: Iterable[_In
             for attempt in done:
                 trouble = trouble or attempt.exception()
     finally:
-        for attempt in attempts:
+        for attempt in () if loop.is_closed() else attempts:
             attempt.cancel()
             attempt.add_done_callback(_close_late)
     raise trouble or OSError("no address")

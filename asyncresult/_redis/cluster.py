@@ -30,7 +30,6 @@ Source: Redis cluster specification; SSUBSCRIBE and SPUBLISH command pages (Redi
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import logging
 import random
@@ -40,6 +39,7 @@ from typing import Any, ClassVar
 
 from redis.exceptions import AskError, MovedError, RedisError
 
+from .. import _background
 from .._storage.store import Store
 from ..errors import AsyncResultError, BackendClosed, BackendError, BackendUnavailable
 from .address import Address, dial_address
@@ -118,9 +118,7 @@ class ClusterEngine(RedisEngine):
             self.unsubscribe = self._subscriber.unsubscribe
         self._outage = Outage(f"cluster {self._backend}")
         self._had_slots = False
-        self._keeper = self.loop.create_task(
-            self._keep(), name=f"asyncresult slots {self._backend}", context=contextvars.Context()
-        )
+        self._keeper = _background.keep_alive(self._keep(), name=f"slots {self._backend}")
         return self._keeper
 
     # -- the slots ------------------------------------------------------------------------------------

@@ -18,14 +18,15 @@ alone, though the server answers otherwise, is given up by its name; the others 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
+import warnings
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis.exceptions import AskError, AuthenticationError, InvalidResponse, ReadOnlyError, RedisError
 
+from .. import _background
 from ..errors import BackendClosed, BackendError
 from .connection import Command, Interrupted
 from .errors import describe, is_refusal, is_transient, typed_error
@@ -127,9 +128,7 @@ class Pump:
         self._limit = COMMANDS_PER_ROUND
         self._losses = 0
         self._lost_size, self._lost_at = COMMANDS_PER_ROUND, 0.0
-        self._task = self._loop.create_task(
-            self._run(), name=f"asyncresult commands {address}", context=contextvars.Context()
-        )
+        self._task = _background.keep_alive(self._run(), name=f"commands {address}")
         # Again at the very end: for what came while the pump was closing, or if it never began.
         self._task.add_done_callback(lambda _: self._give_up())
 
@@ -179,9 +178,14 @@ class Pump:
                     backoff.reset()  # somebody is there: the sizes are to be found out soon
                 self._put_back(error)
                 await asyncio.sleep(backoff.next())
+        except GeneratorExit:
+            text = f"{self._address}: the backend was dropped without aclose(); use 'async with connect(…):'"
+            warnings.warn(text, ResourceWarning, stacklevel=1)
+            raise
         finally:
-            self._give_up()
-            self._reset("the backend was closed")
+            if not self._loop.is_closed():
+                self._give_up()
+                self._reset("the backend was closed")
 
     def _give_up(self) -> None:
         """Let go of every job that has no answer."""

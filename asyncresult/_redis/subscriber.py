@@ -19,11 +19,11 @@ polite farewell either.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
+from .. import _background
 from ..errors import AsyncResultError, BackendError, BackendUnavailable
 from .address import Dial, opened
 from .errors import describe, is_refusal, permission_error, typed_error
@@ -187,11 +187,7 @@ class Subscriber:
         self._link: SubscriptionConnection | None = None
         self._needed = asyncio.Event()
         self._watchdog: asyncio.TimerHandle | None = None
-        # An empty context: the connection outlives the request that happened to start it, and must not
-        # keep that request's context variables, or a cancel scope of its task, alive.
-        self._task = self._loop.create_task(
-            self._run(), name=f"asyncresult subscriber {address}", context=contextvars.Context()
-        )
+        self._task = _background.keep_alive(self._run(), name=f"subscriber {address}")
 
     # -- the table's side -----------------------------------------------------------------------------
 
@@ -283,11 +279,13 @@ class Subscriber:
             wire = await self._wire()
         link = SubscriptionConnection(wire, self._sink, self._loop, address=self._address)
         self._link = link  # before the handshake ends: connected() brings wishes at once
-        dialling = self._loop.create_task(self._dial_for(link), context=contextvars.Context())
+        dialling = _background.keep_alive(self._dial_for(link), name=f"dialling {self._address}")
         # No wait_for: on Python 3.11 it can swallow a cancellation.
         expiry = self._loop.call_later(self._connect_timeout, link.abort, "no answer in time")
         try:
             await link.up
+        except GeneratorExit:  # the loop may be closed
+            raise
         except BaseException:
             self._link = None
             link.abort("given up")
