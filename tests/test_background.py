@@ -62,7 +62,18 @@ def test_a_dropped_backend(redis_server: RedisServer, end: str) -> None:
 
 
 def test_the_warning_of_a_dropped_backend(redis_server: RedisServer) -> None:
-    script = f"{USE}\nasync def main():\n    await use()\n    gc.collect()\nasyncio.new_event_loop().run_until_complete(main())"
+    script = """
+import asyncio, gc, sys
+import asyncresult
+async def main():
+    backend = asyncresult.connect(sys.argv[1])
+    await backend.get_meta("a")
+    del backend
+    gc.collect()
+    await asyncio.sleep(0.01)
+    gc.collect()
+asyncio.run(main())
+"""
     assert sum("ResourceWarning: redis://" in line for line in complaints(script, redis_server)) == 1
 
 
