@@ -45,7 +45,7 @@ TABLE = [
     ("handles", "_handles.result"),
     ("handles", "_handles.tree _handles.updates _handles.waiting _handles.futures"),
     ("handles", "_handles.handle"),
-    ("handles", "_handles.base"),
+    ("handles", "_handles.base _handles.lookup"),
     ("control", "control"),
     ("storage", "_redis.sentinel _redis.cluster"),
     ("storage", "_redis.engine"),

@@ -10,6 +10,7 @@ from ..errors import TaskRevoked
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, PROPAGATE_STATES, READY_STATES, REVOKED, SUCCESS
 from .base import T_co
+from .lookup import lookup
 from .result import AsyncResult
 
 __all__ = ["EagerResult"]
@@ -67,6 +68,7 @@ class EagerResult(AsyncResult[T_co]):
             return None
         return super()._outcome(propagate=propagate)
 
+    @lookup
     async def exists(self) -> bool:
         """True: the result is here, though stored nowhere."""
         return True

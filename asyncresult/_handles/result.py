@@ -18,6 +18,7 @@ from ..meta import TaskMeta
 from .base import Node, T_co
 from .futures import DoneCallback, settle_later
 from .handle import Handle
+from .lookup import lookup
 from .updates import Updates
 from .waiting import ancestors, await_outcome, wait
 
@@ -238,6 +239,7 @@ class AsyncResult(Handle[T_co]):
 
     # -- one read each ----------------------------------------------------------------------------------
 
+    @lookup
     async def state(self) -> str:
         """The task's state: PENDING, STARTED, SUCCESS … Raises: as :meth:`meta`."""
         return (await self.meta()).status
@@ -300,18 +302,22 @@ class AsyncResult(Handle[T_co]):
         """How often it was tried again, where the worker records it. Raises: as :meth:`meta`."""
         return (await self.meta()).retries
 
+    @lookup
     async def ready(self) -> bool:
         """Whether the task is over. Raises: as :meth:`meta`, never what the task raised."""
         return (await self.meta()).ready
 
+    @lookup
     async def successful(self) -> bool:
         """Whether the task returned. Raises: as :meth:`meta`."""
         return (await self.meta()).successful
 
+    @lookup
     async def failed(self) -> bool:
         """Whether the task raised; a revoked task did not. Raises: as :meth:`meta`."""
         return (await self.meta()).failed
 
+    @lookup
     async def exists(self) -> bool:
         """Whether a record is stored, without fetching it.
 

@@ -23,6 +23,7 @@ from ..promise import Promise
 from ..states import SUCCESS
 from .base import Node, ResultBase, T
 from .joins import Join, finish, look_at_all, over, timed_out
+from .lookup import lookup
 from .result import AsyncResult
 from .streams import Completed, SetUpdates
 
@@ -279,6 +280,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
 
     # -- one look at all of them ------------------------------------------------------------------------------
 
+    @lookup
     async def ready(self) -> bool:
         """Whether all tasks are over. Raises: as :meth:`AsyncResult.meta`, never what a task raised.
 
@@ -286,18 +288,22 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         """
         return all(meta.ready for meta in await self._metas())
 
+    @lookup
     async def successful(self) -> bool:
         """Whether all tasks returned. Raises: as :meth:`ready`."""
         return all(meta.successful for meta in await self._metas())
 
+    @lookup
     async def failed(self) -> bool:
         """Whether any task raised. Raises: as :meth:`ready`."""
         return any(meta.failed for meta in await self._metas())
 
+    @lookup
     async def waiting(self) -> bool:
         """Whether any task is not over. Raises: as :meth:`ready`."""
         return not await self.ready()
 
+    @lookup
     async def completed_count(self) -> int:
         """How many tasks have returned (as in Celery: without the failed ones). Raises: as :meth:`ready`."""
         return sum(meta.successful for meta in await self._metas())

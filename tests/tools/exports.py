@@ -98,9 +98,9 @@ def _member(name: str, member: Any) -> Iterator[str]:
 
 def _signatures(name: str, function: Any) -> Iterator[str]:
     """One line; or one for each overload."""
-    kind = "async " if inspect.iscoroutinefunction(function) else ""
+    kind = "async " if inspect.iscoroutinefunction(inspect.unwrap(function)) else ""
     try:
-        for variant in (inspect.isfunction(function) and get_overloads(function)) or [function]:
+        for variant in (get_overloads(function) if inspect.isfunction(function) else ()) or [function]:
             yield f"{kind}{name}{signature_text(variant, width=10_000)}"
     except (TypeError, ValueError):  # of C, without a signature
         yield f"{name}(…)"

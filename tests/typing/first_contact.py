@@ -92,3 +92,13 @@ async def wrong_values(task_id: str) -> list[int]:
     AsyncResult(5)  # type: ignore[call-overload]
     ResultSet(AsyncResult(task_id))  # type: ignore[call-overload]
     return [either, *await ResultSet([AsyncResult(task_id, type=str)])]  # type: ignore[list-item]
+
+
+async def answers(handle: AsyncResult[int], results: ResultSet[int]) -> None:
+    assert_type(await handle.ready(), bool)
+    assert_type(await handle.state(), str)
+    assert_type(await results.completed_count(), int)
+    assert_type(await asyncio.create_task(handle.exists()), bool)
+    assert_type(await asyncio.gather(handle.ready(), handle.state()), tuple[bool, str])
+    async with asyncio.TaskGroup() as group:
+        assert_type(group.create_task(results.ready()), asyncio.Task[bool])
