@@ -6,12 +6,24 @@ import math
 import uuid
 from typing import Literal, TypeAlias
 
-__all__ = ["LOOK_ONCE_TIMEOUT", "DetachOrRevoke", "ReturnWhen", "check_choice", "check_task_id", "looks_once"]
+__all__ = [
+    "LOOK_ONCE_TIMEOUT",
+    "DetachOrRevoke",
+    "ReturnWhen",
+    "check_choice",
+    "check_lifetime",
+    "check_seconds",
+    "check_task_id",
+    "looks_once",
+]
 
 #: What is to become of a task when the wait for it ends early.
 DetachOrRevoke: TypeAlias = Literal["detach", "revoke"]
 #: asyncio's constants for ``wait()``.
 ReturnWhen: TypeAlias = Literal["FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED"]
+
+#: Seconds that a server, a timer and a date can still hold: three hundred years.
+MAX_SECONDS = 1e10
 
 #: Seconds that a look with ``timeout=0`` may take: one round trip, even a slow one, but never a hang.
 LOOK_ONCE_TIMEOUT = 1.0
@@ -53,6 +65,37 @@ def looks_once(timeout: float | None) -> bool:
     if math.isnan(timeout):
         raise ValueError("timeout must not be NaN")
     return timeout <= 0
+
+
+def check_seconds(name: str, seconds: object, *, least: float | None = None) -> None:
+    """Raise unless ``seconds`` is a finite number above 0, or from ``least``.
+
+    Raises:
+        ValueError: It is not.
+    """
+    bound = "above 0" if least is None else f"from {least:g}"
+    number = seconds if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) else math.nan
+    if not (number > 0 if least is None else least <= number) or number > MAX_SECONDS:
+        raise ValueError(f"{name} must be a number of seconds {bound}, not {_short(seconds)}")
+
+
+def check_lifetime(name: str, seconds: float | None) -> None:
+    """Raise unless ``seconds`` can be how long a record is kept: None or 0 for ever, or at least one second.
+
+    Raises:
+        ValueError: It cannot. Half a second would be none when cut to whole seconds, and none is for ever.
+    """
+    if seconds is None:
+        return
+    check_seconds(name, seconds, least=0.0)
+    if 0 < seconds < 1:
+        raise ValueError(f"{name} must be 0 (for ever) or at least 1 second, not {_short(seconds)}")
+
+
+def _short(value: object) -> str:
+    """A value for a message; a number may have hundreds of digits."""
+    text = "a whole number with very many digits" if isinstance(value, int) and abs(value) > 10**18 else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def check_choice(name: str, choice: str, *known: str) -> None:

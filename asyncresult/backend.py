@@ -55,6 +55,11 @@ class Backend(Store):
         ValueError: An option is invalid.
     """
 
+    @property
+    def options(self) -> Any:
+        """How the connections are set up, without secrets in its repr; None where there are no connections."""
+        return getattr(self.driver, "options", None)
+
     # -- handles --------------------------------------------------------------------------------------
 
     @overload
@@ -219,7 +224,10 @@ def connect(url: Any = None, **options: Any) -> Backend:
     if scheme == "rpc":
         raise ValueError("rpc:// results come to the app that sent the tasks: give that app, connect(app)")
     known = ", ".join(f"{known}://" for known in KNOWN_SCHEMES)
-    named = f"scheme {scheme!r}" if separator else "a text without scheme"
+    # Only what can be a scheme is quoted: it might be part of a password that has "://" in it.
+    named = "a text without scheme"
+    if separator:
+        named = f"scheme {scheme!r}" if scheme.isascii() and scheme.replace("+", "").isalnum() else "what is no scheme"
     raise ValueError(f"a backend's URL begins with one of {known}; not with {named}")
 
 

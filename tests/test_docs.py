@@ -25,7 +25,7 @@ import pytest
 import asyncresult
 import asyncresult.sync
 from asyncresult import AsyncResult, Backend, _portal
-from asyncresult._redis import options as _options
+from asyncresult._redis import urls
 from asyncresult._storage import options as store_options
 from asyncresult.backend import KNOWN_SCHEMES
 from tests.tools import api_reference
@@ -269,7 +269,7 @@ def test_options_of_connections() -> None:
     in_urls = shown.keys() - {"credential_provider"}
     assert in_urls == store_options.CONNECTION_OPTIONS.keys()
     assert objects("Records") | {"credential_provider"} == store_options.OBJECT_OPTIONS
-    _, made = _options.parse("redis://", {})
+    _, made = urls.parse("redis://", {})
     fields = {"socket_connect_timeout": "connect_timeout"}
     for name, default in shown.items():
         if not name.startswith("ssl_"):

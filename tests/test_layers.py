@@ -52,6 +52,7 @@ TABLE = [
     ("storage", "_redis.reads _redis.writes"),
     ("storage", "_redis.pump"),
     ("storage", "_redis.connection"),
+    ("storage", "_redis.urls"),
     ("storage", "_redis.options"),
     ("storage", "_storage.memory _storage.current"),
     ("storage", "_storage.store"),

@@ -46,10 +46,11 @@ from .address import Address, dial_address
 from .connection import Command, CommandConnection, query
 from .engine import RedisDriver, RedisEngine
 from .errors import describe, is_transient, typed_error
-from .options import Options, parse_cluster
+from .options import Options
 from .outage import Backoff, Outage
 from .pump import Job, Pump
 from .subscriber import Subscriber
+from .urls import parse_cluster
 from .wire import SLOTS, slot_of
 
 __all__ = ["ClusterDriver", "ClusterEngine"]

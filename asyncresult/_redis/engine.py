@@ -29,11 +29,12 @@ from ..errors import AsyncResultError, BackendClosed
 from .address import Address, Dial, dial_address
 from .connection import LIBRARY, Command, CommandConnection, credentials
 from .errors import first_error
-from .options import Options, parse
+from .options import Options
 from .outage import Health
 from .pump import Execute, Job, Pump
 from .reads import Read, Receiver
 from .subscriber import Sink, Subscriber
+from .urls import parse
 from .wire import Wire
 from .writes import RECORDS_PER_CALL, Script, Write, WriteBatch, fail, settle
 

@@ -32,9 +32,10 @@ from .address import Address, dial_address
 from .connection import LIBRARY, Command, CommandConnection, query
 from .engine import RedisDriver, RedisEngine
 from .errors import describe, is_refusal
-from .options import Options, parse_sentinel
+from .options import Options
 from .pump import Job
 from .subscriber import Subscriber
+from .urls import parse_sentinel
 from .wire import Wire
 
 __all__ = ["SentinelDriver", "SentinelEngine"]

@@ -155,8 +155,10 @@ class MemoryDriver(Driver):
     @classmethod
     def from_url(cls, url: str, given: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
         """The driver for ``memory://`` and a name, and the options of the store. Raises ValueError."""
+        if "@" in url:  # in the place of a server's URL, maybe, with its password
+            raise ValueError("memory:// takes a name, and no login")
         place = urlsplit(url)
-        options, wrong = split_options(place, given)
+        options, wrong = split_options(place.query, given)
         if wrong:
             raise ValueError(f"memory:// has no connection, so no option {min(wrong)!r}")
         return cls(place.netloc + place.path), options

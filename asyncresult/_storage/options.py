@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl
+from urllib.parse import parse_qsl
 
 __all__ = [
     "BACKEND_OPTIONS",
@@ -66,6 +66,7 @@ CONNECTION_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "ssl_password": str,
     "ssl_check_hostname": _boolean,
     "ssl_ciphers": str,
+    "ssl_min_version": str,
 }
 #: Options of ``sentinel://``. ``master_name``, ``min_other_sentinels`` and ``sentinel_kwargs`` are Celery's names.
 SENTINEL_OPTIONS: Mapping[str, Callable[..., Any]] = {
@@ -83,11 +84,12 @@ OBJECT_OPTIONS = frozenset({"exceptions", "accept", "credential_provider"})
 
 
 def split_options(
-    url: SplitResult, given: Mapping[str, Any], extra: Mapping[str, Callable[[str], Any]] | None = None
+    query: str, given: Mapping[str, Any], extra: Mapping[str, Callable[[str], Any]] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sort query and keyword options into those of the backend and those of the connections.
 
     Args:
+        query: That of a URL.
         extra: More options of the connections, for one scheme.
 
     Raises:
@@ -95,7 +97,7 @@ def split_options(
     """
     connection = {**CONNECTION_OPTIONS, **(extra or {})}
     values: dict[str, Any] = {}
-    for name, text in parse_qsl(url.query, keep_blank_values=True):
+    for name, text in parse_qsl(query, keep_blank_values=True):
         convert = BACKEND_OPTIONS.get(name) or connection.get(name)
         if convert is None:
             raise unknown_option(name, connection)

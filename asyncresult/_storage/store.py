@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .. import _background
+from .._checks import check_lifetime, check_seconds
 from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec, LargeRecord
 from ..errors import BackendClosed, BackendError, ResultDecodeError
 from ..meta import TaskMeta
@@ -66,11 +67,12 @@ class Store(Keys, ABC):
         compression: str | None = None,
         result_extended: bool = False,
     ) -> None:
-        for name, number in (("safety_interval", safety_interval), ("heartbeat", heartbeat)):
-            if not number > 0:
-                raise ValueError(f"{name} must be a number of seconds above 0, not {number!r}")
-        if expires is not None and not expires >= 0:
-            raise ValueError(f"expires must be None or a number of seconds, not {expires!r}")
+        check_seconds("safety_interval", safety_interval)
+        check_seconds("heartbeat", heartbeat)
+        check_lifetime("expires", expires)
+        check_lifetime("failure_expires", failure_expires)
+        if not max_result_bytes > 0:
+            raise ValueError(f"max_result_bytes must be a whole number above 0, not {max_result_bytes!r:.60}")
         self.expires = expires
         self.failure_expires = failure_expires
         self.safety_interval = safety_interval
@@ -415,6 +417,7 @@ class Store(Keys, ABC):
 
     def _lifetime(self, state: str, expires: float | None) -> float | None:
         """Seconds to keep a record; None for ever. Celery's rule: whole seconds, and 0 means for ever."""
+        check_lifetime("expires", expires)
         if expires is None:
             expires = self.failure_expires if state == FAILURE else None
             if expires is None:

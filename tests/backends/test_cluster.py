@@ -13,7 +13,7 @@ import asyncresult
 from asyncresult import Backend, BackendError, BackendUnavailable
 from asyncresult._redis import connection as _connection
 from asyncresult._redis.address import Address
-from asyncresult._redis.options import parse_cluster
+from asyncresult._redis.urls import parse_cluster
 from asyncresult._redis.wire import Dropped, Refused, Wire, slot_of
 from tests.tools import servers
 from tests.tools.proxy import FaultProxy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import multiprocessing
 import pickle
 import subprocess
@@ -309,8 +310,33 @@ def test_urls(url: str, shown: str) -> None:
         ("rediss://host/0?ssl_cert_reqs=maybe", {}, "none, optional, required"),
         ("rediss://host/0?ssl_ca_certs=/does/not/exist", {}, "/does/not/exist"),
         ("redis://host/0?protocol=4", {}, "2 or 3"),
-        ("redis://host/0", {"heartbeat": 0}, "heartbeat"),
-        ("redis://host/0", {"expires": -1}, "expires"),
+        *(
+            (url, {name: value}, f"{name} must be")
+            for url in ("redis://host/0", "memory://", "redis+cluster://host")
+            for name, values in {
+                "heartbeat": [0, -1, math.nan, math.inf, 10**400, "5", None],
+                "safety_interval": [0, math.nan, math.inf],
+                "expires": [-1, 0.5, math.nan, math.inf, 10**400],
+                "failure_expires": [-1, 0.5, math.nan, math.inf],
+                "max_result_bytes": [0, -1, math.nan],
+            }.items()
+            for value in values
+        ),
+        *(
+            ("redis://host/0", {name: value}, f"{name} must be")
+            for name, values in {
+                "retry": [-1, math.nan, math.inf],
+                "socket_timeout": [0, -1, math.nan, math.inf],
+                "socket_connect_timeout": [0, -1, math.nan, math.inf],
+                "db": [-1, 1.5, True],
+            }.items()
+            for value in values
+        ),
+        ("redis://host/0?expires=0.5", {}, "at least 1"),
+        ("redis://host/0?heartbeat=nan", {}, "heartbeat must be"),
+        ("rediss://host/0?ssl_min_version=SSLv2", {}, "TLSv1.2 or TLSv1.3"),
+        ("redis://host/0#fragment", {}, "percent-encode"),
+        ("redis://host:65536/0", {}, "port"),
         ("redis://u:p@host/0", {"credential_provider": object()}, "not both"),
         ("unix://host/redis.sock", {}, "three slashes"),
         ("memory://?db=3", {}, "no option|no connection"),
@@ -329,7 +355,7 @@ def test_connect_to_something_else() -> None:
 def test_no_secret_is_shown(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     backend = connect("redis://user:s3cr3t@host/0?password=s3cr3t2")
-    texts = [repr(backend), str(backend), repr(backend.driver.options), repr(backend.result("x")), caplog.text]  # type: ignore[attr-defined]
+    texts = [repr(backend), str(backend), repr(backend.options), repr(backend.result("x")), caplog.text]
     for url in ("redis://user:s3cr3t@host:x/0", "redis://user:s3cr3t@host/x", "redis://h/0?password=s3cr3t&db=x"):
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - what it says is the point below
             connect(url)

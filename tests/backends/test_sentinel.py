@@ -13,8 +13,8 @@ import pytest
 import asyncresult
 from asyncresult import Backend, BackendPermissionError, BackendUnavailable
 from asyncresult._redis.address import Address
-from asyncresult._redis.options import parse_sentinel
 from asyncresult._redis.sentinel import SentinelEngine
+from asyncresult._redis.urls import parse_sentinel
 from tests.tools.servers import Certificates, Sentinels
 
 from .stock import new_ids, stock_store
@@ -71,8 +71,8 @@ def test_celerys_transport_options() -> None:
 @pytest.mark.parametrize(
     ("url", "given", "message"),
     [
-        ("sentinel://:secret@h1", {}, "which service"),
-        ("sentinel://:secret@h1:x?service=s", {}, "h1"),
+        ("sentinel://:secret@h1", {}, "needs .service="),
+        ("sentinel://:secret@h1:x?service=s", {}, "port"),
         ("sentinel://:secret@h1/x?service=s", {}, "number of a database"),
         ("sentinel://:secret@h1?service=s&ssl_ca_certs=x", {}, "sentinels://"),
         ("sentinel://:secret@h1?service=s&servis=s", {}, "unknown backend option 'servis'"),

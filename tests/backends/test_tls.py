@@ -11,7 +11,7 @@ import pytest
 
 import asyncresult
 from asyncresult import Backend, BackendUnavailable
-from asyncresult._redis.options import parse
+from asyncresult._redis.urls import parse
 from tests.tools import servers
 from tests.tools.servers import Certificates, Flavour, RedisServer
 
@@ -113,6 +113,13 @@ async def test_unix_sockets(tls_server: RedisServer, scheme: str) -> None:
     async with asyncresult.connect(tls_server.url(2, unix=True, scheme=scheme)) as backend:
         await assert_works(backend, tls_server)
         assert {client["addr"].partition(":")[0] for client in tls_server.clients()} == {str(tls_server.unix_path)}
+
+
+@pytest.mark.parametrize("required", ["required", "optional", "CERT_OPTIONAL"])
+def test_whoever_verifies_the_certificate_checks_the_name_in_it(required: str) -> None:
+    _, options = parse(f"rediss://h?ssl_cert_reqs={required}&ssl_check_hostname=true&ssl_min_version=TLSv1.3", {})
+    context = options.ssl_context()
+    assert context is not None and context.check_hostname and context.minimum_version is ssl.TLSVersion.TLSv1_3
 
 
 def test_a_missing_file_is_an_error_now(certificates: Certificates) -> None:

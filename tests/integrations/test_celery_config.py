@@ -121,7 +121,7 @@ def test_sentinels_as_celery_spells_them() -> None:
         ({"result_backend": "redis://host/0?nonsense=1"}, "'nonsense'"),
         ({"result_backend": "redis://host", "result_serializer": "pickle"}, "result_serializer: .*pickles"),
         ({"result_backend": "redis://host", "result_accept_content": ["json", "pickle"]}, "result_accept_content: "),
-        ({"result_backend": "sentinel://host"}, "which service"),
+        ({"result_backend": "sentinel://host"}, "needs .service="),
     ],
 )
 def test_what_cannot_be_honoured_is_named(config: dict[str, Any], words: str) -> None:

@@ -97,7 +97,13 @@ def _celery_backend(app: Any) -> Any:
         cls = url = None
     # Ours is a function, which looks at the URL first.
     if cls is not None and (not isinstance(cls, type) or issubclass(cls, RedisBackend)):
-        backend = cls(app=app, url=url)
+        try:
+            backend = cls(app=app, url=url)
+        except ValueError:  # its text may quote a part of the password
+            raise ValueError(
+                f"{app!r} cannot be connected: its result_backend cannot be read as a URL: percent-encode special"
+                " characters in user and password"
+            ) from None
         if isinstance(backend, RedisBackend):
             return backend
     kind = str(chosen).partition("://")[0] if chosen else "none"
