@@ -8,12 +8,16 @@ Source: celery/backends/base.py (5.7), KeyValueStoreBackend.
 
 from __future__ import annotations
 
+import re
+
 __all__ = ["HISTORY", "REVOKE", "Keys"]
 
 #: Beside a record: the states that were kept (``track(history=…)``).
 HISTORY = "history"
 #: Beside a record: the latest request to revoke the task.
 REVOKE = "revoke"
+#: How the keys beside a record end.
+_BESIDE = re.compile(rb"\.(history|revoke|reply-[^.]*)\Z")
 
 
 class Keys:
@@ -42,6 +46,21 @@ class Keys:
     def task_of(self, key: bytes) -> str:
         """The task whose record lies under ``key``."""
         return key[len(self._task_prefix) :].decode()
+
+    def is_task_key(self, key: bytes) -> bool:
+        """Whether a task's record lies under ``key``, and not something beside it or of another kind."""
+        if not key.startswith(self._task_prefix):
+            return False
+        # A key beside a task whose id has braces begins with the task's own.
+        return b"{" not in key or _BESIDE.search(key) is None
+
+    def is_group_key(self, key: bytes) -> bool:
+        """Whether a saved group lies under ``key``."""
+        return key.startswith(self._group_prefix)
+
+    def group_of(self, key: bytes) -> str:
+        """The group that is saved under ``key``."""
+        return key[len(self._group_prefix) :].decode()
 
     def key_beside(self, task_id: str, what: str) -> bytes:
         """A key for something about the task, on the same node of a cluster as its record."""

@@ -85,7 +85,7 @@ class Records:
                 return False
             self.set(key, value, expires)
             if history is not None:
-                self._remember(*history, value, expires)
+                self.remember(*history, value, expires)
             self.publish(key, value)
             return True
 
@@ -104,17 +104,18 @@ class Records:
                 self._histories.pop(key, None)
             return sum(self._values.pop(key, None) is not None for key in keys)
 
-    def _remember(self, key: bytes, count: int, value: bytes, expires: float | None) -> None:
+    def remember(self, key: bytes, count: int, value: bytes, expires: float | None) -> None:
         """Add to the history under ``key``; ids are like those of a Redis stream."""
-        clock = time.monotonic()
-        held, deadline = self._histories.get(key, ([], None))
-        if deadline is not None and deadline <= clock:
-            held = []
-        now = time.time_ns() // 1_000_000
-        last, number = _parts(held[-1][0]) if held else (0, 0)
-        held.append((f"{now}-0" if now > last else f"{last}-{number + 1}", value))
-        del held[:-count]
-        self._histories[key] = (held, clock + expires if expires is not None else None)
+        with self._lock:
+            clock = time.monotonic()
+            held, deadline = self._histories.get(key, ([], None))
+            if deadline is not None and deadline <= clock:
+                held = []
+            now = time.time_ns() // 1_000_000
+            last, number = _parts(held[-1][0]) if held else (0, 0)
+            held.append((f"{now}-0" if now > last else f"{last}-{number + 1}", value))
+            del held[:-count]
+            self._histories[key] = (held, clock + expires if expires is not None else None)
 
     def history(self, key: bytes, after: str) -> list[tuple[str, bytes]]:
         with self._lock:

@@ -282,6 +282,11 @@ class Waiters:
         """Whether a connection is needed: somebody waits, or something is still subscribed."""
         return bool(self._entries)
 
+    def waits_for(self, key: bytes) -> bool:
+        """Whether somebody waits for ``key``."""
+        entry = self._entries.get(key)
+        return entry is not None and entry.listeners is not None
+
     @property
     def pending(self) -> int:
         """Keys that somebody waits for."""

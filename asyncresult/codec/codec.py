@@ -54,7 +54,10 @@ _TEXT_FIELDS = ("traceback", "group_id", "parent_id", "name", "worker", "queue")
 _OPTIONAL_FIELDS = ("group_id", "parent_id", "name", "args", "kwargs", "worker", "retries", "queue", "heartbeat")
 _FIELDS = {"status", "result", "traceback", "children", "date_done", *_OPTIONAL_FIELDS, "task_id"}
 
-_PICKLED = "it is a pickle, which is never loaded: set result_serializer='json' in the workers"
+_PICKLED = (
+    "it is a pickle, which is never loaded: set result_serializer='json' in the workers (those that store in a"
+    " database write pickles whatever it says until Celery 5.7: upgrade them)"
+)
 _LOOKS_LIKE = {
     "json": "it looks like JSON: accept=('json',) would read it",
     "msgpack": "it looks like MessagePack: accept=('json', 'msgpack') would read it",
@@ -182,6 +185,27 @@ class Codec:
         if not isinstance(document, dict) or "result" not in document:
             raise _unreadable(group_id, plain, "it is not a saved group, which is a mapping with a 'result'")
         return document["result"]
+
+    def decode_value(self, task_id: str, payload: Bytes) -> Any:
+        """Read a value that was written by itself, in the serializer that is written: so databases keep results.
+
+        Raises:
+            ResultDecodeError, ResultTooLarge: As :meth:`decode`.
+        """
+        plain = self._plain(task_id, payload)
+        try:
+            return self._loads[self._serializer](plain)
+        except Exception as error:
+            problem = _text(error)
+        raise _unreadable(task_id, plain, f"{problem} (read as {self._serializer})")
+
+    def plain(self, task_id: str, payload: Bytes) -> Bytes:
+        """What was written, decompressed if it is marked as compressed.
+
+        Raises:
+            ResultDecodeError, ResultTooLarge: As :meth:`decode`.
+        """
+        return self._plain(task_id, payload)
 
     def _plain(self, task_id: str, payload: Bytes, small: bool = False) -> Bytes:
         """The payload, decompressed if it is marked as compressed."""
@@ -320,6 +344,15 @@ class Codec:
             ResultEncodeError: As :meth:`encode`.
         """
         return self._encode({"result": tree})
+
+    def encode_value(self, value: Any) -> bytes:
+        """Write a value by itself, not compressed; :meth:`decode_value` reads it. Raises what the serializer does."""
+        return self._dumps(value)
+
+    @property
+    def serializer(self) -> str:
+        """What is written: ``"json"``, ``"msgpack"`` or ``"yaml"``."""
+        return self._serializer
 
     def encode_exception(self, exc: BaseException) -> dict[str, Any]:
         """Encode an exception as the ``result`` of a record. Nothing is raised.

@@ -8,15 +8,24 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import asyncresult
 from asyncresult import Backend
+from asyncresult.integrations.celery.config import make_backend as celery_backend
+from tests.tools.databases import PostgresServer, memcached
 from tests.tools.servers import Cluster, Sentinels
 
+from . import stores
+
 MakeBackend = Callable[..., Backend]
+
+#: Stores that announce nothing; and those among them that have rows and columns.
+POLLED = ("sqlite", "django", "postgresql", "memcached")
+ROWS = ("sqlite", "django", "postgresql")
 
 
 @pytest.fixture(scope="session")
@@ -46,16 +55,40 @@ def cluster(shared_cluster: Cluster) -> Cluster:
     return shared_cluster
 
 
+@pytest.fixture(scope="session")
+def store_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stores")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL for the session; whoever stops it starts it again."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def memcached_address() -> Iterator[tuple[str, int]]:
+    with memcached() as address:
+        yield address
+
+
 @pytest.fixture(
     params=[
         "memory",
         "redis",
         *(pytest.param(kind, marks=pytest.mark.topology) for kind in ("sentinel", "cluster", "sharded")),
+        *POLLED,
     ]
 )
-def backend_url(request: pytest.FixtureRequest) -> str:
-    """The URL of an empty store."""
+def backend_url(request: pytest.FixtureRequest) -> Any:
+    """The URL of an empty store, or the Celery app whose results are in one."""
     kind, fixture = request.param, request.getfixturevalue
+    excluded = request.node.get_closest_marker("not_over")
+    if excluded is not None and kind in excluded.args:
+        pytest.skip(f"not over {kind}: {excluded.kwargs['reason']}")
+    if kind in POLLED:
+        return _polled_app(kind, fixture)
     if kind == "memory":
         return f"memory://{uuid.uuid4()}"
     if kind == "redis":
@@ -65,12 +98,24 @@ def backend_url(request: pytest.FixtureRequest) -> str:
     return str(fixture("cluster").url(sharded=str(kind == "sharded")))
 
 
+def _polled_app(kind: str, fixture: Callable[[str], Any]) -> Any:
+    if kind == "postgresql":
+        return stores.postgres_app(fixture("postgres_server"))
+    if kind == "memcached":
+        return stores.memcached_app(fixture("memcached_address"))
+    open_app = stores.sqlite_app if kind == "sqlite" else stores.django_app
+    return open_app(fixture("store_directory") / f"{kind}.sqlite")
+
+
 @pytest.fixture
-async def make_backend(backend_url: str) -> AsyncIterator[MakeBackend]:
+async def make_backend(backend_url: Any) -> AsyncIterator[MakeBackend]:
     async with contextlib.AsyncExitStack() as stack:
 
         def make(**options: Any) -> Backend:
-            backend = asyncresult.connect(backend_url, **options)
+            if isinstance(backend_url, str):
+                backend = asyncresult.connect(backend_url, **options)
+            else:  # not connect(app), which gives the same one again
+                backend = celery_backend(backend_url, **options)
             stack.push_async_callback(backend.aclose)
             return backend
 

@@ -30,6 +30,7 @@ from asyncresult import (
     TaskRevoked,
 )
 
+from .conftest import POLLED, ROWS
 from .waiting import until, waits_for
 
 
@@ -276,7 +277,7 @@ async def test_retry_keeps_waiting(backend: Backend) -> None:
 # -- reading without waiting ----------------------------------------------------------------------------------------
 
 
-async def test_the_attributes_of_a_record(make_backend: Callable[..., Backend]) -> None:
+async def test_the_attributes_of_a_record(make_backend: Callable[..., Backend], request: pytest.FixtureRequest) -> None:
     class Request:
         task = "app.add"
         args = (1, 2)
@@ -300,11 +301,16 @@ async def test_the_attributes_of_a_record(make_backend: Callable[..., Backend]) 
     assert done is not None and datetime.now(UTC) - done < timedelta(minutes=1)
     assert await handle.traceback() is None
     assert (await handle.name(), await handle.args(), await handle.kwargs()) == ("app.add", [1, 2], {"x": 3})
-    assert (await handle.worker(), await handle.queue(), await handle.retries()) == ("w1@host", "q", 2)
+    assert await handle.worker() == "w1@host"
     children = await handle.children()
     assert children == [AsyncResult("a-child")] and children[0].backend is backend
     meta = await handle.meta()
-    assert isinstance(meta, TaskMeta) and (meta.parent_id, meta.group_id) == ("the-parent", "the-group")
+    assert isinstance(meta, TaskMeta)
+    kind = request.node.callspec.params["backend_url"]  # not every table has columns for these
+    if kind != "django":
+        assert (meta.queue, meta.retries) == ("q", 2) == (await handle.queue(), await handle.retries())
+    if kind not in ROWS:
+        assert (meta.parent_id, meta.group_id) == ("the-parent", "the-group")
 
 
 async def test_states_are_data(backend: Backend) -> None:
@@ -377,6 +383,7 @@ async def test_a_value_that_cannot_be_stored_is_named_and_nothing_is_sent(backen
     assert not await AsyncResult(id).exists()
 
 
+@pytest.mark.not_over(*POLLED, reason="how long they keep a record is Celery's setting")
 async def test_records_expire(make_backend: Callable[..., Backend]) -> None:
     backend = make_backend(expires=1, failure_expires=0)
     await backend.mark_as_done(id := new_id(), 1)
@@ -399,6 +406,7 @@ async def test_forget_deletes_record_and_memory_parents_too(backend: Backend) ->
     assert not await handle.exists() and not await AsyncResult("parent").exists()
 
 
+@pytest.mark.not_over(*POLLED, reason="their keys are Celery's business")
 async def test_key_prefixes_are_separate_worlds(make_backend: Callable[..., Backend]) -> None:
     one, other = make_backend(key_prefix="one"), make_backend(key_prefix="other:")
     assert one.task_key("x") == b"one_celery-task-meta-x" and other.task_key("x") == b"other:celery-task-meta-x"
@@ -430,6 +438,7 @@ async def put_raw(backend: Backend, id: str, payload: bytes) -> None:
     ],
     ids=lambda payload: repr(payload[:20]),
 )
+@pytest.mark.not_over(*ROWS, reason="rows of an SQL table cannot be any bytes")
 async def test_a_broken_record_costs_its_own_waiter_only(backend: Backend, payload: bytes, stored_before: bool) -> None:
     bystander = asyncio.ensure_future(AsyncResult("bystander").get())
     if stored_before:
@@ -457,6 +466,7 @@ async def test_a_published_lie_does_not_beat_the_stored_key(backend: Backend) ->
     assert await waiting == "the truth"
 
 
+@pytest.mark.not_over(*ROWS, reason="rows of an SQL table cannot be any bytes")
 async def test_a_read_error_is_not_for_ever(backend: Backend) -> None:
     await put_raw(backend, id := new_id(), b"garbage")
     handle = AsyncResult[int](id)
@@ -530,6 +540,7 @@ async def test_updates_begin_with_a_snapshot_and_end_with_the_final_record(backe
     assert [meta.status async for meta in handle.updates()] == ["SUCCESS"]
 
 
+@pytest.mark.not_over(*POLLED, reason="of states that follow fast, the latest is seen")
 async def test_a_slow_reader_loses_the_oldest_never_the_last(backend: Backend) -> None:
     updates = AsyncResult[Any](id := new_id()).updates(timeout=10, maxsize=3)
     assert (await anext(updates)).status == "PENDING"

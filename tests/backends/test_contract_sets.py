@@ -31,6 +31,7 @@ from asyncresult._handles.joins import READ_FIRST
 from asyncresult._storage.waiters import READ_CHUNK
 from asyncresult.codec import LARGE_PAYLOAD_BYTES
 
+from .conftest import POLLED, ROWS
 from .waiting import until, waits_for
 
 
@@ -80,6 +81,7 @@ async def test_a_failure_ends_the_join_and_leaves_the_others_alone(backend: Back
     assert await elsewhere == 0
 
 
+@pytest.mark.not_over(*ROWS, reason="rows of an SQL table cannot be any bytes")
 async def test_exceptions_as_values(backend: Backend) -> None:
     await store(backend, 1)
     await fail(backend, "t1")
@@ -133,6 +135,7 @@ async def test_a_callback_that_raises_ends_its_join_only(backend: Backend) -> No
 # -- many of them: what is stored is found by reading, before anything is listened for --------------------------------
 
 
+@pytest.mark.not_over(*ROWS, reason="rows of an SQL table cannot be any bytes")
 async def test_many_in_every_condition(backend: Backend) -> None:
     """Stored, failed, unreadable, large, begun, to come, awaited by somebody else, twice: each gets what is its own."""
     count = 3 * READ_FIRST
@@ -158,6 +161,7 @@ async def test_many_in_every_condition(backend: Backend) -> None:
     await until(lambda: backend.stats().pending == backend.stats().subscribed == 0)
 
 
+@pytest.mark.not_over(*POLLED, reason="storing so many takes too long there")
 async def test_most_of_many_are_to_come(backend: Backend) -> None:
     """More than are read at once: after the first chunk of misses the others are listened for at once."""
     count = READ_CHUNK + READ_FIRST
@@ -168,6 +172,7 @@ async def test_most_of_many_are_to_come(backend: Backend) -> None:
     assert await waiting == list(range(count))
 
 
+@pytest.mark.not_over(*POLLED, reason="storing so many takes too long there")
 async def test_a_stored_failure_among_many_ends_the_join(backend: Backend) -> None:
     await store(backend, READ_FIRST)
     await fail(backend, "t50")  # a SUCCESS stays
@@ -201,6 +206,7 @@ async def test_the_backend_is_closed_while_many_are_read(make_backend: Callable[
         await waiting
 
 
+@pytest.mark.not_over(*POLLED, reason="storing so many takes too long there")
 async def test_as_completed_over_many(backend: Backend) -> None:
     await store(backend, READ_FIRST - 1)
     found = []
@@ -320,6 +326,7 @@ async def test_first_success(backend: Backend) -> None:
     await until(lambda: backend.stats().pending == 0)
 
 
+@pytest.mark.not_over(*POLLED, reason="of states that follow fast, the latest is seen")
 async def test_updates_of_a_set(backend: Backend) -> None:
     await backend.mark_as_done("t0", 0)
     seen: list[tuple[str, str]] = []
@@ -413,6 +420,10 @@ async def test_groups_are_saved_and_restored_with_parents(
     assert restored.as_tuple() == group.as_tuple()
     await group.delete()
     assert await GroupResult.restore("outer") is None
+
+
+@pytest.mark.not_over(*ROWS, reason="rows of an SQL table cannot be any bytes")
+async def test_a_broken_group(backend: Backend) -> None:
     await backend._engine().put(backend.group_key("bad"), b'{"result": 3}', None)
     with pytest.raises(ResultDecodeError):
         await GroupResult.restore("bad")

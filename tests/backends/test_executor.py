@@ -22,8 +22,12 @@ from asyncresult import (
     value_of,
 )
 
-from .conftest import MakeBackend
+from .conftest import POLLED, MakeBackend
 from .waiting import until
+
+pytestmark = pytest.mark.not_over(
+    *POLLED, reason="tests of their own, in test_polled: a store takes milliseconds there"
+)
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -26,8 +26,12 @@ from asyncresult import (
 )
 from asyncresult._handles.updates import Updates
 
-from .conftest import MakeBackend
+from .conftest import POLLED, MakeBackend
 from .waiting import until, waits_for
+
+pytestmark = pytest.mark.not_over(
+    *POLLED, reason="tests of their own, in test_polled: a store takes milliseconds there"
+)
 
 
 async def states(handle: AsyncResult[Any], **options: Any) -> list[TaskMeta]:

@@ -4,6 +4,8 @@
 * :func:`from_celery`, :func:`to_celery`: Celery's results as handles, and back.
 * :class:`Task`, :func:`install`: tasks that give handles, and are sent without blocking the event loop.
 * :func:`result_backend`: ``result_backend = "asyncresult+redis://…"`` in Celery's settings.
+* :class:`Reader`, :func:`register_reader`: reading results from a backend that Celery does not bring along.
+* :func:`trigger_sql`, :func:`install_trigger`: results in PostgreSQL, announced when they are stored.
 
 Importing this module gives every signature ``adelay()`` and ``aapply_async()``.
 """
@@ -12,6 +14,8 @@ from __future__ import annotations
 
 from .backend import ResultBackend, SentinelResultBackend, result_backend
 from .control import CeleryController
+from .postgres import install_trigger, trigger_sql
+from .readers import Reader, register_reader
 from .results import CeleryAsyncResult, CeleryGroupResult, connect, from_celery, to_celery
 from .rpc import RpcBackend
 from .tasks import Task, install, task
@@ -20,6 +24,7 @@ __all__ = [
     "CeleryAsyncResult",
     "CeleryController",
     "CeleryGroupResult",
+    "Reader",
     "ResultBackend",
     "RpcBackend",
     "SentinelResultBackend",
@@ -27,7 +32,10 @@ __all__ = [
     "connect",
     "from_celery",
     "install",
+    "install_trigger",
+    "register_reader",
     "result_backend",
     "task",
     "to_celery",
+    "trigger_sql",
 ]

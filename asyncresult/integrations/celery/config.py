@@ -23,6 +23,7 @@ from ...backend import Backend
 from ...backend import connect as connect_url
 from ...codec.serializers import known_serializer
 from .control import CeleryController
+from .kinds import backend_class, is_polled
 from .rpc import RpcBackend, is_rpc, replies_of
 
 __all__ = ["backend_of", "make_backend", "once"]
@@ -67,6 +68,9 @@ def make_backend(app: Any, **options: Any) -> Backend:
     """A backend of its own, from the configuration of ``app``. Raises: as :func:`.results.connect`."""
     if is_rpc(app):
         return _make_rpc_backend(app, options)
+    cls, url = backend_class(app)
+    if is_polled(cls):
+        return _make_polled_backend(app, cls, url, options)
     celery_backend = _celery_backend(app)
     try:
         url, settings = _translate(app, celery_backend)
@@ -85,6 +89,26 @@ def _make_rpc_backend(app: Any, options: Mapping[str, Any]) -> Backend:
         raise ValueError(f"{app!r} cannot be connected: {error}") from None
     if options:
         backend.replies.rules = backend
+    backend.controllers.append(CeleryController(app))
+    return backend
+
+
+def _make_polled_backend(app: Any, cls: Any, url: str | None, options: dict[str, Any]) -> Backend:
+    from .polled import expires_of, make_driver  # not before it is needed: databases bring their own packages
+
+    conf = app.conf
+    try:
+        bson = cls.__module__ == "celery.backends.mongodb" and conf.result_serializer == "bson"
+        settings = {
+            "serializer": "json" if bson else _known("result_serializer", [conf.result_serializer])[0],
+            "accept": _accepted(conf),
+            "compression": conf.get("result_compression"),
+            "expires": expires_of(app),
+            "result_extended": bool(conf.result_extended),
+        }
+        backend = Backend(make_driver(app, cls, url, options), **{**settings, **options})
+    except ValueError as error:
+        raise ValueError(f"{app!r} cannot be connected: {error}") from None
     backend.controllers.append(CeleryController(app))
     return backend
 
