@@ -394,9 +394,8 @@ class PolledEngine(MemoryEngine):
 
         return self._run(job)
 
-    async def scan(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
+    def scan(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
         raise BackendError(f"{self._driver} cannot be listed through Celery: ask the store itself")
-        yield []
 
     def _run(self, job: Callable[[Records], Any]) -> asyncio.Future[Any]:
         """What ``job`` gives. On the first thread, in the order of the calls."""

@@ -196,7 +196,7 @@ class Codec:
         try:
             return self._loads[self._serializer](plain)
         except Exception as error:
-            problem = _text(error)
+            problem = error_text(error)
         raise _unreadable(task_id, plain, f"{problem} (read as {self._serializer})")
 
     def plain(self, task_id: str, payload: Bytes) -> Bytes:

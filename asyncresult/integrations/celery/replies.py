@@ -71,7 +71,7 @@ class ReplyRecords(Records):
             if keep(held) or (again and any(value == old for _, old in self.history(history, "0"))):
                 return False
             self.set(key, value, expires)
-            self._remember(history, KEPT_STATES, value, expires)
+            self.remember(history, KEPT_STATES, value, expires)
             self._read.pop(key, None)
             self._unread.pop(key, None)
             (self._read if self.publish(key, value) else self._unread)[key] = history
