@@ -24,6 +24,7 @@ import asyncio
 import contextvars
 import inspect
 import reprlib
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final, TypeAlias, TypeVar
@@ -37,6 +38,7 @@ __all__ = [
     "BasePromise",
     "Callback",
     "Link",
+    "Promised",
     "Reaction",
     "Settler",
     "Source",
@@ -65,6 +67,16 @@ _running: Final[set[asyncio.Future[Any]]] = set()
 
 #: Reports for loops that were not running in the thread that noticed. Bounded: they may never run again.
 _orphans: Final[deque[tuple[asyncio.AbstractEventLoop, dict[str, Any]]]] = deque(maxlen=100)
+
+
+class Promised:
+    """What has its outcome as a promise, which is followed without a detour."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def _promise(self) -> BasePromise[Any]:
+        """A promise of the outcome. The wait begins now."""
 
 
 class BasePromise(Awaitable[T_co]):
@@ -158,6 +170,11 @@ class BasePromise(Awaitable[T_co]):
             self._settle(FULFILLED, value)
         elif isinstance(value, BasePromise):
             self._follow(value)
+        elif isinstance(value, Promised):
+            try:
+                self._follow(value._promise())
+            except Exception as error:
+                self._reject(error.with_traceback(None))
         elif asyncio.isfuture(value):
             self._wait_for(value)
         else:

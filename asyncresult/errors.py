@@ -22,7 +22,7 @@ All of them survive pickling with their attributes. None of them ever holds a pa
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 __all__ = [
     "AsyncResultError",
@@ -54,6 +54,16 @@ def _rebuild(cls: type[AsyncResultError], args: tuple[Any, ...], state: dict[str
 
 class AsyncResultError(Exception):
     """Base of every error that asyncresult raises on purpose."""
+
+    def _copy(self) -> Self:
+        """The same error once more, without a traceback: whoever it is raised for gets an instance of its own."""
+        twin: Self = type(self).__new__(type(self), *self.args)
+        twin.args = self.args
+        twin.__dict__.update(self.__dict__)
+        twin.__cause__ = self.__cause__
+        if notes := getattr(self, "__notes__", None):
+            twin.__notes__ = list(notes)
+        return twin
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Subclasses take keyword arguments, which Exception's own pickling would lose.

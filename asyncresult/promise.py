@@ -23,6 +23,7 @@ from ._promise_core import (
     BasePromise,
     Callback,
     Link,
+    Promised,
     Reaction,
     Settler,
     Source,
@@ -31,7 +32,7 @@ from ._promise_core import (
     settle_with,
 )
 
-__all__ = ["Promise", "Settled", "Thenable"]
+__all__ = ["AwaitedPromise", "Promise", "Settled", "Thenable"]
 
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
@@ -41,7 +42,7 @@ Resolve: TypeAlias = Callable[[Awaitable[U] | U], None]
 Reject: TypeAlias = Callable[[BaseException], None]
 
 
-class Thenable(Generic[T_co]):
+class Thenable(Promised, Generic[T_co]):
     """Something whose outcome can be had as a promise."""
 
     __slots__ = ()
@@ -118,6 +119,7 @@ class Thenable(Generic[T_co]):
 
         Source: Promises/A+ 2.2.
         """
+        check_callbacks(on_success, on_error, weak=weak)  # before a wait begins
         return self._promise()._then(on_success, on_error, weak=weak)
 
     @overload
@@ -126,6 +128,7 @@ class Thenable(Generic[T_co]):
     def catch(self, on_error: Callable[[Exception], V]) -> Promise[T_co | V]: ...
     def catch(self, on_error: Callable[[Exception], object]) -> Promise[Any]:
         """Call ``on_error`` with the exception if there is one: ``then(None, on_error)``."""
+        check_callbacks(None, on_error, weak=False)
         return self._promise()._then(None, on_error, weak=False)
 
     def finally_(self, fn: Callable[[], object]) -> Promise[T_co]:
@@ -139,6 +142,7 @@ class Thenable(Generic[T_co]):
 
         Source: ECMAScript, Promise.prototype.finally.
         """
+        check_callable("fn", fn)
         return self._promise()._finally(fn)
 
 
@@ -196,9 +200,6 @@ class Promise(BasePromise[T_co], Thenable[T_co]):
     ) -> Promise[Any]:
         """See :meth:`Thenable.then`. Source: Promises/A+ 2.2."""
         self._check_loop()
-        for name, callback in (("on_success", on_success), ("on_error", on_error)):
-            if callback is not None:
-                check_callable(name, callback)
         target: Promise[Any] = Promise()
         _Then(self, target, on_success, on_error, weak=weak)
         return target
@@ -206,7 +207,6 @@ class Promise(BasePromise[T_co], Thenable[T_co]):
     def _finally(self, fn: Callable[[], object]) -> Promise[T_co]:
         """See :meth:`Thenable.finally_`. Source: ECMAScript, Promise.prototype.finally."""
         self._check_loop()
-        check_callable("fn", fn)
         target: Promise[T_co] = Promise()
         _Finally(self, target, fn)
         return target
@@ -353,6 +353,35 @@ class Promise(BasePromise[T_co], Thenable[T_co]):
         return promise
 
 
+class AwaitedPromise(Promise[T_co]):
+    """The outcome of a result or set, for what is derived from it. Nobody else holds it.
+
+    So what is derived from it reports a rejection that nobody sees, and when the last of that is cancelled the wait
+    is over.
+    """
+
+    __slots__ = ("_end",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._silence()
+        self._end: Callable[[], object] | None = None
+
+    def _ends_with(self, end: Callable[[], object]) -> None:
+        """Have ``end`` called when the outcome is not wanted any more."""
+        self._end = end
+
+    def _settle(self, state: int, outcome: object) -> None:
+        self._end = None
+        super()._settle(state, outcome)
+
+    def _drop_reaction(self, reaction: Reaction | asyncio.Future[None]) -> None:
+        super()._drop_reaction(reaction)
+        if not self._reactions and self._end is not None:
+            end, self._end = self._end, None
+            end()
+
+
 class _Then(Reaction):
     """Calls ``on_success`` or ``on_error``, and resolves ``target`` with what comes back."""
 
@@ -432,11 +461,22 @@ class _Join(Source):
         self.links: list[Link] = []
         target._source = self
         for index, item in enumerate(items):
-            promise: BasePromise[Any] = item if isinstance(item, BasePromise) else BasePromise()
+            promise = self._promise_of(item)
             promise._silence()
-            if promise is not item:
-                promise._resolve(item)
             self.links.append(Link(promise, partial(self.react, index), owned=promise is not item))
+
+    @staticmethod
+    def _promise_of(item: object) -> BasePromise[Any]:
+        if isinstance(item, BasePromise):
+            return item
+        promise: BasePromise[Any] = BasePromise()
+        try:
+            if isinstance(item, Thenable):
+                return item._promise()  # which ends with the last link to it
+            promise._resolve(item)
+        except Exception as error:
+            promise._reject(error.with_traceback(None))
+        return promise
 
     def react(self, index: int, settled: BasePromise[Any]) -> None:
         if settled._state == FULFILLED:
@@ -460,3 +500,12 @@ def _weak(callback: Callback | None) -> weakref.ref[Callback] | None:
     if callback is None:
         return None
     return weakref.WeakMethod(callback) if inspect.ismethod(callback) else weakref.ref(callback)
+
+
+def check_callbacks(on_success: object, on_error: object, *, weak: bool) -> None:
+    """Raise TypeError for a callback that ``then`` cannot take."""
+    for name, callback in (("on_success", on_success), ("on_error", on_error)):
+        if callback is not None:
+            check_callable(name, callback)
+            if weak:
+                _weak(callback)  # type: ignore[arg-type]

@@ -69,6 +69,10 @@ class ResultBase(Thenable[T_co]):
     def to_celery(self, app: Any) -> Any:
         """Celery's own result for this."""
 
+    def _members(self) -> Sequence[ResultBase[Any]]:
+        """Those of a set or group."""
+        return ()
+
     @abstractmethod
     def _leaves(self) -> Iterator[Any]:
         """The handles of single tasks, from left to right."""

@@ -1,17 +1,26 @@
-"""Callbacks and futures of users, on a handle."""
+"""Callbacks and futures of users, on a handle.
+
+A future is held by the one who waits for it; the handle holds it weakly. A future that was dropped, as one does with
+the pending ones behind ``asyncio.wait(..., timeout=1)``, takes its subscription with it. While it has callbacks,
+somebody is to be called, and it stays: a task that awaits it, and perhaps is held by nothing else, is one of these.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
 import contextvars
+import threading
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from ..errors import AsyncResultError, BackendClosed
-from .handle import Handle
+from ..errors import BackendClosed
+from .handle import Handle, Reason, fresh
 
-__all__ = ["DoneCallback", "settle_later"]
+__all__ = ["DoneCallback", "concurrent_future", "result_future"]
+
+T = TypeVar("T")
 
 
 class DoneCallback:
@@ -25,7 +34,7 @@ class DoneCallback:
         self._fn = fn
         self._context = contextvars.copy_context()
 
-    def __call__(self, handle: Handle[Any], error: AsyncResultError | None) -> None:
+    def __call__(self, handle: Handle[Any], reason: Reason | None) -> None:
         # In a tick of its own: what it raises reaches the loop's exception handler, not the next waiter.
         asyncio.get_running_loop().call_soon(self._fn, handle, context=self._context)
 
@@ -35,35 +44,97 @@ class DoneCallback:
     __hash__ = None  # type: ignore[assignment]
 
 
-def settle_later(future: Any, handle: Handle[Any]) -> None:
-    """Give the task's outcome to a future, of asyncio's or of another thread. Cancelling it ends the wait."""
-    loop = asyncio.get_running_loop()
+def result_future(handle: Handle[T]) -> asyncio.Future[T]:
+    """A future with the task's outcome. Cancelling or dropping it ends the wait."""
+    future: _Future[T] = _Future(loop=asyncio.get_running_loop())
+    future.settler = _Settler(future, handle)
+    handle._listen(future.settler)
+    return future
 
-    def settle(handle: Handle[Any], error: AsyncResultError | None) -> None:
-        if future.done():
+
+def concurrent_future(handle: Handle[T]) -> concurrent.futures.Future[T]:
+    """The same for another thread."""
+    future: _ConcurrentFuture[T] = _ConcurrentFuture()
+    future.settler = _Settler(future, handle)
+    handle._listen(future.settler)
+    return future
+
+
+class _Settler:
+    """The handle's callback that gives the outcome to a future."""
+
+    __slots__ = ("_future", "_handle", "_loop", "_thread", "held")
+
+    def __init__(self, future: Any, handle: Handle[Any]) -> None:
+        self._handle = handle
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._future = weakref.ref(future, self._dropped)
+        self.held: Any = None  # the future, while it has callbacks
+
+    def __call__(self, handle: Handle[Any], reason: Reason | None) -> None:
+        future, self.held = self._future(), None
+        if future is None or future.done():
             return
+        value, error = (None, fresh(reason)) if reason is not None else handle._settled()
         try:
-            if error is not None:
-                raise error
-            outcome = handle._outcome(propagate=True)
-        except Exception as failure:
-            _unless_cancelled(future.set_exception, failure)
-            if isinstance(failure, BackendClosed) and not future.cancelled():
-                future.exception()  # a clean shutdown is nothing that anybody must see
-        else:
-            _unless_cancelled(future.set_result, outcome)
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+                if isinstance(error, BackendClosed):
+                    future.exception()  # a clean shutdown is nothing that anybody must see
+        except (asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
+            pass  # another thread has cancelled it meanwhile
 
-    def given_up(ended: Any) -> None:
-        if ended.cancelled() and not loop.is_closed():
-            loop.call_soon_threadsafe(handle._unlisten, settle)
+    def cancelled(self) -> None:
+        """Called on any thread."""
+        self.held = None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._handle._unlisten, self)
 
-    handle._listen(settle)
-    future.add_done_callback(given_up)
+    def _dropped(self, _: object) -> None:
+        # The collector may run on any thread and at any time: no I/O, no lock. Elsewhere than on the loop's own
+        # thread the end of the task finds the future gone.
+        if threading.get_ident() == self._thread and not self._loop.is_closed():
+            self._loop.call_soon(self._handle._unlisten, self)
 
 
-def _unless_cancelled(settle: Callable[[Any], None], outcome: Any) -> None:
-    """Settle a concurrent future, which another thread may have cancelled meanwhile."""
-    try:
-        settle(outcome)
-    except (asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
-        pass
+class _Future(asyncio.Future[T]):
+    settler: _Settler
+    _called_back = 0
+
+    def add_done_callback(self, fn: Any, /, *, context: contextvars.Context | None = None) -> None:
+        super().add_done_callback(fn, context=context)
+        if not self.done():
+            self._called_back += 1
+            self.settler.held = self
+
+    def remove_done_callback(self, fn: Any, /) -> int:
+        removed = super().remove_done_callback(fn)
+        self._called_back -= removed
+        if removed and not self._called_back:
+            self.settler.held = None
+        return removed
+
+    def cancel(self, msg: Any = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self.settler.cancelled()
+        return cancelled
+
+
+class _ConcurrentFuture(concurrent.futures.Future[T]):
+    settler: _Settler
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
+        self.settler.held = self  # before: it may be done, and let go of, at any time
+        super().add_done_callback(fn)
+        if self.done():
+            self.settler.held = None
+
+    def cancel(self) -> bool:
+        cancelled = super().cancel()
+        if cancelled:
+            self.settler.cancelled()
+        return cancelled

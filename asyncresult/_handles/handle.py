@@ -2,34 +2,41 @@
 
 A handle is a name, a store and what it has learned. It costs nothing until somebody waits: then it is in the
 store's table of waiters (:mod:`.._storage.waiters`) as the listener of its key, and itself keeps a list of who
-wants to know: callbacks ``(handle, error)`` that fire once, and feeds that see every record. Both awaiting and joining
-are such callbacks; a join hands the same callback to all its members.
+wants to know: callbacks ``(handle, reason)`` that fire once, and feeds that see every record. Awaiting, joining,
+futures and promises are all such callbacks, so what ends one of them ends all: the final record, the failure of a
+task before this one in a chain, an error of the store. A join hands the same callback to all its members.
+
+An error is kept without a traceback, and copied for whoever it is raised for: a kept error that was raised would hold
+the frames it passed through, and what they hold, and these often enough hold the error.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from .._checks import check_task_id
 from .._storage.current import current_store
 from .._storage.store import Store
 from ..codec.convert import convert
-from ..errors import AsyncResultError, NotReady
+from ..errors import AsyncResultError, BackendClosed, BackendError, NotReady, ResultDecodeError
 from ..meta import TaskMeta
-from ..promise import Promise
-from ..states import EXCEPTION_STATES, PENDING, READY_STATES, SUCCESS
-from .base import Node, T_co
+from ..promise import AwaitedPromise, Promise
+from ..states import EXCEPTION_STATES, PROPAGATE_STATES, READY_STATES, SUCCESS
+from .base import Node, ResultBase, T_co
 
 if TYPE_CHECKING:
     from .._storage.waiters import Waiters
 
-__all__ = ["Callback", "Handle", "Observer"]
+__all__ = ["Callback", "Handle", "Observer", "Reason", "ancestors", "fresh", "unwatch", "watch"]
 
-Callback = Callable[[Any, AsyncResultError | None], None]
-"""Called once with the handle: when it is done (None), or when its wait is over without a record (the error)."""
+Reason: TypeAlias = "AsyncResultError | Handle[Any]"
+"""Why a wait is over without a record: the error, or the task before this one that failed. See :func:`fresh`."""
+
+Callback: TypeAlias = "Callable[[Any, Reason | None], None]"
+"""Called once with the handle: when it is done (None), or when its wait is over without a record (the reason)."""
 
 _NOT_CONVERTED: Any = object()
 
@@ -38,7 +45,77 @@ class Observer(Protocol):
     """Who sees every record of a handle."""
 
     def put(self, meta: TaskMeta, /) -> None: ...
-    def fail(self, error: AsyncResultError, /) -> None: ...
+    def fail(self, reason: Reason, /) -> None: ...
+
+
+def fresh(reason: Reason) -> Exception:
+    """What to raise for a reason: a new instance each time."""
+    if isinstance(reason, Handle):
+        failure = reason._settled()[1]
+        assert failure is not None
+        return failure
+    return reason._copy()
+
+
+def ancestors(node: ResultBase[Any]) -> list[Handle[Any]]:
+    """The tasks before this one in a chain, whose failure is its failure too, the first to run first.
+
+    Where one of them is a group, its members and what comes before each of these are among them.
+    """
+    found: dict[int, Any] = {}
+    todo: list[Any] = [node.parent]
+    while todo:
+        above = todo.pop()
+        if above is None or id(above) in found:
+            continue
+        found[id(above)] = above
+        todo.append(above.parent)
+        todo += above._members()
+    return [above for above in reversed(found.values()) if isinstance(above, Handle)]
+
+
+def watch(tasks: Iterable[Handle[Any]], owner: Dependent) -> list[_Watcher]:
+    """Have ``owner`` called when one of ``tasks`` fails, never at once; until :func:`unwatch`."""
+    watchers: list[_Watcher] = []
+    for task in tasks:
+        if task._has_failed():
+            asyncio.get_running_loop().call_soon(owner._ancestor_failed, task)
+        elif not task.ignored and not task._is_ready():
+            watcher = _Watcher(task, owner)
+            try:
+                task._observe(watcher)
+            except (AsyncResultError, RuntimeError):
+                continue  # what cannot be waited for says nothing about those behind it
+            watchers.append(watcher)
+    return watchers
+
+
+def unwatch(watchers: Iterable[_Watcher]) -> None:
+    for watcher in watchers:
+        watcher.task._unobserve(watcher)
+
+
+class Dependent(Protocol):
+    """What ends when a task before it fails: a handle, or the members of a group."""
+
+    def _ancestor_failed(self, ancestor: Handle[Any], /) -> None: ...
+
+
+class _Watcher:
+    """Sees the records of a task on which others depend."""
+
+    __slots__ = ("owner", "task")
+
+    def __init__(self, task: Handle[Any], owner: Dependent) -> None:
+        self.task = task
+        self.owner = owner
+
+    def put(self, meta: TaskMeta) -> None:
+        if meta.status in PROPAGATE_STATES:
+            self.owner._ancestor_failed(self.task)
+
+    def fail(self, reason: Reason) -> None:
+        """A record that cannot be had says nothing about the tasks behind it."""
 
 
 class Handle(Node[T_co]):
@@ -54,6 +131,7 @@ class Handle(Node[T_co]):
         "_table",
         "_type",
         "_value",
+        "_watchers",
         "id",
         "ignored",
         "parent",
@@ -73,10 +151,12 @@ class Handle(Node[T_co]):
         self._backend = backend
         self._type = type
         self._meta: TaskMeta | None = None
-        self._error: AsyncResultError | None = None
+        self._error: Reason | None = None
         self._value: Any = _NOT_CONVERTED
-        self._callbacks: Callback | list[Callback] | None = None
-        self._feeds: list[Observer] | None = None
+        # By id(): a list would have to be searched for each of 10,000 tasks that stop waiting.
+        self._callbacks: Callback | dict[int, Callback] | None = None
+        self._feeds: dict[int, Observer] | None = None
+        self._watchers: list[_Watcher] | None = None  # on the tasks before this one, while somebody waits
         self._table: Waiters | None = None  # the table in which this handle is a listener
 
     # -- what this handle knows: memory only --------------------------------------------------------------
@@ -98,8 +178,9 @@ class Handle(Node[T_co]):
         return self._backend
 
     def done(self) -> bool:
-        """Whether this handle has learned how the task ended, or that its record cannot be had."""
-        return self._error is not None or self._is_ready()
+        """Whether this handle has learned how the task ended, or that there is no result to wait for: its record
+        cannot be had, a task before it in a chain has failed, or it is ignored."""
+        return self._error is not None or self.ignored or self._is_ready()
 
     def _is_ready(self) -> bool:
         meta = self._meta
@@ -113,9 +194,7 @@ class Handle(Node[T_co]):
             NotReady: Nothing was learned yet.
             Exception: The task's own, rebuilt; or why the record cannot be had.
         """
-        if self._is_ready():
-            return self._outcome(propagate=True)  # type: ignore[no-any-return]
-        self._raise_unknown()
+        return self._outcome(propagate=True)  # type: ignore[no-any-return]
 
     @property
     def exception(self) -> Exception | None:
@@ -124,36 +203,55 @@ class Handle(Node[T_co]):
         Raises:
             NotReady: Nothing was learned yet.
         """
-        if self._is_ready():
-            assert self._meta is not None
-            return self._failure(self._meta)
-        if self._error is not None:
-            return self._error
-        self._raise_unknown()
+        if self.done():
+            return self._settled()[1]
+        raise self._not_ready()
 
     @property
     def snapshot(self) -> TaskMeta | None:
         """The latest record that this handle has seen, final or not."""
         return self._meta
 
-    def _raise_unknown(self) -> NoReturn:
+    def _not_ready(self) -> NotReady:
+        return NotReady(f"the result of task {self.id} is not known yet: await the handle first")
+
+    def _settled(self) -> tuple[Any, Exception | None]:
+        """The value of a handle that is done, or the exception in its place. Nothing is raised but NotReady."""
+        if self.ignored:
+            return None, None
+        if self._is_ready():
+            meta = self._meta
+            assert meta is not None
+            if meta.status != SUCCESS:
+                return None, self._failure(meta)
+            if self._type is Any:
+                return meta.result, None
+            try:
+                if self._value is _NOT_CONVERTED:
+                    self._value = convert(meta.result, self._type, task_id=self.id)
+                return self._value, None
+            except ResultDecodeError as error:
+                return None, error.with_traceback(None)
         if self._error is not None:
-            raise self._error
-        raise NotReady(f"the result of task {self.id} is not known yet: await the handle first")
+            return None, fresh(self._error)
+        raise self._not_ready()
 
     def _outcome(self, *, propagate: bool) -> Any:
+        """The value; or else the exception, raised, or given where it need not ``propagate``."""
         meta = self._meta
-        assert meta is not None
-        if meta.status == SUCCESS:
-            if self._type is Any:
-                return meta.result
-            if self._value is _NOT_CONVERTED:
-                self._value = convert(meta.result, self._type, task_id=self.id)
-            return self._value
-        error = self._failure(meta)
-        if propagate and error is not None:
-            raise error
-        return error
+        # The rule, without another call (benchmarks: gather).
+        if meta is not None and meta.status == SUCCESS and self._type is Any and not self.ignored:
+            return meta.result
+        value, error = self._settled()
+        if error is None:
+            return value
+        try:
+            # That a record cannot be had, or is not of the type, is not the task's exception.
+            if propagate or isinstance(error, ResultDecodeError | BackendError | BackendClosed):
+                raise error
+            return error
+        finally:
+            del error  # it would hold this frame, which holds it
 
     def _forgotten(self) -> None:
         self._meta = self._error = None
@@ -167,57 +265,63 @@ class Handle(Node[T_co]):
         yield self
 
     def _values(self, propagate: bool) -> Any:
-        if self.ignored:
-            return None
-        if self._is_ready():
-            return self._outcome(propagate=propagate)
-        assert self._error is not None
         if propagate:
-            raise self._error
-        return self._error
+            return self._outcome(propagate=True)
+        value, error = self._settled()
+        return value if error is None else error
 
     # -- the table's side, and who wants to know ------------------------------------------------------------
 
     def _listen(self, callback: Callback, *, read_early: bool = True) -> None:
         """Have ``callback`` called once: with the end, or with what ends the wait. Never at once.
 
-        ``read_early``: see :meth:`._waiters.Waiters.add`.
+        ``read_early``: see :meth:`.Waiters.add`.
         """
-        if self._is_ready():
+        if self.ignored or self._is_ready():
             asyncio.get_running_loop().call_soon(callback, self, None)
             return
         self._enter_table(read_early)
         held = self._callbacks
         if held is None:
             self._callbacks = callback
-        elif isinstance(held, list):
-            held.append(callback)
+        elif isinstance(held, dict):
+            held[id(callback)] = callback
         else:
-            self._callbacks = [held, callback]
+            self._callbacks = {id(held): held, id(callback): callback}
+        if self.parent is not None and self._watchers is None:
+            self._watchers = watch(ancestors(self), self)
 
-    def _unlisten(self, callback: Callback) -> int:
-        """Take ``callback`` off, every time it is there; how often it was."""
+    def _unlisten(self, callback: Callback) -> None:
+        """Take ``callback`` off. Harmless when it is not there."""
         held = self._callbacks
-        if isinstance(held, list):
-            kept = [other for other in held if other is not callback and other != callback]
-            removed = len(held) - len(kept)
-            self._callbacks = kept or None
-        elif held is not None and (held is callback or held == callback):
-            self._callbacks = None
-            removed = 1
-        else:
-            return 0
+        if isinstance(held, dict):
+            held.pop(id(callback), None)
+            if held:
+                return
+        elif held is not callback:
+            return
+        self._callbacks = None
         self._leave_table_if_unwanted()
-        return removed
+
+    def _unlisten_equal(self, callback: Callback) -> int:
+        """Take off all that are equal to ``callback``; how many there were."""
+        held = self._callbacks
+        equal = [other for other in (held.values() if isinstance(held, dict) else (held,)) if other == callback]
+        for other in equal:
+            assert other is not None
+            self._unlisten(other)
+        return len(equal)
 
     def _observe(self, feed: Observer) -> None:
         """Have ``feed`` see every record until the end."""
         self._enter_table()
-        self._feeds = [*(self._feeds or ()), feed]
+        if self._feeds is None:
+            self._feeds = {}
+        self._feeds[id(feed)] = feed
 
     def _unobserve(self, feed: Observer) -> None:
-        if self._feeds is not None:
-            self._feeds = [other for other in self._feeds if other is not feed] or None
+        if self._feeds is not None and self._feeds.pop(id(feed), None) is not None and not self._feeds:
+            self._feeds = None
             self._leave_table_if_unwanted()
 
     def _enter_table(self, read_early: bool = True) -> None:
@@ -235,22 +339,34 @@ class Handle(Node[T_co]):
         table.add(backend.task_key(self.id), self.id, self, read_early=read_early)
 
     def _leave_table_if_unwanted(self) -> None:
-        if self._callbacks is None and self._feeds is None and self._table is not None:
-            table, self._table = self._table, None
-            table.discard(self.backend.task_key(self.id), self)
+        if self._callbacks is None:
+            if self._watchers is not None:
+                self._unwatch()
+            if self._feeds is None and self._table is not None:
+                table, self._table = self._table, None
+                table.discard(self.backend.task_key(self.id), self)
+
+    def _unwatch(self) -> None:
+        watchers, self._watchers = self._watchers, None
+        unwatch(watchers or ())
 
     def _on_record(self, meta: TaskMeta) -> None:
-        """Called by the table. First final record wins; what was both read and published is seen once."""
-        if self._is_ready() or meta == self._meta:
+        """Called by the table. First final record wins."""
+        if self._is_ready():
             return
         self._meta = meta
+        ready = meta.status in READY_STATES
         if self._feeds is not None:
-            for feed in tuple(self._feeds):
-                feed.put(meta)
-        if meta.status in READY_STATES:
+            feeds = tuple(self._feeds.values())
+            if ready:
+                self._feeds = None
+            for feed in feeds:
+                self._guarded(feed.put, meta)
+        if ready:
             self._error = None
             self._table = None
-            self._feeds = None
+            if self._watchers is not None:
+                self._unwatch()
             self._fire(None)
 
     def _on_error(self, error: AsyncResultError) -> None:
@@ -258,29 +374,62 @@ class Handle(Node[T_co]):
         self._error = error
         self._table = None
         feeds, self._feeds = self._feeds, None
-        for feed in feeds or ():
-            feed.fail(error)
+        if self._watchers is not None:
+            self._unwatch()
+        for feed in (feeds or {}).values():
+            self._guarded(feed.fail, error)
         self._fire(error)
 
-    def _fire(self, error: AsyncResultError | None) -> None:
+    def _ancestor_failed(self, ancestor: Handle[Any]) -> None:
+        """A task before this one has failed, so this one will not run."""
+        if self._callbacks is None or self._is_ready():
+            return
+        # As in Celery, the first of them that is known to have failed: the order in which they become known is chance.
+        self._end_with(next((one for one in ancestors(self) if one._has_failed()), ancestor))
+
+    def _end_with(self, reason: Reason) -> None:
+        """End the wait, but for those who only want to see this task's own record."""
+        self._error = reason
         callbacks, self._callbacks = self._callbacks, None
-        if isinstance(callbacks, list):
-            for callback in callbacks:
-                callback(self, error)
-        elif callbacks is not None:
-            callbacks(self, error)
+        self._leave_table_if_unwanted()
+        self._callbacks = callbacks
+        self._fire(reason)
+
+    def _has_failed(self) -> bool:
+        return self._is_ready() and self._meta is not None and self._meta.status in PROPAGATE_STATES
+
+    def _fire(self, reason: Reason | None) -> None:
+        callbacks, self._callbacks = self._callbacks, None
+        if isinstance(callbacks, dict):
+            for callback in callbacks.values():
+                self._guarded(callback, self, reason)
+        elif callbacks is not None:  # one is the rule: no call for it (benchmarks: join)
+            try:
+                callbacks(self, reason)
+            except Exception as error:
+                self._report(error)
+
+    def _guarded(self, fn: Callable[..., object], *args: Any) -> None:
+        """Call one of those who want to know. What it raises is its own trouble, not that of the others."""
+        try:
+            fn(*args)
+        except Exception as error:
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": f"a callback for the result of task {self.id} failed", "exception": error}
+        )
 
     def _learn(self, meta: TaskMeta) -> bool:
-        """Take a record that was read for this handle; whether the task is over now."""
+        """Take a record that was read beside the table; whether the task is over now."""
         if self._is_ready():
             return True
+        table = self._table
         if meta.status not in READY_STATES:
-            if meta.status != PENDING:
-                self._on_record(meta)
-            else:
+            if table is None:  # else the table knows better what is the latest
                 self._meta = meta
             return False
-        table = self._table
         if table is None:  # nobody to tell (benchmarks: join-stored)
             self._meta = meta
             self._error = None
@@ -295,24 +444,42 @@ class Handle(Node[T_co]):
         """Read the record once and learn from it."""
         backend = self.backend
         engine = backend._engine()
+        key = backend.task_key(self.id)
         look: asyncio.Future[TaskMeta] = engine.loop.create_future()
+        arrived = self._table.arrived(key) if self._table is not None else 0
+        payload: bytes | None = None
 
         def answered(reply: asyncio.Future[bytes | None]) -> None:
+            nonlocal payload
             try:
-                backend._decode_then(self.id, reply.result(), seen)
-            except AsyncResultError as error:
-                seen(error)
+                payload = reply.result()
+                backend._decode_then(self.id, payload, seen)
+            except asyncio.CancelledError:
+                look.cancel()
+            except Exception as error:
+                fail(error)
 
         def seen(outcome: TaskMeta | AsyncResultError) -> None:
-            if not isinstance(outcome, AsyncResultError):
-                self._learn(outcome)
-                if not look.done():
-                    look.set_result(outcome)
-            elif not look.done():
-                look.set_exception(outcome)
+            if isinstance(outcome, AsyncResultError):
+                fail(outcome)
+                return
+            table, known = self._table, self._meta
+            if table is not None and not self._is_ready():
+                current = table.looked(key, payload, outcome, arrived)
+                # Of equal ones those who observe get the one that they have seen.
+                known = self._meta
+                if known is not None and (payload or not current):
+                    outcome = known
+            self._learn(outcome)
+            if not look.done():
+                look.set_result(outcome)
+
+        def fail(error: Exception) -> None:
+            if not look.done():
+                look.set_exception(error)
                 look.exception()  # looked at: a stream that was left early does not ask any more
 
-        engine.read(backend.task_key(self.id)).add_done_callback(answered)
+        engine.read(key).add_done_callback(answered)
         return look
 
     async def meta(self) -> TaskMeta:
@@ -338,16 +505,15 @@ class Handle(Node[T_co]):
     # -- as a promise ---------------------------------------------------------------------------------------
 
     def _promise(self) -> Promise[T_co]:
-        promise: Promise[T_co] = Promise()
-        promise._silence()  # hidden: what is derived from it reports a rejection that nobody sees
+        promise: AwaitedPromise[T_co] = AwaitedPromise()
 
-        def settle(handle: Handle[Any], error: AsyncResultError | None) -> None:
-            try:
-                if error is not None:
-                    raise error
-                promise._resolve(handle._outcome(propagate=True))
-            except Exception as failure:
-                promise._reject(failure.with_traceback(None))  # this frame holds the promise: no cycle
+        def settle(handle: Handle[Any], reason: Reason | None) -> None:
+            value, error = (None, fresh(reason)) if reason is not None else handle._settled()
+            if error is None:
+                promise._resolve(value)
+            else:
+                promise._reject(error)
 
         self._listen(settle)
+        promise._ends_with(lambda: self._unlisten(settle))
         return promise

@@ -6,6 +6,8 @@ and their tasks, alone.
 
 Of many members, those whose results are stored already are found by reading first: they need neither a place
 in the table of waiters nor a subscription. The others are listened for, as each single one would be.
+
+A group may have tasks before it, which its members do not know of: their failure is that of all its members.
 """
 
 from __future__ import annotations
@@ -17,14 +19,30 @@ from typing import Any
 from .._checks import LOOK_ONCE_TIMEOUT
 from .._storage.store import Store
 from .._storage.waiters import READ_CHUNK
-from ..codec.codec import Codec, LargeRecord
-from ..errors import AsyncResultError, ResultDecodeError, ResultTimeout
+from ..codec.codec import LARGE_PAYLOAD_BYTES, Codec
+from ..errors import AsyncResultError, ResultTimeout
 from ..meta import TaskMeta
 from ..states import SUCCESS
-from .handle import Callback
+from .base import ResultBase
+from .handle import Callback, Reason, ancestors, unwatch, watch
 from .result import AsyncResult
+from .waiting import raise_reason
 
-__all__ = ["Handle", "Join", "Many", "finish", "look_at_all", "look_at_each", "over", "timed_out"]
+__all__ = [
+    "Group",
+    "Handle",
+    "Join",
+    "Many",
+    "end_at_once",
+    "finish",
+    "groups_of",
+    "leaves_of",
+    "look_at_all",
+    "look_once",
+    "over",
+    "timed_out",
+    "values_of",
+]
 
 Handle = AsyncResult[Any]
 
@@ -34,35 +52,102 @@ READ_FIRST = 100
 OVERDUE = 0.5
 
 
+class Group:
+    """The members of a group that has tasks before it, and these."""
+
+    __slots__ = ("leaves", "many", "tasks")
+
+    def __init__(self, node: ResultBase[Any]) -> None:
+        self.leaves: list[Handle] = list(node._leaves())
+        self.tasks = ancestors(node)
+        self.many: Many | None = None
+
+    def failed(self) -> Any:
+        """The first of the tasks that is known to have failed."""
+        return next((task for task in self.tasks if task._has_failed()), None)
+
+    def _ancestor_failed(self, ancestor: Any) -> None:
+        many = self.many
+        if many is not None:
+            reason = self.failed()
+            for leaf in self.leaves:
+                many.fail(leaf, reason)
+
+
+def groups_of(nodes: Iterable[ResultBase[Any]]) -> list[Group]:
+    """The groups with tasks before them, among ``nodes`` and all their members."""
+    groups: list[Group] = []
+    todo = list(nodes)
+    while todo:
+        node = todo.pop()
+        if not isinstance(node, AsyncResult):
+            todo += node._members()
+            if node.parent is not None:
+                groups.append(Group(node))
+    return groups
+
+
 class Many:
-    """Has one callback told about many handles, once each and never at once; see :data:`Callback`.
+    """Has one callback called for many handles, once for each and never at once; see :data:`Callback`.
+
+    Args:
+        handles: No one twice.
+        groups: Those of whose members some are among the handles.
 
     Raises:
-        RuntimeError, BackendClosed: As :meth:`AsyncResult.get`.
+        RuntimeError, BackendClosed: As :meth:`AsyncResult.get`. Then nothing is waited for.
     """
 
-    __slots__ = ("_callback", "_ended", "_handles")
+    __slots__ = ("_callback", "_ended", "_failed", "_handles", "_left_out", "_watchers")
 
-    def __init__(self, handles: Sequence[Handle], callback: Callback) -> None:
+    def __init__(self, handles: Sequence[Handle], callback: Callback, groups: Iterable[Group] = ()) -> None:
         self._handles = handles
         self._callback = callback
         self._ended = False
+        # Members of groups that failed before they were listened for.
+        self._failed: dict[int, Reason] | None = None
+        self._left_out: set[int] | None = None
+        self._watchers: list[Any] = []
         unread: dict[Store, list[Handle]] = {}
-        for handle in handles:
-            # What stands in the table was read for somebody else, or is about to be.
-            if len(handles) < READ_FIRST or handle._table is not None or handle._is_ready():
-                handle._listen(callback)
-            else:
-                unread.setdefault(handle.backend, []).append(handle)
-        for backend, own in unread.items():
-            self._read(backend, own, 0)
+        try:
+            for handle in handles:
+                # What is in the table was read for somebody else, or is about to be.
+                if len(handles) < READ_FIRST or handle._table is not None or handle.ignored or handle._is_ready():
+                    handle._listen(callback)
+                else:
+                    unread.setdefault(handle.backend, []).append(handle)
+            for backend, own in unread.items():
+                self._read(backend, own, 0)
+            for group in groups:
+                group.many = self
+                self._watchers += watch(group.tasks, group)
+        except BaseException:
+            self.end()
+            raise
 
     def end(self) -> None:
         """Take the callback off whoever still holds it."""
         self._ended = True
+        unwatch(self._watchers)
         for handle in self._handles:
             if handle._callbacks is not None:
                 handle._unlisten(self._callback)
+
+    def leave_out(self, handle: Handle) -> None:
+        """Do not wait for this one any more."""
+        handle._unlisten(self._callback)
+        if self._left_out is None:
+            self._left_out = set()
+        self._left_out.add(id(handle))
+
+    def fail(self, handle: Handle, reason: Reason) -> None:
+        """End the wait for a member that will never run."""
+        if self._ended or handle._is_ready() or handle.ignored:
+            return
+        if handle._callbacks is not None:
+            handle._end_with(reason)
+        else:
+            self._failed = {**(self._failed or {}), id(handle): reason}
 
     def _read(self, backend: Store, handles: list[Handle], start: int) -> None:
         """Read a chunk of the handles from ``start`` on, and see what to do about the others."""
@@ -84,131 +169,189 @@ class Many:
             if sum(map(bool, payloads)) <= len(chunk) // 2:
                 self._listen(handles[others:], read_early=False)
             elif others < len(handles):
-                self._read(backend, handles, others)
-            # A turn later: the next question leaves before these are decoded (benchmarks: join-stored).
+                self._read_on(backend, handles, others)
+            # A turn later: the next read leaves before these are decoded (benchmarks: join-stored).
             engine.loop.call_soon(self._take, chunk, payloads, backend.codec)
 
         answer.add_done_callback(answered)
 
+    def _read_on(self, backend: Store, handles: list[Handle], start: int) -> None:
+        try:
+            self._read(backend, handles, start)
+        except (AsyncResultError, RuntimeError):  # closed meanwhile
+            self._listen(handles[start:], read_early=True)
+
     def _take(self, handles: list[Handle], payloads: list[bytes | None], codec: Codec) -> None:
-        for handle, payload in zip(handles, payloads, strict=True):
+        size = 0
+        for i, (handle, payload) in enumerate(zip(handles, payloads, strict=True), 1):
             done = False
             if payload:
                 try:
                     done = handle._learn(codec.decode(handle.id, payload, True))
-                except (LargeRecord, ResultDecodeError):
-                    pass  # the table will read it again, and see to it
+                except Exception:
+                    pass  # large, or unreadable: the table will read it again, and see to it
+                size += len(payload)
             if self._ended:
                 return
             if done:
                 self._callback(handle, None)
             else:
                 self._listen([handle], read_early=False)
+            if size >= LARGE_PAYLOAD_BYTES and i < len(handles):
+                # Many small records add up: let others run.
+                asyncio.get_running_loop().call_soon(self._take, handles[i:], payloads[i:], codec)
+                return
 
     def _listen(self, handles: Iterable[Handle], *, read_early: bool) -> None:
         for handle in handles:
-            try:
-                handle._listen(self._callback, read_early=read_early)
-            except (AsyncResultError, RuntimeError) as error:  # closed meanwhile, or awaited on another loop
-                handle._error = error if isinstance(error, AsyncResultError) else AsyncResultError(str(error))
-                self._callback(handle, handle._error)
+            if self._left_out is not None and id(handle) in self._left_out:
+                continue
+            reason = self._failed.get(id(handle)) if self._failed is not None else None
+            if reason is None:
+                try:
+                    handle._listen(self._callback, read_early=read_early)
+                    continue
+                except (AsyncResultError, RuntimeError) as error:  # closed meanwhile, or awaited on another loop
+                    reason = error if isinstance(error, AsyncResultError) else AsyncResultError(str(error))
+                    reason = reason._copy()
+            handle._error = reason
+            self._callback(handle, reason)
 
 
 class Join:
-    """The callback of all members of a join."""
+    """The callback of all members of a join.
+
+    Its future is given None, or what to raise; see :func:`.raise_reason`.
+
+    Args:
+        groups: As of :class:`Many`.
+    """
 
     __slots__ = ("callback", "fail_fast", "future", "many", "pending")
 
     def __init__(
-        self, handles: Iterable[Handle], fail_fast: bool, callback: Callable[[str, Any], object] | None = None
+        self,
+        handles: Iterable[Handle],
+        fail_fast: bool,
+        callback: Callable[[str, Any], object] | None = None,
+        groups: Iterable[Group] = (),
     ) -> None:
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.fail_fast = fail_fast
         self.callback = callback
-        waiting: list[Handle] = []
+        self.many: Many | None = None
+        waiting: dict[int, Handle] = {}
         for handle in handles:
             if handle._is_ready():
                 self._look_at(handle, None)
             elif not handle.ignored:
-                waiting.append(handle)
+                waiting[id(handle)] = handle
         self.pending = len(waiting)
-        self.many = Many(waiting, self)
         if not waiting:
             self.end(None)
+        if not self.future.done():
+            self.many = Many(list(waiting.values()), self, groups)
 
-    def __call__(self, handle: Handle, error: AsyncResultError | None) -> None:
+    def __call__(self, handle: Handle, reason: Reason | None) -> None:
         self.pending -= 1
         meta = handle._meta
         # What needs no look is the rule: no call for it (benchmarks: join).
-        if error is not None or self.callback is not None or meta is None or meta.status != SUCCESS:
-            self._look_at(handle, error)
+        if reason is not None or self.callback is not None or meta is None or meta.status != SUCCESS:
+            self._look_at(handle, reason)
         if not self.pending:
             self.end(None)
 
-    def _look_at(self, handle: Handle, error: AsyncResultError | None) -> None:
+    def _look_at(self, handle: Handle, reason: Reason | None) -> None:
         if self.future.done():
             return
-        if self.fail_fast:
-            if error is not None:
-                self.end(error)
-                return
-            if handle._meta is not None and handle._meta.status != SUCCESS:
-                self.end(handle.exception)
-                return
-        if self.callback is not None:
+        if self.fail_fast and (reason is not None or handle._has_failed()):
+            self.end(reason or handle)
+        elif self.callback is not None:
+            value, error = handle._settled()
             try:
-                self.callback(handle.id, error or handle._outcome(propagate=False))
-            except Exception as failure:
+                self.callback(handle.id, value if error is None else error)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as failure:
                 self.end(failure)
 
-    def end(self, error: Exception | None) -> None:
+    def end(self, reason: Any) -> None:
         if not self.future.done():
-            if error is None:
-                self.future.set_result(None)
-            else:
-                self.future.set_exception(error)
+            self.future.set_result(reason)
 
     def detach(self) -> None:
         """Take the callback off whoever still holds it."""
-        if self.pending:
+        if self.many is not None:
             self.many.end()
 
 
 async def finish(join: Join, leaves: list[Handle], timeout: float | None) -> None:
     """Wait for a join, within its budget; leave nothing behind."""
     timer = None
-    future = join.future
-    if timeout is not None and not future.done():
+    if timeout is not None and not join.future.done():
 
-        def expire() -> None:
+        def expire(join: Join) -> None:
             join.end(timed_out([leaf for leaf in leaves if not over(leaf)], leaves, timeout))
 
-        timer = asyncio.get_running_loop().call_later(timeout, expire)
+        timer = asyncio.get_running_loop().call_later(timeout, expire, join)
     try:
-        await future
+        reason = await join.future
     finally:
         if timer is not None:
             timer.cancel()
         join.detach()
+        del join  # its future holds the reason, which will hold this frame
+    if reason is not None:
+        try:
+            raise_reason(reason)
+        finally:
+            del reason
 
 
 async def look_at_all(leaves: list[Handle]) -> list[TaskMeta]:
     """The records of all leaves; one series of reads for each backend among them."""
     unknown: dict[Store, list[Handle]] = {}
+    metas: dict[int, TaskMeta] = {}
     for leaf in leaves:
         if not leaf._is_ready():
             unknown.setdefault(leaf.backend, []).append(leaf)
     for backend, some in unknown.items():
         for leaf, meta in zip(some, await backend.get_many(leaf.id for leaf in some), strict=True):
             leaf._learn(meta)
-    return [leaf._meta for leaf in leaves if leaf._meta is not None]
+            metas[id(leaf)] = meta
+    return [_latest(leaf, metas) for leaf in leaves]
 
 
-async def look_at_each(handles: Iterable[Handle]) -> None:
-    """Have the handles learn what is stored now, as far as that can be had in the time of a look."""
-    looks = [handle._look() for handle in handles if not over(handle)]
+def _latest(leaf: Handle, metas: dict[int, TaskMeta]) -> TaskMeta:
+    if leaf._is_ready() or id(leaf) not in metas:
+        assert leaf._meta is not None
+        return leaf._meta
+    return metas[id(leaf)]
+
+
+async def look_once(leaves: Iterable[Handle], groups: Iterable[Group]) -> None:
+    """Have the handles learn what is stored now about them, and about the tasks before them, as far as that can be
+    had in the time of a look."""
+    waited_for = [leaf for leaf in leaves if not leaf.ignored and not leaf._is_ready()]
+    above = {id(leaf): ancestors(leaf) for leaf in waited_for if leaf.parent is not None}
+    groups = list(groups)
+    tasks: dict[int, Any] = {id(leaf): leaf for leaf in waited_for}
+    for some in (*above.values(), *(group.tasks for group in groups)):
+        tasks.update((id(task), task) for task in some if not task.ignored and not task._is_ready())
+    looks = {id: task._look() for id, task in tasks.items()}
     if looks:
-        await asyncio.wait(looks, timeout=LOOK_ONCE_TIMEOUT)
+        await asyncio.wait(looks.values(), timeout=LOOK_ONCE_TIMEOUT)
+    for group in groups:
+        above.update((id(leaf), above.get(id(leaf), []) + group.tasks) for leaf in group.leaves)
+    for leaf in waited_for:
+        if leaf._is_ready():
+            continue
+        look = looks[id(leaf)]
+        error = look.exception() if look.done() and not look.cancelled() else None
+        if isinstance(error, AsyncResultError):
+            leaf._error = error._copy()
+        elif (failed := next((task for task in above.get(id(leaf), ()) if task._has_failed()), None)) is not None:
+            leaf._error = failed
 
 
 def timed_out(waiting: Sequence[Handle], all: Sequence[Handle], timeout: float | None) -> ResultTimeout:
@@ -219,4 +362,34 @@ def timed_out(waiting: Sequence[Handle], all: Sequence[Handle], timeout: float |
 
 def over(handle: Handle) -> bool:
     """Whether nothing more is to be learned about it."""
-    return handle.done() or handle.ignored
+    return handle.done()
+
+
+def leaves_of(members: list[Any]) -> list[Handle]:
+    """The handles of a snapshot of a set, in which the members of other sets are in lists."""
+    if list not in set(map(type, members)):  # the rule, without a call for each (benchmarks: join)
+        return members
+    return [leaf for member in members for leaf in (leaves_of(member) if isinstance(member, list) else (member,))]
+
+
+def values_of(members: Iterable[Any], propagate: bool) -> list[Any]:
+    """The outcome of a set, or of a snapshot of one, once everything is over."""
+    return [
+        values_of(member, propagate) if isinstance(member, list) else member._values(propagate) for member in members
+    ]
+
+
+def end_at_once(
+    leaves: list[Handle], fail_fast: bool, callback: Callable[[str, Any], object] | None, timeout: float | None
+) -> None:
+    """End a join with what is known now."""
+    if fail_fast:
+        for leaf in leaves:
+            if leaf.done():
+                leaf._outcome(propagate=True)
+    waiting = [leaf for leaf in leaves if not over(leaf)]
+    if waiting:
+        raise timed_out(waiting, leaves, timeout)
+    if callback is not None:
+        for leaf in leaves:
+            callback(leaf.id, leaf._values(False))

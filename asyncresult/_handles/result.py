@@ -15,18 +15,22 @@ from .._extensions import integration_for
 from .._storage.store import Store
 from ..errors import ResultTimeout
 from ..meta import TaskMeta
+from ..states import PENDING, RECEIVED, STARTED
 from .base import Node, T_co
-from .futures import DoneCallback, settle_later
-from .handle import Handle
+from .futures import DoneCallback, concurrent_future, result_future
+from .handle import Handle, fresh
 from .lookup import lookup
 from .updates import Updates
-from .waiting import ancestors, await_outcome, wait
+from .waiting import await_outcome, raise_reason, wait
 
 if TYPE_CHECKING:
     from ..control import Reply
     from ..graph import DependencyGraph
 
 __all__ = ["AsyncResult"]
+
+#: The states in which a task has not come to this one yet. To a custom one it may never come.
+BEFORE = {STARTED: (PENDING, RECEIVED), RECEIVED: (PENDING,)}
 
 
 class AsyncResult(Handle[T_co]):
@@ -82,7 +86,7 @@ class AsyncResult(Handle[T_co]):
 
     def __await__(self) -> Generator[Any, None, T_co]:
         # A subclass that has a get() of its own is awaited through it.
-        if self.parent is not None or self.ignored or type(self).get is not AsyncResult.get:
+        if self.ignored or type(self).get is not AsyncResult.get:
             return self.get().__await__()
         return await_outcome(self)
 
@@ -126,7 +130,7 @@ class AsyncResult(Handle[T_co]):
         Args:
             timeout: The total budget in seconds; None waits for ever, 0 looks once.
             propagate: Raise what the task raised; False returns the exception instead.
-            follow_parents: Also end with the exception of a parent that failed.
+            follow_parents: Also end with the exception of a parent that failed: of several, the first to run.
             callback: Called with id and value before returning.
             on_message: Called with each record of this task that arrives.
             on_timeout, on_cancel: ``"detach"`` leaves the task alone; ``"revoke"`` revokes it.
@@ -154,9 +158,10 @@ class AsyncResult(Handle[T_co]):
             check_choice("on_cancel", on_cancel, "detach", "revoke")
         if self.ignored:
             return None  # type: ignore[return-value]
+        failed: Handle[Any] | None = None
         if not self._is_ready():
             try:
-                await wait(self, timeout, ancestors(self) if propagate and follow_parents else (), on_message)
+                failed = await wait(self, timeout, follow_parents, on_message)
             except ResultTimeout:
                 if on_timeout == "revoke":
                     await self.revoke()
@@ -167,7 +172,9 @@ class AsyncResult(Handle[T_co]):
 
                     revoke_in_background(self.backend, [self.id])
                 raise
-        value = self._outcome(propagate=propagate)
+        if failed is not None and propagate:
+            raise_reason(failed)
+        value: Any = fresh(failed) if failed is not None else self._outcome(propagate=propagate)
         if callback is not None:
             callback(self.id, value)
         return value  # type: ignore[no-any-return]
@@ -177,8 +184,11 @@ class AsyncResult(Handle[T_co]):
     async def until(self, *states: str, timeout: float | None = None) -> TaskMeta:
         """Wait until the task is in one of ``states``, or over.
 
+        A task in any later state has been RECEIVED and STARTED, too: PROGRESS, RETRY and states of one's own are set
+        by a worker that has taken it.
+
         Args:
-            states: Names of states: ``"STARTED"``, ``"PROGRESS"``, or any custom word.
+            states: Names of states: ``"STARTED"``, ``"PROGRESS"``, or any custom name.
             timeout: The total budget in seconds; None waits for ever, 0 looks once.
 
         Returns:
@@ -189,9 +199,9 @@ class AsyncResult(Handle[T_co]):
         """
         async with self.updates(timeout=timeout) as updates:
             async for meta in updates:
-                if meta.status in states or meta.ready:
+                if meta.ready or any(state == meta.status or _is_past(state, meta.status) for state in states):
                     return meta
-        raise AssertionError("a stream of updates ends with a final record")
+        return await self.meta()  # of an ignored result there are no updates
 
     def updates(self, *, timeout: float | None = None, maxsize: int = 64, since: str | None = None) -> Updates:
         """The task's states as they are published; see :class:`Updates`.
@@ -217,25 +227,25 @@ class AsyncResult(Handle[T_co]):
 
     def remove_done_callback(self, fn: Callable[[AsyncResult[T_co]], object]) -> int:
         """Take ``fn`` off; how often it was there."""
-        return self._unlisten(DoneCallback(fn))
+        return self._unlisten_equal(DoneCallback(fn))
 
     def as_future(self) -> asyncio.Future[T_co]:
         """A future of this loop with the task's outcome, for ``asyncio.wait`` and friends.
 
-        Cancelling it ends the wait, not the task. Raises: as :meth:`then`.
+        Cancelling it, or dropping it when nobody is to be called, ends the wait, not the task.
+
+        Raises: as :meth:`then`.
         """
-        future: asyncio.Future[T_co] = asyncio.get_running_loop().create_future()
-        settle_later(future, self)
-        return future
+        return result_future(self)
 
     def as_concurrent_future(self) -> concurrent.futures.Future[T_co]:
         """A future for other threads. Must be called where an event loop runs.
 
-        Cancelling it, from any thread, ends the wait, not the task. Raises: as :meth:`then`.
+        Cancelling it, from any thread, ends the wait, not the task; so does dropping it when nobody is to be called.
+
+        Raises: as :meth:`then`.
         """
-        future: concurrent.futures.Future[T_co] = concurrent.futures.Future()
-        settle_later(future, self)
-        return future
+        return concurrent_future(self)
 
     # -- one read each ----------------------------------------------------------------------------------
 
@@ -304,8 +314,11 @@ class AsyncResult(Handle[T_co]):
 
     @lookup
     async def ready(self) -> bool:
-        """Whether the task is over. Raises: as :meth:`meta`, never what the task raised."""
-        return (await self.meta()).ready
+        """Whether the task is over; True at once for an ignored result, of which nothing more will be known.
+
+        Raises: as :meth:`meta`, never what the task raised.
+        """
+        return self.ignored or (await self.meta()).ready
 
     @lookup
     async def successful(self) -> bool:
@@ -404,8 +417,10 @@ class AsyncResult(Handle[T_co]):
 
         Raises: what the task raised; otherwise as :meth:`meta`.
         """
-        meta = await self.meta()
-        value = self._outcome(propagate=propagate) if meta.ready else await self.result()
+        return self._maybe_throw(await self.meta(), propagate, callback)
+
+    def _maybe_throw(self, meta: TaskMeta, propagate: bool, callback: Callable[[str, Any], object] | None) -> Any:
+        value = self._outcome(propagate=propagate) if self._is_ready() else self._told(meta)
         if callback is not None:
             callback(self.id, value)
         return value
@@ -519,3 +534,8 @@ def _unpickle(cls: type[AsyncResult[Any]], id: str, parent: Any, type: Any, igno
     handle = cls(id, parent=parent, type=type)
     handle.ignored = ignored
     return handle
+
+
+def _is_past(state: str, now: str) -> bool:
+    """Whether a task that is in the state ``now`` must have been in ``state``."""
+    return state in BEFORE and now not in BEFORE[state]

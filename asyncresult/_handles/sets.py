@@ -6,26 +6,25 @@ How they are waited for stands in :mod:`._joins`, their streams in :mod:`._strea
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, Self, overload
 from weakref import WeakSet
 
-from .._checks import LOOK_ONCE_TIMEOUT, ReturnWhen, check_choice, looks_once
+from .._checks import ReturnWhen, check_choice, looks_once
 from .._extensions import integration_for
 from .._storage.current import current_store
 from .._storage.store import Store
 from ..control import Reply, revoke
-from ..errors import ResultDecodeError, ResultTimeout
+from ..errors import BackendClosed, ResultDecodeError, ResultTimeout
 from ..meta import TaskMeta
-from ..promise import Promise
-from ..states import SUCCESS
+from ..promise import AwaitedPromise, Promise
 from .base import Node, ResultBase, T
-from .joins import Join, finish, look_at_all, over, timed_out
+from .joins import Join, end_at_once, finish, groups_of, leaves_of, look_at_all, look_once, over, values_of
 from .lookup import lookup
 from .result import AsyncResult
 from .streams import Completed, SetUpdates
+from .waiting import raise_reason
 
 __all__ = ["GroupResult", "ResultSet"]
 
@@ -54,9 +53,9 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
     def __init__(self, results: Iterable[Any]) -> None:
         self.results: list[Any] = list(results)
         for member in self.results:
-            if not isinstance(member, (AsyncResult, ResultSet)):
-                raise TypeError(f"a ResultSet holds results, not {type(member).__name__}: {member!r:.60}")
+            _check_member(member)
         self._streams: WeakSet[Completed[Any]] = WeakSet()
+        self._known: set[Any] | None = None  # names of the members, so that adding 10,000 takes no search for each
 
     # -- members --------------------------------------------------------------------------------------
 
@@ -79,11 +78,22 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         return member in self.results
 
     def add(self, result: AsyncResult[T]) -> None:
-        """Append ``result`` unless it is a member. Running ``as_completed`` loops will give it too."""
-        if result not in self.results:
-            self.results.append(result)
-            for stream in self._streams:
-                stream._join([result])
+        """Append ``result`` unless it is a member. Running ``as_completed`` loops will give it too.
+
+        Raises:
+            TypeError: It is no result.
+            RuntimeError, BackendClosed: A loop runs, and it cannot be waited for; it is no member then.
+        """
+        _check_member(result)
+        known = self._known
+        if known is None or len(known) != len(self.results):  # a list that was changed directly
+            known = self._known = {_name(member) for member in self.results}
+        if _name(result) in known and result in self.results:
+            return
+        for stream in list(self._streams):
+            stream._add([result])
+        self.results.append(result)
+        known.add(_name(result))
 
     def update(self, results: Iterable[AsyncResult[T]]) -> None:
         """:meth:`add` each."""
@@ -97,18 +107,29 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
             KeyError: It is no member.
         """
         try:
-            self.results.remove(result)
+            index = self.results.index(result)
         except ValueError:
             raise KeyError(result) from None
+        self._take_out([self.results.pop(index)])
 
     def discard(self, result: AsyncResult[T] | str) -> None:
-        """Take a member out if it is there."""
+        """Take a member out if it is there. Running ``as_completed`` loops do not wait for it any more."""
         if result in self.results:
-            self.results.remove(result)
+            self.remove(result)
 
     def clear(self) -> None:
         """Take all members out."""
+        members = self.results.copy()
         self.results.clear()
+        self._take_out(members)
+
+    def _take_out(self, members: list[Any]) -> None:
+        self._known = None
+        for stream in list(self._streams):
+            stream._remove(members)
+
+    def _members(self) -> Sequence[Any]:
+        return self.results
 
     def _leaves(self) -> Iterator[AsyncResult[Any]]:
         for member in self.results:
@@ -157,7 +178,8 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
 
         Args:
             timeout: The total budget in seconds; None waits for ever, 0 looks once.
-            propagate: Raise the first failure, at once. The other tasks go on.
+            propagate: Raise the first failure, at once. The other tasks go on. The failure of a task before a group
+                is that of all its members.
             callback: Called with id and value of each task as it ends.
             return_exceptions: Put exceptions into the list in place of values; as ``propagate=False``.
 
@@ -167,27 +189,30 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         Raises: as :meth:`AsyncResult.get`.
         """
         fail_fast = propagate and not return_exceptions
-        leaves = list(self._leaves())
+        members = self._snapshot()
+        leaves = leaves_of(members)
+        groups = groups_of([self])
         if looks_once(timeout):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_ONCE_TIMEOUT):
-                    await look_at_all(leaves)
-            waiting = [leaf for leaf in leaves if not leaf.done() and not leaf.ignored]
-            failed = next((leaf for leaf in leaves if leaf._is_ready() and leaf._meta.status != SUCCESS), None)  # type: ignore[union-attr]
-            if waiting and not (failed and fail_fast):
-                raise timed_out(waiting, leaves, timeout)
-        await finish(Join(leaves, fail_fast, callback), leaves, timeout)
-        return self._values(fail_fast)
+            await look_once(leaves, groups)
+            end_at_once(leaves, fail_fast, callback, timeout)
+        else:
+            await finish(Join(leaves, fail_fast, callback, groups), leaves, timeout)
+        values: list[Any] = values_of(members, fail_fast)
+        return values
 
     join = get
     join_native = get
 
+    def _snapshot(self) -> list[Any]:
+        """The members of now, those of sets in lists: what is added under a wait is not part of it."""
+        return [member if isinstance(member, AsyncResult) else member._snapshot() for member in self.results]
+
     def _values(self, propagate: bool) -> list[T]:
-        return [_value(member, propagate) for member in self.results]
+        return values_of(self.results, propagate)
 
     def as_completed(self, *, timeout: float | None = None) -> Completed[T]:
         """The members' handles, done, in the order in which their tasks end; see :class:`Completed`."""
-        stream: Completed[T] = Completed(self._leaves(), timeout)
+        stream: Completed[T] = Completed([self], timeout)
         self._streams.add(stream)
         return stream
 
@@ -203,29 +228,34 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         Args:
             timeout: Seconds to wait at most; None waits for ever, 0 looks once.
             return_when: FIRST_COMPLETED, FIRST_EXCEPTION or ALL_COMPLETED.
-            count: Return as soon as so many are done, instead.
+            count: Return as soon as so many different tasks are done, instead.
 
         Returns:
             The handles that are done, and those that are not.
 
         Raises:
-            ValueError: ``return_when`` is none of these.
+            ValueError: ``return_when`` is none of these, or ``count`` is negative.
             RuntimeError, BackendClosed: As :meth:`AsyncResult.get`.
         """
         check_choice(
             "return_when", return_when, asyncio.FIRST_COMPLETED, asyncio.FIRST_EXCEPTION, asyncio.ALL_COMPLETED
         )
+        if count is not None and count < 0:
+            raise ValueError(f"count must not be negative, not {count}")
         leaves = list(self._leaves())
-        wanted = min(len(leaves), 1 if return_when == asyncio.FIRST_COMPLETED else len(leaves))
+        tasks = len({leaf.id for leaf in leaves})
+        wanted = min(tasks, 1 if return_when == asyncio.FIRST_COMPLETED else tasks)
         if count is not None:
-            wanted = min(len(leaves), count)
-        async with Completed(leaves, timeout) as completed:
-            found = 0
+            wanted = min(tasks, count)
+        async with Completed[T]([self], timeout) as completed:
+            found: set[str] = set()
             try:
-                while found < wanted:
-                    handle = await completed.__anext__()
-                    found += 1
-                    if return_when == asyncio.FIRST_EXCEPTION and handle.exception is not None:
+                while len(found) < wanted:
+                    handle = await anext(completed, None)
+                    if handle is None:
+                        break  # members were taken out
+                    found.add(handle.id)
+                    if return_when == asyncio.FIRST_EXCEPTION and count is None and handle.exception is not None:
                         break
             except ResultTimeout:
                 pass
@@ -246,36 +276,39 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         if not self.results:
             raise ValueError("no results to wait for")
         failures: list[Exception] = []
-        async with Completed(self._leaves(), timeout) as completed:
+        async with Completed[T]([self], timeout) as completed:
             async for handle in completed:
-                failure = None if handle.ignored else handle.exception
+                value, failure = handle._settled()
                 if failure is None:
-                    value: T = _value(handle, propagate=True)
-                    return value
+                    return value  # type: ignore[no-any-return]
                 failures.append(failure)
-        raise ExceptionGroup(f"all {len(failures)} tasks failed", failures)
+        try:
+            if failures and all(isinstance(failure, BackendClosed) for failure in failures):
+                raise failures[0]
+            raise ExceptionGroup(f"all {len(failures)} tasks failed", failures)
+        finally:
+            del failures, failure  # they would hold this frame, which holds them
 
     def updates(self, *, timeout: float | None = None, maxsize: int = 1024) -> SetUpdates:
         """The states of all members in one stream of ``(handle, record)``; see :class:`SetUpdates`."""
-        return SetUpdates(list(self._leaves()), timeout=timeout, maxsize=maxsize)
+        return SetUpdates(list(self._leaves()), groups_of([self]), timeout=timeout, maxsize=maxsize)
 
     def _promise(self) -> Promise[list[T]]:
-        promise: Promise[list[T]] = Promise()
-        promise._silence()  # hidden: what is derived from it reports a rejection that nobody sees
-        leaves = list(self._leaves())
-        join = Join(leaves, fail_fast=True)
+        promise: AwaitedPromise[list[T]] = AwaitedPromise()
+        members = self._snapshot()
+        join = Join(leaves_of(members), True, None, groups_of([self]))
 
         def settle(ended: asyncio.Future[Any]) -> None:
             join.detach()
-            error = ended.exception()
             try:
-                if error is not None:
-                    raise error
-                promise._resolve(self._values(True))
+                if (reason := ended.result()) is not None:
+                    raise_reason(reason)
+                promise._resolve(values_of(members, True))
             except Exception as failure:
                 promise._reject(failure.with_traceback(None))  # this frame holds the promise: no cycle
 
         join.future.add_done_callback(settle)
+        promise._ends_with(join.detach)
         return promise
 
     # -- one look at all of them ------------------------------------------------------------------------------
@@ -317,14 +350,13 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
 
         Raises: what the task raised; otherwise as :meth:`ready`.
         """
-        await self._metas()
-        for leaf in self._leaves():
-            await leaf.maybe_throw(propagate=propagate, callback=callback)
+        for leaf, meta in zip(list(self._leaves()), await look_at_all(list(self._leaves())), strict=True):
+            leaf._maybe_throw(meta, propagate, callback)
 
     maybe_reraise = maybe_throw
 
     async def _metas(self) -> list[TaskMeta]:
-        return await look_at_all(list(self._leaves()))
+        return await look_at_all([leaf for leaf in self._leaves() if not leaf.ignored])
 
     async def forget(self) -> None:
         """Delete the members' records. Raises: BackendError, BackendClosed."""
@@ -492,18 +524,14 @@ class GroupResult(ResultSet[T], Node[list[T]]):
         return f"<{type(self).__name__}: {self.id} [{', '.join(str(member) for member in self.results[:5])}]>"
 
 
-def _value(member: Any, propagate: bool) -> Any:
-    if not isinstance(member, AsyncResult):  # a set; asking for that is slow, as its type is abstract
-        return member._values(propagate)
-    if member.ignored:
-        return None
-    if member._is_ready():
-        return member._outcome(propagate=propagate)
-    error = member._error
-    assert error is not None
-    if propagate:
-        raise error
-    return error
+def _check_member(member: object) -> None:
+    if not isinstance(member, (AsyncResult, ResultSet)):
+        raise TypeError(f"a ResultSet holds results, not {type(member).__name__}: {member!r:.60}")
+
+
+def _name(member: Any) -> Any:
+    """What two equal members have in common, and few others have."""
+    return getattr(member, "id", None) or len(member)
 
 
 def _rebuild_group(cls: type[GroupResult[Any]], id: str, results: list[Any], parent: Any) -> GroupResult[Any]:

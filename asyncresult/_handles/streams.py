@@ -3,90 +3,97 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from types import TracebackType
-from typing import Any, Generic, Self
+import functools
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
 from .._checks import looks_once
 from ..errors import AsyncResultError, BackendUnavailable
 from ..meta import TaskMeta
-from .base import T
-from .joins import Handle, Many, look_at_all, look_at_each, over, timed_out
+from .base import ResultBase
+from .feeds import Feed, Stream, deadline_of_look
+from .handle import Reason
+from .joins import Group, Handle, Many, groups_of, look_once, over, timed_out
 from .result import AsyncResult
-from .updates import Feed, deadline_of_look, same_state
+from .updates import same_state
+from .waiting import raise_reason
 
 __all__ = ["Completed", "SetUpdates"]
+
+T = TypeVar("T")
 
 # A handle is small enough that no stream of completions has to drop any.
 _UNBOUNDED = 2**62
 
 
-class Completed(AsyncIterator[AsyncResult[T]], Generic[T]):
+class Completed(Stream[AsyncResult[T]], Generic[T]):
     """Handles in the order in which their tasks end: ``async for handle in rs.as_completed()``.
 
-    Each handle is done when it comes out; ``handle.value`` gives its value or raises its failure. Also an
+    Each handle is done when it comes out; ``handle.value`` gives its value or raises its failure, or that of a task
+    before it in a chain, or why its record cannot be had. A handle that is there twice comes out once. Also an
     async context manager, which stops waiting at the end of the block.
 
     Raises (while iterating):
         ResultTimeout: Not all ended within the budget.
     """
 
-    def __init__(self, handles: Iterable[AsyncResult[T]], timeout: float | None) -> None:
-        self._handles: list[AsyncResult[T]] = []
-        self._pending = 0
+    def __init__(self, members: Iterable[ResultBase[Any]], timeout: float | None) -> None:
+        super().__init__()
+        self._handles: dict[int, AsyncResult[T]] = {}
+        self._given: set[int] = set()
         self._timeout = timeout
         self._only_looks = looks_once(timeout)
         loop = asyncio.get_running_loop()
-        self._deadline = None if timeout is None else loop.time() + timeout
+        self._deadline = None if timeout is None or self._only_looks else loop.time() + timeout
         waits: list[Many] = []
         self._waits = waits
         self._feed: Feed[AsyncResult[T]] = Feed(self, lambda: _end(waits), maxsize=_UNBOUNDED, final=lambda _: True)
-        self._join(handles)
+        self._groups: list[Group] = []
+        self._add(members)
 
-    def _join(self, handles: Iterable[AsyncResult[T]]) -> None:
+    def _add(self, members: Iterable[ResultBase[Any]]) -> None:
+        """Give these handles, too, unless the stream is over."""
+        if self._over:
+            return
+        members = list(members)
+        new = {id(leaf): leaf for member in members for leaf in member._leaves() if id(leaf) not in self._handles}
+        self._handles.update(new)
+        groups = groups_of(members)
+        self._groups += groups
+        if not self._only_looks:
+            feed = self._feed
+            self._waits.append(Many(list(new.values()), lambda handle, reason: feed.put(handle), groups))
+
+    def _remove(self, members: Iterable[ResultBase[Any]]) -> None:
+        """Do not wait for these any more."""
+        for member in members:
+            for leaf in member._leaves():
+                if id(leaf) not in self._given and self._handles.pop(id(leaf), None) is not None:
+                    for wait in self._waits:
+                        wait.leave_out(leaf)
+        self._feed.wake()
+
+    async def _next_item(self) -> AsyncResult[T]:
         feed = self._feed
-        waiting: list[AsyncResult[T]] = []
-        for handle in handles:
-            self._pending += 1
-            if handle.ignored:
-                feed.put(handle)
-            else:
-                waiting.append(handle)
-        self._handles += waiting
-        self._waits.append(Many(waiting, lambda handle, error: feed.put(handle)))
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> AsyncResult[T]:
-        if not self._pending:
-            self._feed.close()
-            raise StopAsyncIteration
-        try:
-            if self._only_looks:
-                self._only_looks = False
-                await look_at_each(self._handles)
-            arrived = await self._feed.take(self._deadline)
-        except asyncio.CancelledError:
-            self._feed.close()
-            raise
-        if not arrived:
-            self._feed.close()
-            raise timed_out([h for h in self._handles if not over(h)], self._handles, self._timeout)
-        self._pending -= 1
-        return self._feed.items.popleft()
-
-    async def aclose(self) -> None:
-        """Stop waiting. Harmless when repeated."""
-        self._feed.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self._feed.close()
+        if self._only_looks:
+            await look_once(self._handles.values(), self._groups)
+            self._only_looks = False
+            self._deadline = asyncio.get_running_loop().time()
+            for handle in self._handles.values():
+                if over(handle):
+                    feed.put(handle)
+        while not self._over and len(self._given) < len(self._handles):
+            while feed.items:
+                handle = feed.items.popleft()
+                if id(handle) in self._handles and id(handle) not in self._given:
+                    self._given.add(id(handle))
+                    return handle
+            if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
+                handles = list(self._handles.values())
+                raise timed_out([handle for handle in handles if not over(handle)], handles, self._timeout)
+            await feed.wait(self._deadline)
+        raise StopAsyncIteration
 
 
 def _end(waits: list[Many]) -> None:
@@ -94,104 +101,96 @@ def _end(waits: list[Many]) -> None:
         wait.end()
 
 
-class SetUpdates(AsyncIterator[tuple[AsyncResult[Any], TaskMeta]]):
+class SetUpdates(Stream[tuple[AsyncResult[Any], TaskMeta]]):
     """The states of several tasks in one stream. Made by :meth:`ResultSet.updates`.
 
     First comes each member's record as it is now, then each published state with its handle; a member's
     final record comes exactly once, and after the last of them the stream ends. See :class:`Updates` for
     slow readers; ``maxsize`` and ``dropped`` count for all members together.
+
+    Raises (while iterating): as :class:`Updates`; but what ends the wait for one member is raised when the others have
+    ended.
     """
 
-    def __init__(self, handles: list[Handle], *, timeout: float | None, maxsize: int) -> None:
+    def __init__(
+        self, handles: Sequence[Handle], groups: Sequence[Group], *, timeout: float | None, maxsize: int
+    ) -> None:
+        super().__init__()
         unique = {id(handle): handle for handle in handles if not handle.ignored}
         self._handles = list(unique.values())
+        self._groups = groups
         self._timeout = timeout
         self._only_looks = looks_once(timeout)
         self._maxsize = max(maxsize, len(self._handles))
         self._deadline: float | None = None
-        self._feed: Feed[tuple[Handle, TaskMeta]] | None = None
         self._last: dict[int, TaskMeta] = {}
-        self._running = len(self._handles)
+        self._ended: dict[int, Reason | None] = {}
 
     @property
     def dropped(self) -> int:
         """How many states were lost because nobody took them."""
         return self._feed.dropped if self._feed is not None else 0
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> tuple[AsyncResult[Any], TaskMeta]:
+    async def _next_item(self) -> tuple[AsyncResult[Any], TaskMeta]:
         """Raises: as :meth:`Updates.__anext__`."""
-        feed = self._feed
-        try:
-            if feed is None:
-                feed = await self._start()
-            while self._running:
-                if not await feed.take(self._deadline):
-                    waiting = [handle for handle in self._handles if not handle._is_ready()]
-                    raise timed_out(waiting, self._handles, self._timeout)
-                if not feed.items:
-                    assert feed.error is not None
-                    raise feed.error
-                handle, meta = feed.items.popleft()
-                last = self._last.get(id(handle))
-                if last is not None and (last.ready or same_state(last, meta)):
+        feed = self._feed or self._begin()
+        while not self._over and len(self._ended) < len(self._handles):
+            while feed.items:
+                handle, outcome = feed.items.popleft()
+                if id(handle) in self._ended:
                     continue
-                self._last[id(handle)] = meta
-                self._running -= meta.ready
-                return handle, meta
-        except (AsyncResultError, asyncio.CancelledError):
-            self._end()
-            raise
+                if not isinstance(outcome, TaskMeta):
+                    self._ended[id(handle)] = outcome
+                    continue
+                last = self._last.get(id(handle))
+                if last is not None and same_state(last, outcome):
+                    continue
+                self._last[id(handle)] = outcome
+                if outcome.ready:
+                    self._ended[id(handle)] = None
+                if self._only_looks and len(self._last.keys() | self._ended.keys()) == len(self._handles):
+                    self._deadline = asyncio.get_running_loop().time()
+                return handle, outcome
+            if len(self._ended) == len(self._handles):
+                break
+            if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
+                waiting = [handle for handle in self._handles if id(handle) not in self._ended]
+                raise timed_out(waiting, self._handles, self._timeout)
+            await feed.wait(self._deadline)
+        reason = next((reason for reason in self._ended.values() if reason is not None), None)
         self._end()
+        if reason is not None:
+            raise_reason(reason)
         raise StopAsyncIteration
 
-    async def _start(self) -> Feed[tuple[Handle, TaskMeta]]:
+    def _begin(self) -> Feed[Any]:
         self._deadline = deadline_of_look(self._timeout)
         tagged: list[_Tagged] = []
-        feed: Feed[tuple[Handle, TaskMeta]] = Feed(
-            self,
-            lambda: _untag(tagged),
-            maxsize=self._maxsize,
-            final=lambda item: item[1].ready,
-        )
+        waits: list[Many] = []
+
+        def detach() -> None:
+            _untag(tagged)
+            _end(waits)
+
+        feed: Feed[Any] = Feed(self, detach, maxsize=self._maxsize, final=_is_final)
         self._feed = feed
+
+        def ended(handle: Handle, reason: Reason | None) -> None:
+            if reason is not None:
+                feed.put((handle, reason))
+
+        running: list[Handle] = []
         for handle in self._handles:
-            if not handle._is_ready():
+            if handle._is_ready():
+                feed.put((handle, handle._meta))
+            else:
+                running.append(handle)
                 tagged.append(tag := _Tagged(handle, feed))
                 handle._observe(tag)
-        while True:
-            try:
-                async with asyncio.timeout_at(self._deadline):
-                    metas = await look_at_all(self._handles)
-                break
-            except TimeoutError:
-                raise timed_out(self._handles, self._handles, self._timeout) from None
-            except BackendUnavailable:
-                pass  # an outage does not end a wait
-        if self._only_looks:
-            self._deadline = asyncio.get_running_loop().time()
-        # What arrived meanwhile is newer than the look, or is the look: it comes behind.
-        feed.items.extendleft(reversed(list(zip(self._handles, metas, strict=True))))
+                _look(weakref.ref(self), tag)
+        if self._groups or any(handle.parent is not None for handle in running):
+            waits.append(Many(running, ended, self._groups))
         return feed
-
-    def _end(self) -> None:
-        self._running = 0
-        if self._feed is not None:
-            self._feed.close()
-
-    async def aclose(self) -> None:
-        """End the stream. Harmless when repeated."""
-        self._end()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self._end()
 
 
 class _Tagged:
@@ -199,17 +198,42 @@ class _Tagged:
 
     __slots__ = ("feed", "handle")
 
-    def __init__(self, handle: Handle, feed: Feed[tuple[Handle, TaskMeta]]) -> None:
+    def __init__(self, handle: Handle, feed: Feed[Any]) -> None:
         self.handle = handle
         self.feed = feed
 
     def put(self, meta: TaskMeta) -> None:
         self.feed.put((self.handle, meta))
 
-    def fail(self, error: AsyncResultError) -> None:
-        self.feed.fail(error)
+    def fail(self, reason: Reason) -> None:
+        self.feed.put((self.handle, reason))
+
+
+def _look(stream: weakref.ref[SetUpdates], tag: _Tagged) -> None:
+    """Have a handle's record as it is now put behind what has come so far; it is never older than that."""
+    try:
+        tag.handle._look().add_done_callback(functools.partial(_looked, stream, tag))
+    except AsyncResultError as closed:
+        tag.fail(closed._copy())
+
+
+def _looked(stream: weakref.ref[SetUpdates], tag: _Tagged, look: asyncio.Future[TaskMeta]) -> None:
+    owner = stream()
+    if owner is None or owner._over or look.cancelled():
+        return
+    error = look.exception()
+    if isinstance(error, BackendUnavailable):
+        _look(stream, tag)  # an outage does not end a wait
+    elif isinstance(error, AsyncResultError):
+        tag.fail(error._copy())
+    elif error is None:
+        tag.put(look.result())
 
 
 def _untag(tagged: list[_Tagged]) -> None:
     for tag in tagged:
         tag.handle._unobserve(tag)
+
+
+def _is_final(item: tuple[Handle, TaskMeta | Reason]) -> bool:
+    return not isinstance(item[1], TaskMeta) or item[1].ready

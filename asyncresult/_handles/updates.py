@@ -1,114 +1,29 @@
-"""The stream of a task's states: ``async for meta in r.updates()``.
-
-A stream is fed by its handle and read by one consumer. The feed is what the handle holds; it knows the
-stream only weakly, so a stream that was left by ``break`` and forgotten takes its subscription with it.
-"""
+"""The stream of a task's states: ``async for meta in r.updates()``."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
-import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any
 
 import msgspec
 
-from .._checks import LOOK_ONCE_TIMEOUT, looks_once
+from .._checks import looks_once
 from .._storage.keys import HISTORY
 from ..errors import AsyncResultError, BackendUnavailable, ResultTimeout
 from ..meta import TaskMeta
-from .handle import Handle
+from .feeds import Feed, Stream, deadline_of_look
+from .handle import Handle, Reason
+from .waiting import raise_reason
 
-__all__ = ["Feed", "Updates", "deadline_of_look", "same_state"]
-
-ItemT = TypeVar("ItemT")
-
-
-class Feed(Generic[ItemT]):
-    """A bounded queue between handles, which put, and one stream, which takes.
-
-    Args:
-        owner: The stream; held weakly.
-        detach: Takes the feed off its handles. Called on the loop, once.
-        maxsize: Items kept; beyond that the oldest is dropped that is not final.
-        final: Whether an item must not be dropped.
-    """
-
-    __slots__ = ("_detach", "_final", "_loop", "_maxsize", "_owner", "_thread", "dropped", "error", "items", "waiter")
-
-    def __init__(
-        self, owner: object, detach: Callable[[], None], *, maxsize: int, final: Callable[[ItemT], bool]
-    ) -> None:
-        self.items: deque[ItemT] = deque()
-        self.error: AsyncResultError | None = None
-        self.dropped = 0
-        self.waiter: asyncio.Future[None] | None = None
-        self._detach: Callable[[], None] | None = detach
-        self._final = final
-        self._maxsize = maxsize
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        self._owner = weakref.ref(owner, self._abandoned)
-
-    def put(self, item: ItemT) -> None:
-        if self._owner() is None:  # collected on another thread
-            self.close()
-            return
-        if len(self.items) >= self._maxsize:
-            for i, old in enumerate(self.items):
-                if not self._final(old):
-                    del self.items[i]
-                    self.dropped += 1
-                    break
-        self.items.append(item)
-        self.wake()
-
-    def fail(self, error: AsyncResultError) -> None:
-        self.error = error
-        self.wake()
-
-    def wake(self, _: object = None) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
-    def close(self) -> None:
-        """Take the feed off its handles. Harmless when repeated."""
-        detach, self._detach = self._detach, None
-        if detach is not None:
-            detach()
-
-    def _abandoned(self, _: object) -> None:
-        # The collector may run on any thread and at any time: no I/O, no lock. Elsewhere than on the loop's
-        # own thread the next record, or the end of the task, finds the owner gone.
-        if threading.get_ident() == self._thread and not self._loop.is_closed():
-            self._loop.call_soon(self.close)
-
-    async def take(self, deadline: float | None) -> bool:
-        """Wait until there is an item or an error. False when the deadline passed first."""
-        if not self.items and self.error is None:
-            await self.wait(deadline)
-        return bool(self.items) or self.error is not None
-
-    async def wait(self, deadline: float | None) -> None:
-        """Wait until something is put, until :meth:`wake`, or until the deadline."""
-        if self.waiter is not None:
-            raise RuntimeError("a stream of updates has one reader at a time")
-        self.waiter = self._loop.create_future()
-        timer = self._loop.call_at(deadline, self.wake) if deadline is not None else None
-        try:
-            await self.waiter
-        finally:
-            self.waiter = None
-            if timer is not None:
-                timer.cancel()
+__all__ = ["Updates", "same_state"]
 
 
-class Updates(AsyncIterator[TaskMeta]):
+class Updates(Stream[TaskMeta]):
     """The states of one task as they are published. Made by :meth:`AsyncResult.updates`.
 
     The first item is the record as it is now (PENDING if there is none); then each published state; the
@@ -122,6 +37,9 @@ class Updates(AsyncIterator[TaskMeta]):
     A worker that promised signs of life (``track(heartbeat=…)``) and gives none any more is told of once:
     by its last record again, whose ``stale`` is true now. The signs themselves are not given.
 
+    States are given in the order in which the task had them. A cancelled ``anext()`` loses nothing. An ignored result
+    has no updates.
+
     Use as an async iterator, or also as an async context manager, which ends the subscription at the end
     of the block instead of at the next garbage collection.
 
@@ -130,10 +48,12 @@ class Updates(AsyncIterator[TaskMeta]):
 
     Raises (while iterating):
         ResultTimeout: The task did not end within the budget.
+        Exception: What a task before this one in a chain has raised: this one will not run.
         ResultDecodeError, BackendError, BackendClosed: As :meth:`AsyncResult.get`. The stream is over then.
     """
 
     def __init__(self, handle: Handle[Any], *, timeout: float | None, maxsize: int, since: str | None = None) -> None:
+        super().__init__()
         if maxsize < 1:
             raise ValueError(f"maxsize must be at least 1, not {maxsize!r}")
         if since is not None and not _HISTORY_ID.fullmatch(since):
@@ -142,88 +62,87 @@ class Updates(AsyncIterator[TaskMeta]):
         # Whether the task keeps a history, as far as we know; None: not asked for one.
         self._keeps = None if since is None else since.strip("0-") != ""
         self._kept: deque[tuple[str | None, TaskMeta]] = deque()
+        self._announced: TaskMeta | None = None
         self._told_stale = False
         self._handle = handle
         self._timeout = timeout
         self._only_looks = looks_once(timeout)
         self._maxsize = maxsize
         self._deadline: float | None = None
-        self._feed: Feed[TaskMeta] | None = None
+        self._looking = False
         self._last: TaskMeta | None = None
-        self._over = False
 
     @property
     def dropped(self) -> int:
         """How many states were lost because nobody took them."""
         return self._feed.dropped if self._feed is not None else 0
 
-    def __aiter__(self) -> Self:
-        return self
+    async def _next_item(self) -> TaskMeta:
+        while True:
+            meta = await (self._next() if self._keeps is None else self._next_kept())
+            if self._is_news(meta):
+                return self._hand_out(meta)
 
-    async def __anext__(self) -> TaskMeta:
-        if self._over:
-            raise StopAsyncIteration
-        try:
-            while True:
-                meta = await (self._next() if self._keeps is None else self._next_kept())
-                if self._is_news(meta):
-                    return self._hand_out(meta)
-        except (AsyncResultError, asyncio.CancelledError):
-            self._end()
-            raise
-
-    async def _first(self) -> TaskMeta:
+    def _begin(self) -> Feed[TaskMeta]:
         """Listen, then look: what is published meanwhile is behind the look, or is the look."""
-        loop = asyncio.get_running_loop()
         self._deadline = deadline_of_look(self._timeout)
         handle = self._handle
-        feed = self._feed = Feed(self, lambda: handle._unobserve(feed), maxsize=self._maxsize, final=_is_ready)
-        if handle.done():
-            return await handle.meta()
-        handle._observe(feed)
-        look = handle._look()
-        look.add_done_callback(feed.wake)
-        # The look comes first, whatever else arrives before it; but it need not come if the end does.
-        while feed.error is None and not handle._is_ready():
-            if look.done():
-                if not isinstance(look.exception(), BackendUnavailable):
-                    break
-                look = handle._look()  # an outage does not end a wait
-                look.add_done_callback(feed.wake)
-            await feed.wait(self._deadline)
-            if not look.done() and self._deadline is not None and loop.time() >= self._deadline:
-                raise self._timed_out()
-        if feed.error is not None:
-            raise feed.error
-        if handle._is_ready():
-            return feed.items.popleft()
-        meta = look.result()
-        if meta in feed.items:
-            while feed.items.popleft() != meta:
-                pass
-        return meta
+
+        def parent_failed(_: Handle[Any], reason: Reason | None) -> None:
+            if isinstance(reason, Handle):
+                feed.fail(reason)
+
+        def detach() -> None:
+            handle._unobserve(feed)
+            handle._unlisten(parent_failed)
+
+        feed: Feed[TaskMeta] = Feed(self, detach, maxsize=self._maxsize, final=_is_ready)
+        self._feed = feed
+        meta = handle._meta
+        if handle._is_ready() and meta is not None:
+            feed.put(meta)
+        elif handle.ignored:
+            self._end()
+        else:
+            handle._observe(feed)
+            if handle.parent is not None:
+                handle._listen(parent_failed)
+            self._look(feed)
+        return feed
+
+    def _look(self, feed: Feed[TaskMeta]) -> None:
+        """Have the record as it is now put behind what has come so far; it is never older than that."""
+        try:
+            look = self._handle._look()
+        except AsyncResultError as closed:
+            feed.fail(closed._copy())
+            return
+        self._looking = True
+        look.add_done_callback(functools.partial(_looked, weakref.ref(self), feed))
 
     async def _next(self) -> TaskMeta:
-        feed = self._feed
-        if feed is None:
-            return await self._first()
+        feed = self._feed or self._begin()
         loop = asyncio.get_running_loop()
-        while not await feed.take(self._due(loop.time())):
-            if self._deadline is not None and loop.time() >= self._deadline:
+        while not self._over:
+            if feed.items:
+                return feed.items.popleft()
+            if feed.reason is not None:
+                self._end()
+                raise_reason(feed.reason)
+            now = loop.time()
+            if self._deadline is not None and now >= self._deadline:
                 raise self._timed_out()
-            try:
-                return await self._handle.meta()  # no sign of life; or it was lost, and the key has it
-            except BackendUnavailable:
-                pass  # an outage says nothing about the worker
-        if feed.items:
-            return feed.items.popleft()
-        assert feed.error is not None
-        raise feed.error
+            due = self._due(now)
+            if due is not None and due <= now:
+                self._look(feed)  # no sign of life; or it was lost, and the key has it
+                due = self._deadline
+            await feed.wait(due)
+        raise StopAsyncIteration
 
     def _due(self, now: float) -> float | None:
         """When to stop waiting: at the deadline, or when the worker has missed its heartbeats."""
         stale_at = self._last.stale_at if self._last is not None and not self._told_stale else None
-        if stale_at is None:
+        if stale_at is None or self._looking:
             return self._deadline
         silent = now + max(0.0, stale_at - time.time())
         return silent if self._deadline is None else min(silent, self._deadline)
@@ -231,11 +150,12 @@ class Updates(AsyncIterator[TaskMeta]):
     async def _next_kept(self) -> TaskMeta:
         """The next of the kept states. What is published only wakes us: what it skips is kept all the same."""
         while not self._kept:
-            meta = await self._next()
+            meta = self._announced = self._announced or await self._next()  # not lost when this is cancelled
             kept = await self._read_kept()
+            self._announced = None
             self._keeps = self._keeps or bool(kept)
             self._kept.extend(kept)
-            if (meta.ready or meta.stale or not self._keeps) and all(meta != other for _, other in kept):
+            if (meta.ready or meta.stale or not self._keeps) and not any(same(meta, other) for _, other in kept):
                 self._kept.append((kept[-1][0] if kept else self.last_id, meta))  # not kept: another wrote it
         self.last_id, meta = self._kept.popleft()
         return meta
@@ -262,7 +182,7 @@ class Updates(AsyncIterator[TaskMeta]):
         return meta.stale and not told
 
     def _hand_out(self, meta: TaskMeta) -> TaskMeta:
-        if meta.ready:
+        if meta.ready or (self._handle._is_ready() and self._feed is not None and not self._feed.items):
             self._end()
         elif self._only_looks:
             self._deadline = asyncio.get_running_loop().time()
@@ -275,38 +195,38 @@ class Updates(AsyncIterator[TaskMeta]):
             timeout=self._timeout,
         )
 
-    def _end(self) -> None:
-        self._over = True
-        if self._feed is not None:
-            self._feed.close()
-
-    async def aclose(self) -> None:
-        """End the stream. Harmless when repeated."""
-        self._end()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self._end()
-
 
 #: Ids of a Redis stream, which the memory backend imitates.
 _HISTORY_ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
 
 
+def _looked(stream: weakref.ref[Updates], feed: Feed[TaskMeta], look: asyncio.Future[TaskMeta]) -> None:
+    """A look was answered. Not a method: the callback of a future would hold the stream."""
+    owner = stream()
+    if owner is None or owner._over:
+        return
+    owner._looking = False
+    error = look.exception() if not look.cancelled() else None
+    if isinstance(error, BackendUnavailable):
+        owner._look(feed)  # an outage does not end a wait, and says nothing about the worker
+    elif isinstance(error, AsyncResultError):
+        feed.fail(error._copy())
+    elif error is None and not look.cancelled():
+        feed.put(look.result())
+    feed.wake()
+
+
+def same(meta: TaskMeta, other: TaskMeta) -> bool:
+    """Whether two records are equal. Values are anybody's: where comparing them raises, they count as different."""
+    try:
+        return meta is other or bool(meta == other)
+    except Exception:
+        return False
+
+
 def same_state(meta: TaskMeta, other: TaskMeta) -> bool:
-    """Whether two records say the same, but for the time of the last sign of life."""
-    return meta == msgspec.structs.replace(other, heartbeat=meta.heartbeat)
-
-
-def deadline_of_look(timeout: float | None) -> float | None:
-    """When a stream must have its first answer: with the end of its budget, but a mere look takes a round trip."""
-    if timeout is None:
-        return None
-    return asyncio.get_running_loop().time() + (timeout if timeout > 0 else LOOK_ONCE_TIMEOUT)
+    """Whether two records say the same, but for the time of the last heartbeat."""
+    return meta is other or same(meta, msgspec.structs.replace(other, heartbeat=meta.heartbeat))
 
 
 def _is_ready(meta: TaskMeta) -> bool:

@@ -1,19 +1,22 @@
-"""One wait for one task: a future, a timer, and callbacks on the handle and on its ancestors."""
+"""One wait for one task: a future, a timer, and callbacks on the handle.
+
+The future is never given an exception: it would keep, by way of the traceback, the frame that awaits it, which keeps
+the future. It is given the reason, and the exception is made where it is raised.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator
+from typing import Any, NoReturn, TypeVar
 
 from .._checks import LOOK_ONCE_TIMEOUT, looks_once
 from ..errors import AsyncResultError, ResultTimeout
 from ..meta import TaskMeta
-from ..states import PROPAGATE_STATES
-from .handle import Callback, Handle
+from .handle import Callback, Handle, Reason, ancestors, fresh
 
-__all__ = ["ancestors", "await_outcome", "wait"]
+__all__ = ["await_outcome", "raise_reason", "wait"]
 
 T = TypeVar("T")
 
@@ -24,67 +27,87 @@ def await_outcome(handle: Handle[T]) -> Generator[Any, None, T]:
     """``get()`` for a task without parents. Two frames less: a quarter of the memory of a task that waits, and of
     the time to wake it (benchmarks: gather, waiting-tasks)."""
     if not handle._is_ready():
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Reason | None] = asyncio.get_running_loop().create_future()
         wake = functools.partial(_wake, future)
         handle._listen(wake)
         try:
-            yield from future
+            reason = yield from future
         finally:
             handle._unlisten(wake)
+        if reason is not None:
+            raise_reason(reason)
     return handle._outcome(propagate=True)  # type: ignore[no-any-return]
 
 
 async def wait(
     handle: Handle[Any],
     timeout: float | None,
-    ancestors: Iterator[Handle[Any]] | tuple[()],
+    follow_parents: bool,
     on_message: Callable[[TaskMeta], object] | None,
-) -> None:
-    """Return when the handle is done; raise what ends the wait otherwise.
+) -> Handle[Any] | None:
+    """Wait until the handle is done; raise what ends the wait otherwise.
 
     Args:
-        ancestors: Handles whose failure ends the wait, too.
+        follow_parents: Whether the failure of a task before this one ends the wait, too.
+
+    Returns:
+        None, or the task before this one that has failed.
     """
     if looks_once(timeout):
-        return await _look_once(handle, timeout)
+        return await _look_once(handle, timeout, follow_parents)
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
     wake: Callback = functools.partial(_wake, future)
-    watching: list[tuple[Handle[Any], Callback]] = []
+    alone = _Alone(future)
     feed = _MessageFeed(on_message, future) if on_message is not None else None
     timer = None
     try:
-        for ancestor in ancestors:
-            failing: Callback = functools.partial(_ancestor_ended, future)
-            watching.append((ancestor, failing))
-            ancestor._listen(failing)
-        handle._listen(wake)
+        if follow_parents:
+            handle._listen(wake)
+        else:
+            handle._observe(alone)
         if feed is not None:
             handle._observe(feed)
         if timeout is not None:
-            timer = loop.call_later(timeout, _expire, future)
-        if await future is _EXPIRED:
-            raise _timed_out(handle, timeout)
+            timer = loop.call_later(timeout, _wake, future, handle, _EXPIRED)
+        reason = await future
     finally:
         if timer is not None:
             timer.cancel()
         handle._unlisten(wake)
+        handle._unobserve(alone)
         if feed is not None:
             handle._unobserve(feed)
-        for ancestor, failing in watching:
-            ancestor._unlisten(failing)
-
-
-async def _look_once(handle: Handle[Any], timeout: float | None) -> None:
-    loop = asyncio.get_running_loop()
-    look = handle._look()
-    timer = loop.call_later(LOOK_ONCE_TIMEOUT, look.cancel)
-    try:
-        await asyncio.wait([look])
-    finally:
-        timer.cancel()
-    if look.cancelled() or not look.result().ready:
+    if reason is None or isinstance(reason, Handle):
+        return reason
+    if reason is _EXPIRED:
         raise _timed_out(handle, timeout)
+    del future, wake, alone, feed  # one of them holds the reason, which will hold this frame
+    raise_reason(reason)
+
+
+async def _look_once(handle: Handle[Any], timeout: float | None, follow_parents: bool) -> Handle[Any] | None:
+    above = ancestors(handle) if follow_parents else []
+    look = handle._look()
+    looks = [look, *(task._look() for task in above if not task._is_ready() and not task.ignored)]
+    done, _ = await asyncio.wait(looks, timeout=LOOK_ONCE_TIMEOUT)
+    if look in done and look.exception() is not None:
+        error = look.exception()
+        del look, looks, done
+        raise_reason(error)
+    failed = next((task for task in above if task._has_failed()), None)
+    if failed is None and not handle._is_ready():
+        raise _timed_out(handle, timeout)
+    return None if handle._is_ready() else failed
+
+
+def raise_reason(reason: Any) -> NoReturn:
+    """Raise a new instance of an error of ours or of a task's failure; any other exception as it is."""
+    error = fresh(reason) if isinstance(reason, AsyncResultError | Handle) else reason
+    try:
+        raise error
+    finally:
+        del error, reason  # they would hold this frame, which holds them
 
 
 def _timed_out(handle: Handle[Any], timeout: float | None) -> ResultTimeout:
@@ -95,12 +118,21 @@ def _timed_out(handle: Handle[Any], timeout: float | None) -> ResultTimeout:
     return ResultTimeout(error, task_id=handle.id, timeout=timeout)
 
 
-def ancestors(handle: Handle[Any]) -> Iterator[Handle[Any]]:
-    """The parents whose failure is this task's too: their leaves, nearest first."""
-    node = handle.parent
-    while node is not None:
-        yield from node._leaves()
-        node = node.parent
+class _Alone:
+    """Waits for a task's own record, whatever becomes of those before it: feeds see nothing else."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self._future = future
+
+    def put(self, meta: TaskMeta) -> None:
+        if meta.ready:
+            self.fail(None)
+
+    def fail(self, reason: Reason | None) -> None:
+        if not self._future.done():
+            self._future.set_result(reason)
 
 
 class _MessageFeed:
@@ -115,29 +147,15 @@ class _MessageFeed:
     def put(self, meta: TaskMeta) -> None:
         try:
             self._fn(meta)
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
             if not self._future.done():
-                self._future.set_exception(error)
+                self._future.set_result(error)
 
-    def fail(self, error: AsyncResultError) -> None: ...
+    def fail(self, reason: Reason) -> None: ...
 
 
-def _wake(future: asyncio.Future[Any], handle: Handle[Any], error: AsyncResultError | None) -> None:
+def _wake(future: asyncio.Future[Any], handle: Handle[Any], reason: Reason | None) -> None:
     if not future.done():
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
-
-
-def _ancestor_ended(future: asyncio.Future[Any], handle: Handle[Any], error: AsyncResultError | None) -> None:
-    # An ancestor whose record cannot be had says nothing about this task.
-    if error is None and not future.done() and handle._meta is not None and handle._meta.status in PROPAGATE_STATES:
-        failure = handle.exception
-        assert failure is not None
-        future.set_exception(failure)
-
-
-def _expire(future: asyncio.Future[Any]) -> None:
-    if not future.done():
-        future.set_result(_EXPIRED)
+        future.set_result(reason)

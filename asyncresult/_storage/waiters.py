@@ -42,7 +42,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from ..codec.codec import LargeRecord
+from ..codec.codec import LARGE_PAYLOAD_BYTES, LargeRecord
 from ..errors import AsyncResultError, ResultDecodeError
 from ..meta import TaskMeta
 from ..states import READY_STATES
@@ -383,10 +383,26 @@ class Waiters:
 
     def fetched(self, values: Sequence[tuple[bytes, bytes | None]]) -> None:
         """The stored values of keys that were to be read, in any number of slices."""
-        for key, payload in values:
+        size = 0
+        for i, (key, payload) in enumerate(values, 1):
             entry = self._entries.get(key)
-            if entry is not None:
-                self._answered(entry, payload)
+            if entry is None:
+                continue
+            sent = entry.read
+            if sent >= _EARLY:
+                entry.read = _IDLE
+            if entry.listeners is None:
+                continue
+            if not payload:
+                self._missed(entry, sent)
+                continue
+            self._answered(entry, payload, sent)
+            size += len(payload)
+            if size >= LARGE_PAYLOAD_BYTES and i < len(values):
+                # Many small records add up: let others run.
+                self._answers(i)
+                self._loop.call_soon(self.fetched, values[i:])
+                return
         self._answers(len(values))
 
     def not_fetched(self, keys: Sequence[bytes], error: AsyncResultError) -> None:
@@ -398,15 +414,20 @@ class Waiters:
                 self._fail(entry, error)
         self._answers(len(keys))
 
-    def looked(self, key: bytes, payload: bytes, meta: TaskMeta, arrived: int) -> None:
-        """The record of ``key`` was read for one handle alone, when :meth:`arrived` gave that number."""
+    def looked(self, key: bytes, payload: bytes | None, meta: TaskMeta, arrived: int) -> bool:
+        """The record of ``key`` was read for one handle alone, when :meth:`arrived` gave that number.
+
+        Returns: whether nothing newer is known.
+        """
         entry = self._entries.get(key)
         if entry is None or entry.listeners is None:
-            return
+            return True
         if meta.status in READY_STATES:
             self._finish(entry, meta)
-        else:
-            self._found(entry, payload, meta, arrived)
+            return True
+        if payload:
+            return self._found(entry, payload, meta, arrived)
+        return self.arrived(key) == arrived
 
     def arrived(self, key: bytes) -> int:
         """How many messages of ``key`` have arrived so far."""
@@ -415,20 +436,15 @@ class Waiters:
 
     # -- consequences ---------------------------------------------------------------------------------
 
-    def _answered(self, entry: _Entry, payload: bytes | None) -> None:
-        """A read of the entry's key came back."""
+    def _answered(self, entry: _Entry, payload: bytes, sent: int) -> None:
+        """A read of the entry's key has found something."""
         progress = entry.progress
-        read = _Read(entry.read, progress.arrived_at_read if progress is not None else 0)
-        if read.sent >= _EARLY:
-            entry.read = _IDLE
-        if entry.listeners is None:
-            return
-        if not payload:
-            self._missed(entry, read.sent)
-        elif progress is not None and progress.suspicion is not None and progress.suspicion[1] == payload:
-            self._missed(entry, read.sent)  # a bomb need not go off twice
+        if progress is None:
+            self._read_record(entry, payload, _Read(sent, 0))
+        elif progress.suspicion is not None and progress.suspicion[1] == payload:
+            self._missed(entry, sent)  # a bomb need not go off twice
         else:
-            self._read_record(entry, payload, read)
+            self._read_record(entry, payload, _Read(sent, progress.arrived_at_read))
 
     def _read_record(self, entry: _Entry, payload: bytes, read: _Read | None) -> None:
         """Decode what a read has found; without a read, a message that had to wait for its turn."""
@@ -498,16 +514,22 @@ class Waiters:
             if progress.barrier == _NO_BARRIER:
                 self._want_barrier(entry, progress)
 
-    def _found(self, entry: _Entry, payload: bytes, meta: TaskMeta, arrived: int) -> None:
-        """A state that is not final was found by a read that was sent when so many messages had arrived."""
+    def _found(self, entry: _Entry, payload: bytes, meta: TaskMeta, arrived: int) -> bool:
+        """A state that is not final was found by a read that was sent when so many messages had arrived.
+
+        Returns: whether nothing newer is known.
+        """
         progress = _progress_of(entry)
-        if payload == progress.latest or (progress.certain and progress.arrived != arrived):
-            return  # nothing new, or overtaken
+        if payload == progress.latest:
+            return True
+        if progress.certain and progress.arrived != arrived:
+            return False  # overtaken
         progress.latest = payload
         progress.certain = False
         if progress.barrier == _ON_ITS_WAY:
             self._want_barrier(entry, progress)  # this may have been published behind that
         self._hand_on_to_all(entry, meta)
+        return True
 
     def _want_barrier(self, entry: _Entry, progress: _Progress) -> None:
         progress.barrier = _WANTED

@@ -1,0 +1,149 @@
+"""What streams have in common: a queue between handles and one reader, and how a stream ends.
+
+A stream is fed by its handles and read by one consumer. The feed is what the handles hold; it knows the stream only
+weakly, so a stream that was left by ``break`` and forgotten takes its subscription with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from abc import abstractmethod
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from .._checks import LOOK_ONCE_TIMEOUT
+from ..errors import AsyncResultError
+from .handle import Reason
+
+__all__ = ["Feed", "Stream", "deadline_of_look"]
+
+ItemT = TypeVar("ItemT")
+
+
+class Feed(Generic[ItemT]):
+    """A bounded queue between handles, which put, and one stream, which takes.
+
+    Args:
+        owner: The stream; held weakly.
+        detach: Takes the feed off its handles. Called on the loop, once.
+        maxsize: Items kept; beyond that the oldest is dropped that is not final.
+        final: Whether an item must not be dropped.
+    """
+
+    __slots__ = ("_detach", "_final", "_loop", "_maxsize", "_owner", "_thread", "dropped", "items", "reason", "waiter")
+
+    def __init__(
+        self, owner: object, detach: Callable[[], None], *, maxsize: int, final: Callable[[ItemT], bool]
+    ) -> None:
+        self.items: deque[ItemT] = deque()
+        self.reason: Reason | None = None
+        self.dropped = 0
+        self.waiter: asyncio.Future[None] | None = None
+        self._detach: Callable[[], None] | None = detach
+        self._final = final
+        self._maxsize = maxsize
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._owner = weakref.ref(owner, self._abandoned)
+
+    def put(self, item: ItemT) -> None:
+        if self._owner() is None:  # collected on another thread
+            self.close()
+            return
+        if len(self.items) >= self._maxsize:
+            for i, old in enumerate(self.items):
+                if not self._final(old):
+                    del self.items[i]
+                    self.dropped += 1
+                    break
+        self.items.append(item)
+        self.wake()
+
+    def fail(self, reason: Reason) -> None:
+        self.reason = reason
+        self.wake()
+
+    def wake(self, _: object = None) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    def close(self) -> None:
+        """Take the feed off its handles. Harmless when repeated."""
+        detach, self._detach = self._detach, None
+        if detach is not None:
+            detach()
+            self.wake()  # whoever reads sees that the stream is over
+
+    def _abandoned(self, _: object) -> None:
+        # The collector may run on any thread and at any time: no I/O, no lock. Elsewhere than on the loop's
+        # own thread the next record, or the end of the task, finds the owner gone.
+        if threading.get_ident() == self._thread and not self._loop.is_closed():
+            self._loop.call_soon(self.close)
+
+    async def wait(self, deadline: float | None) -> None:
+        """Wait until something is put, until :meth:`wake`, or until the deadline."""
+        if self.waiter is not None:
+            raise RuntimeError("a stream has one reader at a time")
+        self.waiter = self._loop.create_future()
+        timer = self._loop.call_at(deadline, self.wake) if deadline is not None else None
+        try:
+            await self.waiter
+        finally:
+            self.waiter = None
+            if timer is not None:
+                timer.cancel()
+
+
+class Stream(AsyncIterator[ItemT]):
+    """An async iterator, and an async context manager that stops waiting at the end of the block.
+
+    A cancelled ``anext()``, as by a timeout of the reader's own, loses nothing: the next one goes on.
+    """
+
+    def __init__(self) -> None:
+        self._feed: Feed[Any] | None = None
+        self._over = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ItemT:
+        if self._over:
+            raise StopAsyncIteration
+        try:
+            return await self._next_item()
+        except (AsyncResultError, StopAsyncIteration):
+            self._end()
+            raise
+
+    @abstractmethod
+    async def _next_item(self) -> ItemT:
+        """The next item. StopAsyncIteration when there is none. Cancelling it must lose nothing."""
+
+    def _end(self) -> None:
+        self._over = True
+        if self._feed is not None:
+            self._feed.close()
+
+    async def aclose(self) -> None:
+        """End the stream; a reader that waits sees its end. Harmless when repeated."""
+        self._end()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._end()
+
+
+def deadline_of_look(timeout: float | None) -> float | None:
+    """When a stream must have its first answer: with the end of its budget, but a mere look takes a round trip."""
+    if timeout is None:
+        return None
+    return asyncio.get_running_loop().time() + (timeout if timeout > 0 else LOOK_ONCE_TIMEOUT)
