@@ -182,7 +182,7 @@ class Updates(Stream[TaskMeta]):
         return meta.stale and not told
 
     def _hand_out(self, meta: TaskMeta) -> TaskMeta:
-        if meta.ready or (self._handle._is_ready() and self._feed is not None and not self._feed.items):
+        if meta.ready or (meta is self._handle._meta and self._handle._is_ready()):  # an eager one may end in RETRY
             self._end()
         elif self._only_looks:
             self._deadline = asyncio.get_running_loop().time()
