@@ -8,9 +8,10 @@ package is handed to us, so not before it is needed; another distribution can br
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
-__all__ = ["integration_for"]
+__all__ = ["current_app", "integration_for", "loaded"]
 
 GROUP = "asyncresult.integrations"
 
@@ -38,3 +39,14 @@ def _integration(package: str) -> Any:
     for entry in entry_points(group=GROUP, name=package):
         return entry.load()
     return None
+
+
+def loaded(module: str, name: str) -> Any:
+    """An attribute of a module, or None where that is not loaded (or only just being loaded)."""
+    return getattr(sys.modules.get(module), name, None)
+
+
+def current_app() -> Any:
+    """Celery's current app, if it has a result backend, else None. This neither imports Celery nor makes an app."""
+    app = getattr(loaded("celery._state", "_tls"), "current_app", None) or loaded("celery._state", "default_app")
+    return app if app is not None and (app.backend_cls or app.conf.result_backend) else None

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-from ._extensions import integration_for
+from ._extensions import current_app, integration_for
 from ._handles.result import AsyncResult
 from ._storage import current
 from ._storage.store import Driver, Store
@@ -256,15 +256,18 @@ _default: Backend | None = None
 
 
 def _default_backend() -> Backend:
-    """That of the environment, made at its first use."""
+    """That of the environment, made at its first use; else that of Celery's current app."""
     global _default
-    if _default is None:
-        if not os.environ.get(URL_VARIABLE):
-            raise RuntimeError(
-                f"no backend: enter 'async with asyncresult.connect(url):', pass backend=, or set ${URL_VARIABLE}"
-            )
-        _default = connect()
-    return _default
+    if os.environ.get(URL_VARIABLE):
+        if _default is None:
+            _default = connect()
+        return _default
+    app = current_app()
+    if app is not None:
+        return connect(app)
+    raise RuntimeError(
+        f"no backend: enter 'async with asyncresult.connect(url):', pass backend=, or set ${URL_VARIABLE}"
+    )
 
 
 current.provide_default(_default_backend)
@@ -274,10 +277,11 @@ def current_backend() -> Backend:
     """The backend of the innermost ``connect()`` block that this code is in.
 
     Outside of any block it is the backend that was entered first and is still open; where there is none, one for
-    ``$ASYNCRESULT_URL``.
+    ``$ASYNCRESULT_URL``; else, where Celery is loaded, that of its current app. The same holds for blocking code.
 
     Raises:
-        RuntimeError: No block is entered, and the variable is not set.
+        RuntimeError: There is none of these.
+        ValueError: The results of Celery's current app are not where asyncresult can read them.
     """
     backend = current.current_store()
     assert isinstance(backend, Backend)

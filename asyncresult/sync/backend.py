@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 from .. import backend as backends
 from .._portal import run
@@ -22,20 +23,26 @@ def connect(url: Any = None, **options: Any) -> Backend:
 
     See :func:`asyncresult.connect`.
 
-    ``with connect(url):`` makes it the current one, for all threads that have none of their own, and closes
-    it at the end.
+    ``with connect(url):`` makes it the current one of this thread, and of threads that are in no block if none was
+    entered before, and closes it at the end. An app gives the same object each time.
     """
-    return Backend(backends.connect(url, **options))
+    backend: Backend = blocking(backends.connect(url, **options))
+    return backend
 
 
 def current_backend() -> Backend:
-    """The backend that the innermost ``with connect()`` block entered; else one for ``$ASYNCRESULT_URL``; else,
-    where Celery is loaded, that of its current app.
+    """The backend of the innermost ``with connect()`` block that this code is in.
+
+    Outside of any block it is the backend that was entered first and is still open; where there is none, one for
+    ``$ASYNCRESULT_URL``; else, where Celery is loaded, that of its current app. See
+    :func:`asyncresult.current_backend`.
 
     Raises:
         RuntimeError: There is none of these.
+        ValueError: The results of Celery's current app are not where asyncresult can read them.
     """
-    return Backend(async_backend() or backends.current_backend())
+    backend: Backend = blocking(async_backend() or backends.current_backend())
+    return backend
 
 
 class Backend(Blocking):
@@ -174,4 +181,10 @@ class Backend(Blocking):
         return str(self._backend)
 
 
-blocking.register(backends.Backend, Backend)
+_blocking: WeakValueDictionary[backends.Backend, Backend] = WeakValueDictionary()
+
+
+@blocking.register
+def _(backend: backends.Backend) -> Backend:
+    """The same object each time, as long as somebody has it."""
+    return _blocking.get(backend) or _blocking.setdefault(backend, Backend(backend))

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from .. import backend as backends
+from .._extensions import current_app
 from .._handles.handle import Handle
 from .._portal import Post, refuse_running_loop, run, run_with_callbacks, start
 from .._promise_core import check_callable
@@ -20,7 +21,7 @@ from .._storage.current import entered_store
 from ..errors import AsyncResultError
 from ..meta import TaskMeta
 from ..promise import _weak
-from .celery import celerys_terms, current_app, document, in_celerys_terms
+from .celery import celerys_terms, document, in_celerys_terms
 
 __all__ = [
     "Blocking",
@@ -73,7 +74,7 @@ def async_backend(backend: Any = None, app: Any = None) -> backends.Backend | No
     if backend is not None:
         app = getattr(backend, "app", backend)  # a backend of Celery's: its app's configuration says all
     elif app is None and entered_store() is None and not os.environ.get(backends.URL_VARIABLE):
-        app = current_app()
+        app = current_app()  # now: which app is Celery's current one differs from thread to thread
     return backends.connect(app) if app is not None else None
 
 

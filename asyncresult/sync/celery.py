@@ -7,12 +7,12 @@ nobody can have Celery's exceptions in an ``except`` clause.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
+from .._extensions import loaded
 from .._handles.handle import Handle
 from ..errors import AsyncResultError, NotReady, ResultTimeout, TaskRevoked, _rebuild
 from ..meta import TaskMeta, stored_fields
@@ -21,24 +21,12 @@ __all__ = [
     "allow_join_result",
     "assert_will_not_block",
     "celerys_terms",
-    "current_app",
     "denied_join_result",
     "document",
     "in_celerys_terms",
 ]
 
 E = TypeVar("E")
-
-
-def _loaded(module: str, name: str) -> Any:
-    """An attribute of a module, or None where that is not loaded (or only just being loaded)."""
-    return getattr(sys.modules.get(module), name, None)
-
-
-def current_app() -> Any:
-    """Celery's current app, if it has a result backend, else None. Asking does not make one, as Celery would."""
-    app = getattr(_loaded("celery._state", "_tls"), "current_app", None) or _loaded("celery._state", "default_app")
-    return app if app is not None and (app.backend_cls or app.conf.result_backend) else None
 
 
 # -- waiting inside tasks -------------------------------------------------------------------------------------
@@ -49,7 +37,7 @@ def assert_will_not_block() -> None:
 
     Source: celery/result.py (5.7), assert_will_not_block.
     """
-    will_block = _loaded("celery._state", "task_join_will_block")
+    will_block = loaded("celery._state", "task_join_will_block")
     if will_block is not None and will_block():
         raise RuntimeError(
             "Never call result.get() within a task! If that task cannot be the last free slot of its workers, say"
@@ -69,7 +57,7 @@ def denied_join_result() -> Any:
 
 @contextmanager
 def _joining(*, will_block: bool) -> Generator[None]:
-    get, set_to = (_loaded("celery._state", name) for name in ("task_join_will_block", "_set_task_join_will_block"))
+    get, set_to = (loaded("celery._state", name) for name in ("task_join_will_block", "_set_task_join_will_block"))
     if set_to is None:  # no Celery: nothing is denied, and nobody reads the flag
         yield
         return
@@ -97,7 +85,7 @@ def in_celerys_terms(error: E) -> E:
     In place: the error keeps its traceback, cause and notes. Anything else is given back as it is.
     """
     ours: Any = type(error)
-    theirs = _loaded("celery.exceptions", _NAMES[ours]) if ours in _NAMES else None
+    theirs = loaded("celery.exceptions", _NAMES[ours]) if ours in _NAMES else None
     if theirs is not None:
         error.__class__ = _twin(ours, theirs)  # type: ignore[assignment]
     return error
