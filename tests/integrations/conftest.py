@@ -10,7 +10,7 @@ import pytest
 from celery import Celery
 
 from tests.integrations.celery_project import client
-from tests.integrations.rabbitmq import rabbitmq
+from tests.integrations.rabbitmq import RabbitMQ
 from tests.tools.celery_worker import CeleryWorker
 from tests.tools.servers import RedisServer
 
@@ -31,10 +31,15 @@ def stock_worker() -> Generator[CeleryWorker]:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_url() -> Generator[str]:
+def rabbitmq_node() -> Generator[RabbitMQ]:
     """A node of its own, for the session."""
-    with rabbitmq() as url:
-        yield url
+    with RabbitMQ() as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url(rabbitmq_node: RabbitMQ) -> str:
+    return rabbitmq_node.url()
 
 
 @pytest.fixture(scope="session")

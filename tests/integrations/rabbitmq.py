@@ -1,58 +1,85 @@
-"""A private RabbitMQ node, on ports and in a directory of its own."""
+"""A private RabbitMQ node, on ports and in a directory of its own: ``with RabbitMQ() as node: …``."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from tests.tools.processes import Child, private_directory, wait_until
-from tests.tools.servers import ServerMissing, free_port
+from tests.tools.servers import HOST, ServerMissing, free_port
 
-__all__ = ["rabbitmq"]
+__all__ = ["RabbitMQ"]
 
 # The script of that name on PATH would change to another user, who cannot read our directory.
 _SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 
-@contextmanager
-def rabbitmq() -> Generator[str]:
-    """Start a node; its URL.
+class RabbitMQ:
+    """A node that is started by ``with``, and may be restarted; what is durable in it stays.
 
     Raises:
         ServerMissing: It is not installed (Debian: apt install rabbitmq-server).
     """
-    server = str(_SERVER) if _SERVER.exists() else shutil.which("rabbitmq-server")
-    names = shutil.which("epmd")  # its name server: started here, or else it would stay behind
-    if server is None or names is None:
-        raise ServerMissing("no rabbitmq-server: Debian's package of that name has it")
-    directory = private_directory()
-    port, names_port = free_port(), free_port()
-    env = {
-        **os.environ,
-        "HOME": str(directory),
-        "ERL_EPMD_ADDRESS": "127.0.0.1",
-        "ERL_EPMD_PORT": str(names_port),
-        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-        "RABBITMQ_DIST_PORT": str(free_port()),
-        "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
-        "RABBITMQ_LOGS": "-",
-        "RABBITMQ_LOG_BASE": str(directory),
-        "RABBITMQ_MNESIA_BASE": str(directory),
-        "RABBITMQ_NODENAME": "asyncresult@localhost",
-        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-        "RABBITMQ_NODE_PORT": str(port),
-        "RABBITMQ_PID_FILE": str(directory / "pid"),
-        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none",
-    }
-    children = [Child([names, "-address", "127.0.0.1", "-port", str(names_port)], log=directory / "names", env=env)]
-    try:
-        node = Child([server], log=directory / "log", env=env, cwd=directory)
-        children.append(node)
-        wait_until(lambda: "Server startup complete" in node.output(), "RabbitMQ is ready", timeout=60, interval=0.1)
-        yield f"amqp://guest:guest@127.0.0.1:{port}//"
-    finally:
-        for child in reversed(children):
-            child.kill()
+
+    def __init__(self) -> None:
+        server = str(_SERVER) if _SERVER.exists() else shutil.which("rabbitmq-server")
+        names = shutil.which("epmd")  # its name server: started here, or else it would stay behind
+        if server is None or names is None:
+            raise ServerMissing("no rabbitmq-server: Debian's package of that name has it")
+        self.port = free_port()
+        self._server = server
+        self._names_port = free_port()
+        self._names_command = [names, "-address", HOST, "-port", str(self._names_port)]
+        self._directory = directory = private_directory()
+        self._env = {
+            **os.environ,
+            "HOME": str(directory),
+            "ERL_EPMD_ADDRESS": HOST,
+            "ERL_EPMD_PORT": str(self._names_port),
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_LOG_BASE": str(directory),
+            "RABBITMQ_MNESIA_BASE": str(directory),
+            "RABBITMQ_NODENAME": "asyncresult@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": HOST,
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_PID_FILE": str(directory / "pid"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none",
+        }
+        self._names: Child | None = None
+        self._node: Child | None = None
+
+    def url(self, *, port: int | None = None, password: str = "guest") -> str:
+        """Where it is; another port is that of a proxy."""
+        return f"amqp://guest:{password}@{HOST}:{port or self.port}//"
+
+    def start(self) -> None:
+        """Start the node, and wait until it takes connections."""
+        if self._names is None:
+            self._names = Child(self._names_command, log=self._directory / "names", env=self._env)
+        node = Child([self._server], log=self._directory / "log", env=self._env, cwd=self._directory)
+        self._node = node
+        wait_until(lambda: "Server startup complete" in node.output(), "RabbitMQ is ready", timeout=90, interval=0.1)
+
+    def stop(self) -> None:
+        """End the node as its own scripts do: with a SIGTERM, upon which it writes down what is durable."""
+        if self._node is not None:
+            self._node.stop(30)
+            self._node = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for child in (self._node, self._names):
+            if child is not None:
+                child.kill()

@@ -166,11 +166,12 @@ class Receiver:
 
     def _run(self) -> None:
         while True:
+            # The worker sends replies to where it sends everything: not to a broker_read_url.
+            connection = self._app.connection_for_write(heartbeat=self._heartbeat)
             try:
-                # The worker sends replies to where it sends everything: not to a broker_read_url.
-                with self._app.connection_for_write(heartbeat=self._heartbeat) as connection:
-                    self._receive(connection)
-                    return
+                self._receive(connection)
+                connection.close()
+                return
             except _Stop:
                 return
             except Exception as error:  # whatever the transport raises: a thread that ended would let all wait for ever
@@ -179,6 +180,7 @@ class Receiver:
                     return
                 self._stopping.wait(REFUSED_DELAY if isinstance(error, _REFUSALS) else RETRY_START)
             finally:
+                connection.collect()  # no farewell, for which a dead connection would have us wait
                 self.connected = self.declared = False
                 self._consumer = self._last = None
                 self._unacknowledged = 0
@@ -195,6 +197,9 @@ class Receiver:
         channel = connection.default_channel
         # The virtual transports ignore that an acknowledgement is for several.
         self._acks_many = connection.transport.driver_type == "amqp"
+        if connection.transport.driver_name == "py-amqp":
+            # An answer that never comes, say to a declaration, must not hold up the thread for ever.
+            connection.connection.sock.settimeout(2 * self._heartbeat)
         self._consumer = self._consume(channel, [self.queue, *self._others])
         self.connected = self.declared = self._made = True
         self.last_error = None
@@ -268,6 +273,7 @@ class Receiver:
         self._note(error)
 
     def _lost(self, error: Exception) -> None:
+        self.declared = False  # who sends from now on declares it first
         self.reconnects += self.connected
         self._note(error)
         if isinstance(error, _REFUSALS):

@@ -146,8 +146,6 @@ class Replies:
         receiver = self._receiver
         if receiver is not None:
             return receiver
-        if self.rules is None:
-            self._make_backend(self.app)
         assert self.rules is not None
         with self._lock:
             if self._receiver is None:

@@ -63,10 +63,19 @@ class _Local(threading.local):
         self.app = app
         self._make_backend = make_backend
 
+    def _replies(self) -> Replies | None:
+        if is_rpc(self.app):
+            try:
+                return replies_of(self.app, self._make_backend)
+            except ValueError:  # we cannot read what its workers send: who connects or awaits is told so
+                pass
+        return None
+
     @property
     def oid(self) -> str:
-        if is_rpc(self.app):
-            return replies_of(self.app, self._make_backend).queue
+        replies = self._replies()
+        if replies is not None:
+            return replies.queue
         try:
             name: str = self.__dict__["oid"]
         except KeyError:
@@ -79,8 +88,7 @@ class _Local(threading.local):
 
     @property
     def backend(self) -> Any:
-        if is_rpc(self.app):
-            replies_of(self.app, self._make_backend)
+        if self._replies() is not None:
             return self.app._backend_cache
         return self.__dict__.get("backend")
 
@@ -121,13 +129,21 @@ def replies_of(app: Any, make_backend: Callable[[Any], Backend]) -> Replies:
 
     Args:
         make_backend: Makes an :class:`RpcBackend` for the app.
+
+    Raises:
+        ValueError: What ``make_backend`` raises.
     """
     replies: Replies | None = getattr(app, "_asyncresult_replies", None)
-    if replies is None:
+    if replies is None or replies.rules is None:
         with _making:
             replies = getattr(app, "_asyncresult_replies", None)
-            if replies is None:
+            if replies is None:  # else another thread has made them meanwhile, or make_backend() asks for them here
                 replies = app._asyncresult_replies = Replies(app, make_backend)
+                try:
+                    make_backend(app)
+                except BaseException:
+                    del app._asyncresult_replies
+                    raise
                 watch(app, make_backend)
                 if not isinstance(app._backend_cache, RpcResultBackend):
                     app._backend_cache = RpcResultBackend(app=app)

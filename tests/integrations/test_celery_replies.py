@@ -1,0 +1,179 @@
+"""What comes on a reply queue, sent by hand over kombu's memory transport: no worker, no server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+from kombu import Connection, Producer
+
+import asyncresult
+from asyncresult import ResultDecodeError
+from asyncresult.integrations.celery import replies as replies_module
+from asyncresult.integrations.celery.replies import ReplyRecords
+from asyncresult.integrations.celery.rpc import RpcBackend
+from tests.integrations.celery_project import client
+
+
+@pytest.fixture
+def app() -> Generator[Celery]:
+    with client(broker_url="memory://", result_backend="rpc://") as made:
+        yield made
+
+
+def connected(app: Celery, **options: Any) -> RpcBackend:
+    backend = asyncresult.connect(app, **options)
+    assert isinstance(backend, RpcBackend)
+    return backend
+
+
+def record(id: str, result: Any = None, status: str = "SUCCESS") -> bytes:
+    return json.dumps(
+        {"status": status, "result": result, "traceback": None, "children": [], "date_done": None, "task_id": id}
+    ).encode()
+
+
+def reply(backend: RpcBackend, id: str | None, body: bytes, content_type: str = "application/json") -> None:
+    """Send as a worker does."""
+    with Connection("memory://") as connection:
+        Producer(connection.channel()).publish(
+            body,
+            routing_key=backend.replies.queue,
+            correlation_id=id,
+            content_type=content_type,
+            content_encoding="utf-8",
+        )
+
+
+async def received(backend: RpcBackend, count: int) -> None:
+    async with asyncio.timeout(20):
+        while backend.stats().received < count:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_reply(app: Celery) -> None:
+    async with connected(app) as backend:
+        handle = backend.result("t")
+        assert await handle.state() == "PENDING"
+        reply(backend, "t", record("t", 5))
+        assert await handle.get(timeout=10) == 5
+        assert backend.stats().received == 1
+
+
+async def test_what_belongs_to_no_task_is_refused(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    async with connected(app) as backend:
+        await backend.result("t").state()
+        reply(backend, None, record("t", 5))
+        await received(backend, 1)
+        assert backend.stats().refused == 1
+        assert await backend.result("t").exists() is False
+    assert "it names no task" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "words"),
+    [
+        (b"\x80\x04K\x05.", "application/x-python-serialize", "pickle"),
+        (b"{", "application/json", "read as json"),
+        (record("other", 5), "application/json", "record of another task"),
+    ],
+)
+async def test_what_cannot_be_read_ends_the_wait(app: Celery, body: bytes, content_type: str, words: str) -> None:
+    async with connected(app) as backend:
+        handle = backend.result("t")
+        await handle.state()
+        reply(backend, "t", body, content_type)
+        with pytest.raises(ResultDecodeError, match=words):
+            await handle.get(timeout=10)
+        await received(backend, 1)
+        assert backend.stats().refused == 1
+        reply(backend, "t", record("t", 5))  # protects nothing
+        await received(backend, 2)
+        assert await backend.result("t").get(timeout=10) == 5
+
+
+async def test_a_final_state_stays(app: Celery) -> None:
+    async with connected(app) as backend:
+        handle = backend.result("t")
+        await handle.state()
+        reply(backend, "t", record("t", 5))
+        reply(backend, "t", record("t", None, "STARTED"))
+        reply(backend, "t", record("t", 6))
+        await received(backend, 3)
+        assert await handle.get(timeout=0) == 5
+
+
+async def test_unread_results_are_bounded(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    async with connected(app, max_unread=3) as backend:
+        await backend.result("x").state()
+        for number in range(5):
+            reply(backend, f"t{number}", record(f"t{number}", number))
+        await received(backend, 5)
+        states = [await backend.result(f"t{number}").exists() for number in range(5)]
+        assert states == [False, False, True, True, True]
+    assert "max_unread=3" in caplog.text
+
+
+def test_read_results_are_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They make room for others; those that nobody has read do not."""
+    monkeypatch.setattr(replies_module, "KEPT_AFTER_READING", 2)
+    records = ReplyRecords(max_unread=10)
+    for number in range(6):
+        key = f"k{number}".encode()
+        assert records.receive(key, b"v", None, lambda old: False, key + b".history", again=False)
+        if number < 4:
+            assert records.get(key) == b"v"
+    records.receive(b"k6", b"v", None, lambda old: False, b"k6.history", again=False)
+    assert [records.peek(f"k{number}".encode()) for number in range(7)] == [None, None, b"v", b"v", b"v", b"v", b"v"]
+
+
+def test_what_comes_again_is_recognised() -> None:
+    """After a lost connection the broker sends again what was not acknowledged."""
+    records = ReplyRecords(max_unread=10)
+    for again, values in ((False, [b"1", b"2"]), (True, [b"1", b"2", b"3"])):
+        for value in values:
+            records.receive(b"k", value, None, lambda old: False, b"h", again=again)
+    assert [value for _, value in records.history(b"h", "0")] == [b"1", b"2", b"3"]
+    assert records.peek(b"k") == b"3"
+
+
+@pytest.mark.parametrize(
+    "options", [{"reply_expires": 0}, {"reply_expires": float("nan")}, {"max_unread": 0}, {"reply_queue": ""}]
+)
+def test_options_that_make_no_sense(app: Celery, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
+        asyncresult.connect(app, **options)
+
+
+async def test_options_that_come_too_late(app: Celery) -> None:
+    async with connected(app) as backend:
+        await backend.result("x").state()
+        with pytest.raises(ValueError, match="reply_expires must be set before"):
+            asyncresult.connect(app, reply_expires=60)
+        assert connected(app, max_unread=5).replies is backend.replies
+
+
+def test_a_url_has_no_app() -> None:
+    with pytest.raises(ValueError, match=r"connect\(app\)"):
+        asyncresult.connect("rpc://")
+
+
+@pytest.mark.celery
+async def test_a_worker_in_this_process() -> None:
+    """Over kombu's memory transport the whole way can be gone without any server."""
+    app = Celery("here", broker="memory://", backend="rpc://", set_as_current=False)
+
+    @app.task(shared=False, name="here.double")
+    def double(x: int) -> int:
+        return 2 * x
+
+    with start_worker(app, perform_ping_check=False, pool="solo", loglevel="ERROR"):
+        async with connected(app) as backend:
+            result = double.delay(21)
+            assert await result == 42  # Celery's own result
+            backend.replies.close()
