@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import functools
+import inspect
 import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from ._extensions import current_app, integration_for
 from ._handles.result import AsyncResult
@@ -17,10 +19,11 @@ from ._storage.store import Driver, Store
 if TYPE_CHECKING:
     from ._handles.base import Node
     from ._handles.sets import ResultSet
-    from .worker import TaskContext
+    from .worker import TaskContext, TrackOptions
 
 __all__ = ["Backend", "connect", "current_backend"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 URL_VARIABLE = "ASYNCRESULT_URL"
@@ -93,25 +96,7 @@ class Backend(Store):
 
     # -- running tasks --------------------------------------------------------------------------------
 
-    def track(
-        self,
-        task_id: str | None = None,
-        *,
-        name: str | None = None,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        worker: str | None = None,
-        queue: str | None = None,
-        retries: int = 0,
-        parent_id: str | None = None,
-        group_id: str | None = None,
-        ignore_result: bool = False,
-        expires: float | None = None,
-        failure_expires: float | None = None,
-        heartbeat: float | None = None,
-        history: int | None = None,
-        progress_interval: float = 0.1,
-    ) -> TaskContext:
+    def track(self, task_id: str | None = None, **options: Unpack[TrackOptions]) -> TaskContext:
         """An async context manager whose block is the task: its states are stored, and it can be revoked.
 
         ::
@@ -132,39 +117,59 @@ class Backend(Store):
             ignore_result: Store nothing. The block can still be revoked.
             expires: Seconds to keep the records, instead of the backend's setting.
             failure_expires: The same for FAILURE; None as ``expires``.
-            heartbeat: Seconds between signs of life, by which readers tell a task that runs from one whose
+            heartbeat: Seconds between heartbeats, by which readers tell a task that runs from one whose
                 process died (:attr:`TaskMeta.stale`). None gives none.
             history: Keep the last so many states for readers that ask for them by ``updates(since=…)``. None
                 keeps the latest state only.
-            progress_interval: Seconds between two stores of PROGRESS. Of what is told in between, the latest
+            progress_interval: Seconds between two stores of PROGRESS. Of what is reported in between, the latest
                 is stored.
 
         Returns:
             The context; ``async with`` gives it to the block. See :class:`TaskContext`.
 
         Raises:
-            ValueError: The id, or a number, makes no sense.
+            ValueError: The id, or a number, is invalid.
         """
         from .worker import TaskContext  # most programs only wait (benchmarks: import)
 
-        return TaskContext(
-            self,
-            task_id,
-            name=name,
-            args=args,
-            kwargs=kwargs,
-            worker=worker,
-            queue=queue,
-            retries=retries,
-            parent_id=parent_id,
-            group_id=group_id,
-            ignore_result=ignore_result,
-            expires=expires,
-            failure_expires=failure_expires,
-            heartbeat=heartbeat,
-            history=history,
-            progress_interval=progress_interval,
-        )
+        return TaskContext(self, task_id, **options)
+
+    def tracked(
+        self, *, id: Callable[..., str | uuid.UUID] | None = None, **options: Unpack[TrackOptions]
+    ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
+        """Decorate a coroutine function: each call of it is a task, as a block of :meth:`track` is.
+
+        ::
+
+            @backend.tracked(id=lambda job: job["id"], heartbeat=5)
+            async def resize(job: dict[str, Any]) -> str: ...
+
+        What it returns is stored with SUCCESS, and returned; what it raises with FAILURE, and raised.
+        :func:`current_task` gives the :class:`TaskContext` inside.
+
+        Args:
+            id: Called with the arguments of each call: the task's id. None makes a new one.
+            options: Those of :meth:`track`. ``name`` is by default that of the function.
+
+        Raises:
+            TypeError: What is decorated is no coroutine function.
+        """
+
+        def decorate(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+            if not inspect.iscoroutinefunction(fn):
+                raise TypeError(f"tracked() decorates coroutine functions, not {fn!r:.60}")
+            named: TrackOptions = {"name": f"{fn.__module__}.{fn.__qualname__}", **options}
+
+            @functools.wraps(fn)
+            async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+                async with self.track(str(id(*args, **kwargs)) if id is not None else None, **named) as task:
+                    value = await fn(*args, **kwargs)
+                    task.set_result(value)
+                return value
+
+            return run
+
+        return decorate
 
     # -- being the current one ------------------------------------------------------------------------
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import math
 import os
 import platform
 import random
@@ -30,10 +29,10 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from . import _background
-from ._checks import check_task_id
+from ._checks import check_lifetime, check_task_id
 from ._handles.base import Node
 from ._storage.keys import REVOKE
 from ._storage.store import Store
@@ -41,7 +40,7 @@ from .control import Revocation
 from .errors import AsyncResultError, BackendClosed, BackendError, ResultEncodeError, TaskRevoked
 from .states import FAILURE, PROGRESS, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
 
-__all__ = ["Request", "TaskContext", "current_task", "traceback_text"]
+__all__ = ["Request", "TaskContext", "TrackOptions", "current_task", "traceback_text"]
 
 logger: logging.Logger = logging.getLogger("asyncresult")
 
@@ -56,6 +55,25 @@ _current: ContextVar[TaskContext | None] = ContextVar("asyncresult_current_task"
 def current_task() -> TaskContext | None:
     """The task whose block or function this code runs in, also in a worker thread of an Executor."""
     return _current.get()
+
+
+class TrackOptions(TypedDict, total=False):
+    """What :meth:`asyncresult.Backend.track` takes, and documents."""
+
+    name: str | None
+    args: Sequence[Any] | None
+    kwargs: Mapping[str, Any] | None
+    worker: str | None
+    queue: str | None
+    retries: int
+    parent_id: str | None
+    group_id: str | None
+    ignore_result: bool
+    expires: float | None
+    failure_expires: float | None
+    heartbeat: float | None
+    history: int | None
+    progress_interval: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,9 +132,8 @@ class TaskContext:
             raise ValueError(f"heartbeat must be a number of seconds above 0, not {heartbeat!r}")
         if history is not None and history < 1:
             raise ValueError(f"history must be a number of states above 0, not {history!r}")
-        for option, seconds in (("expires", expires), ("failure_expires", failure_expires)):
-            if seconds is not None and not 0 <= seconds < math.inf:
-                raise ValueError(f"{option} must be None or a finite number of seconds, not {seconds!r}")
+        check_lifetime("expires", expires)
+        check_lifetime("failure_expires", failure_expires)
         self.id: str = check_task_id(task_id if task_id is not None else uuid.uuid4())
         self.request: Request = Request(
             task=name,

@@ -16,6 +16,8 @@ __all__ = ["HISTORY", "REVOKE", "Keys"]
 HISTORY = "history"
 #: Beside a record: the latest request to revoke the task.
 REVOKE = "revoke"
+#: What integrations and users keep beside a record is called like this.
+_OWN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
 #: How the keys beside a record end.
 _BESIDE = re.compile(rb"\.(history|revoke|reply-[^.]*)\Z")
 
@@ -67,6 +69,16 @@ class Keys:
         key = self.task_key(task_id)
         # What stands in the first braces decides: the record's own name, unless that has braces itself.
         return (key if b"{" in key else b"{" + key + b"}") + f".{what}".encode()
+
+    def own_key(self, task_id: str, name: str) -> bytes:
+        """The key of what a user keeps beside the record; apart from what this package keeps there.
+
+        Raises:
+            ValueError: The name is none: letters, digits and underscores, at most 64.
+        """
+        if not _OWN_NAME.match(name):
+            raise ValueError(f"a name beside a record is letters, digits and underscores, not {name!r:.80}")
+        return self.key_beside(task_id, f"own.{name}")
 
     def reply_key(self, task_id: str, request: str) -> bytes:
         """The key under which the worker that has the task answers a request to revoke it."""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Driver", "Store"]
 
 DEFAULT_EXPIRES = 86400.0
+#: In place of a state, in what is kept beside records.
+_BESIDE = "BESIDE"
 
 
 class Driver(ABC):
@@ -353,6 +355,36 @@ class Store(Keys, ABC):
         beside = engine.delete([self.key_beside(id, what) for id in ids for what in (HISTORY, REVOKE)])
         records, _ = await asyncio.gather(engine.delete([self.task_key(id) for id in ids]), beside)
         return records
+
+    async def put_beside(self, task_id: str, name: str, value: Any, *, expires: float | None = None) -> None:
+        """Keep something about a task beside its record: what a worker, which only writes records, cannot erase.
+
+        On the same node of a cluster, under its own key; stored in the backend's format, as results are.
+
+        Args:
+            name: Letters, digits and underscores: that of an application or integration.
+            value: What the format can hold.
+            expires: Seconds to keep it; None is as long as records are kept.
+
+        Raises:
+            ValueError: The id or the name cannot be one.
+            ResultEncodeError: The value does not fit the format. Nothing was sent.
+            BackendUnavailable, BackendPermissionError, BackendClosed: It may or may not have been stored.
+
+        Wire: SET with EX, PUBLISH.
+        """
+        key = self.own_key(task_id, name)
+        payload = self.codec.encode(TaskMeta(task_id=task_id, status=_BESIDE, result=value))
+        await self._engine().put(key, payload, self._lifetime(_BESIDE, expires))
+
+    async def get_beside(self, task_id: str, name: str) -> Any:
+        """What :meth:`put_beside` keeps there; None where there is nothing.
+
+        Raises: as :meth:`get_meta`; ValueError: the id or the name cannot be one.
+
+        Wire: one MGET for all reads of a loop tick.
+        """
+        return (await self._decoded(task_id, await self._engine().read(self.own_key(task_id, name)))).result
 
     async def save_group(self, group: Any) -> None:
         """Store which results belong to a group, in Celery's form.

@@ -153,6 +153,14 @@ class Backend(Blocking):
         """Delete the records of ``ids``; how many there were."""
         return run(self._backend.forget, *ids)
 
+    def put_beside(self, task_id: str, name: str, value: Any, *, expires: float | None = None) -> None:
+        """Keep something about a task beside its record."""
+        run(self._backend.put_beside, task_id, name, value, expires=expires)
+
+    def get_beside(self, task_id: str, name: str) -> Any:
+        """What :meth:`put_beside` keeps there; None where there is nothing."""
+        return run(self._backend.get_beside, task_id, name)
+
     def save_group(self, group: GroupResult[Any]) -> None:
         """Store which results belong to a group."""
         run(self._backend.save_group, group)
