@@ -135,7 +135,7 @@ class _Call(Generic[T]):
         if self._value is not _MISSING:
             return self._value
         try:
-            raise self._error or _stopped()
+            raise _stopped() if self._error is None else self._error
         finally:
             self._error = None  # it holds this frame, which holds it
 

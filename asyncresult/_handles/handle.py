@@ -500,7 +500,8 @@ class Handle(Node[T_co]):
     def _told(self, meta: TaskMeta) -> Any:
         if meta.status == SUCCESS:
             return self._outcome(propagate=False)
-        return self._failure(meta) or meta.result
+        failure = self._failure(meta)
+        return meta.result if failure is None else failure  # its class may have a __bool__ or __len__
 
     # -- as a promise ---------------------------------------------------------------------------------------
 

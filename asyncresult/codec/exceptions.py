@@ -1,24 +1,25 @@
-"""Stored exceptions to exceptions, without trusting what is stored.
+"""Stored exceptions to exceptions and back, without trusting what is stored.
 
 Theory of operation
 ===================
 
-A record names a class and its arguments. Whoever can write to Redis can write any name, so a name must not be able
+A record names a class and its arguments. Anyone who can write to Redis can write any name, so a name must not be able
 to make the reader do anything:
 
 * the module is a key of ``sys.modules`` and nothing else: nothing is imported;
-* the qualified name is walked through the ``__dict__`` of that module and of its classes, read with the
-  interpreter's own getters: no ``__getattr__``, property or metaclass gets a turn, and the walk never leaves a
-  module for another one;
-* the class has to be an :class:`Exception` which a coroutine can raise;
-* the instance is made by ``__new__`` and ``__init__`` of the nearest *builtin* ancestor. They are C, and set
-  ``args`` and what ``str()`` of an OSError or a UnicodeDecodeError needs. Constructors in Python do not run, so
-  the attributes that they would have set are missing: who needs them lists the class (``exceptions=``);
-* an exception of which ``__str__`` or ``__repr__`` fails for want of such an attribute is worse than none, because
-  it breaks whoever reports it. This is tried, and is the only Python code that runs; where a class leaves both to
-  its builtin ancestor, none does.
+* the qualified name is looked up in the ``__dict__`` of that module and of its classes, read with the interpreter's
+  own getters: no ``__getattr__``, property or metaclass runs, and the lookup never leaves a module for another one;
+* the class has to be an :class:`Exception` that a coroutine can raise;
+* the instance is made by ``__new__`` and ``__init__`` of the nearest *builtin* ancestor. They are C, and set ``args``
+  and what ``str()`` of an OSError or a UnicodeDecodeError needs. Constructors in Python do not run, so the attributes
+  that they would have set are missing. The user lists classes that need them (``exceptions=``).
 
-:func:`find` and :func:`make` do that, and answer None where it cannot be done.
+An exception that cannot be reported is worse than none, because it breaks the code that reports the failure. So
+everything that ``str()``, ``repr()``, logging, traceback or pickle would use is tried first, on arguments of bounded
+size and depth. Where a class leaves these methods to its builtin ancestor, none of its code runs. What C code does not
+check itself (the offsets of a UnicodeError, the details of a SyntaxError) is checked here.
+
+Where any of this fails, the exception becomes :class:`TaskFailed`.
 
 Source: celery/backends/base.py, exception_to_python (5.7), whose safe part this is; CVE-2021-23727.
 """
@@ -26,8 +27,9 @@ Source: celery/backends/base.py, exception_to_python (5.7), whose safe part this
 from __future__ import annotations
 
 import builtins
+import concurrent.futures
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 from types import ModuleType
 from typing import Any
@@ -42,21 +44,42 @@ __all__ = ["Exceptions", "RemoteTraceback", "encode_exception", "error_text", "p
 REVOKED_ERROR = ("celery.exceptions", "TaskRevokedError")
 _WRAPPER = ("celery.utils.serialization", "UnpickleableExceptionWrapper")
 
-# The interpreter's own getters: `vars(x)` and `x.__mro__` would ask the type of x first.
+# repr() needs a level of C stack for each level of nesting, and may be called where little is left of it.
+_MAX_LEVELS = 50
+#: Values among the arguments: repr() of so many takes 20 ms.
+_MAX_VALUES = 100_000
+#: How far a SyntaxError may point beyond its text: traceback draws a caret for each column.
+_MAX_COLUMNS = 10_000
+#: str() of a larger int is a ValueError (4,300 digits).
+_MAX_INT_BITS = 14_000
+_NOT_SHOWN = "(arguments that cannot be shown)"
+
+#: What reporting an exception calls: str(), repr(), format(), pickle.
+_REPORTING = ("__str__", "__repr__", "__format__", "__reduce__", "__reduce_ex__")
+
+# The interpreter's own getters: `vars(x)` and `x.__mro__` would use the type of x first.
 _class_dict: Callable[[type], dict[str, Any]] = type.__dict__["__dict__"].__get__
 _class_mro: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
 _module_dict: Callable[[Any], dict[str, Any]] = vars(ModuleType)["__dict__"].__get__
 _exception_dict: Callable[[BaseException], dict[str, Any]] = BaseException.__dict__["__dict__"].__get__
 _set_cause: Callable[[BaseException, BaseException], None] = BaseException.__dict__["__cause__"].__set__
-args_of: Callable[[BaseException], tuple[Any, ...]] = BaseException.__dict__["args"].__get__
+_args_of: Callable[[BaseException], tuple[Any, ...]] = BaseException.__dict__["args"].__get__
+_subclasses_of: Callable[[type], list[type]] = type.__dict__["__subclasses__"]
 
 #: By identity, because a metaclass may redefine equality and hash.
 _builtins: dict[int, Any] = {
     id(cls): cls for cls in vars(builtins).values() if isinstance(cls, type) and issubclass(cls, Exception)
 }
-# Stop(Async)Iteration means something else to whoever runs the coroutine; the members of a group are stored as one
-# text; and an error of ours that another process met would be taken for one of this process: a timeout, say.
-NEVER_RAISED = (StopIteration, StopAsyncIteration, BaseExceptionGroup, AsyncResultError)
+# Stop(Async)Iteration means something else to the caller of a coroutine, and so does a cancelled future's error, which
+# asyncio turns into a cancellation; the members of a group are stored as one text; and an error of ours that another
+# process met would be taken for one of this process: a timeout, say.
+_NEVER_RAISED = (
+    StopIteration,
+    StopAsyncIteration,
+    BaseExceptionGroup,
+    AsyncResultError,
+    concurrent.futures.CancelledError,
+)
 
 
 class RemoteTraceback(Exception):
@@ -71,60 +94,83 @@ class RemoteTraceback(Exception):
 class Exceptions:
     """Makes the exceptions that records hold, given the classes that the user has listed."""
 
-    __slots__ = ("_listed",)
+    __slots__ = ("_listed", "_names")
 
     def __init__(self, exceptions: Iterable[type[Exception]] = ()) -> None:
-        self._listed: dict[tuple[str, str], type[Exception]] = {}
-        for listed in exceptions:
-            cls: Any = listed
-            if not isinstance(cls, type) or not issubclass(cls, Exception) or issubclass(cls, NEVER_RAISED):
-                raise ValueError(f"exceptions= takes Exception classes that a coroutine can raise, not {cls!r}")
-            self._listed[cls.__module__, cls.__qualname__] = cls
+        self._listed: dict[int, type[Exception]] = {}
+        self._names: dict[tuple[str, str], type[Exception]] = {}
+        for cls in exceptions:
+            listed: Any = cls
+            if not isinstance(listed, type) or not _can_be_raised(listed):
+                raise ValueError(f"exceptions= takes Exception classes that a coroutine can raise, not {listed!r}")
+            self._listed[id(listed)] = listed
+            self._names[listed.__module__, listed.__qualname__] = listed
             # The short name is all that Celery records of an exception that it could not pickle.
-            self._listed.setdefault((cls.__module__, cls.__name__), cls)
+            self._names.setdefault((listed.__module__, listed.__name__), listed)
 
     def of(self, meta: TaskMeta) -> Exception | None:
         """See :meth:`Codec.exception`."""
-        if meta.status not in EXCEPTION_STATES or (meta.status == RETRY and not meta.result):
+        if meta.status not in EXCEPTION_STATES or (meta.status == RETRY and _is_empty(meta.result)):
             return None
-        name, module, args = read(meta.result)
-        facts: dict[str, Any] = {
-            "exc_type": name or "Exception",
-            "exc_module": module,
-            "exc_args": args,
-            "traceback": meta.traceback,
-            "task_id": meta.task_id,
-        }
+        name, module, args = _read(meta.result)
+        text = _text_of(args)
         exc: Exception | None = None
+        hint = ""
         if meta.status == REVOKED or (name == REVOKED_ERROR[1] and module in (REVOKED_ERROR[0], None)):
-            exc = TaskRevoked(text_of(args) or "revoked", **facts)
-        elif name is not None and module is not None:
-            exc = self._rebuilt(module, name, args)
+            exc = TaskRevoked(text or "revoked", **_facts(meta, name, module, args))
+        elif name is not None and module is not None and text is not None:
+            exc, hint = self._rebuilt(module, name, args)
         if exc is None:
             title = ".".join(printable(part) for part in (module, name) if part) if name else ""
-            parts = [part for part in (title, text_of(args)) if part]
-            exc = TaskFailed(": ".join(parts) or "the worker recorded no exception", **facts)
+            parts = [part for part in (title, _NOT_SHOWN if text is None else text) if part]
+            message = ": ".join(parts) or "the worker recorded no exception"
+            exc = TaskFailed(message, **_facts(meta, name, module, args if text is not None else (_NOT_SHOWN,)))
         note = " ".join(printable(part) for part in ("task", meta.name, meta.task_id) if part)
         note += {REVOKED: " was revoked", RETRY: " is to be retried"}.get(meta.status, " failed")
         note += f" on {printable(meta.worker)}" if meta.worker else ""
-        annotate(exc, note, meta.traceback)
+        _annotate(exc, [note, hint] if hint else [note], meta.traceback)
         return exc
 
-    def _rebuilt(self, module: str, name: str, args: tuple[Any, ...]) -> Exception | None:
-        listed = self._listed.get((module, name))
-        if listed is None:
-            cls = find(module, name)
-            return None if cls is None else make(cls, args)
-        try:
-            exc: Any = listed(*args)
-        except Exception:
+    def _rebuilt(self, module: str, name: str, args: tuple[Any, ...]) -> tuple[Exception | None, str]:
+        """The exception, or None; and a hint for the user about its class."""
+        found = _find(module, name)
+        listed = self._names.get((module, name)) or self._covered(module, name, found)
+        if listed is not None:
+            return _construct(listed, args), ""
+        if found is None:
+            return None, ""
+        in_python = list(takewhile(lambda base: id(base) not in _builtins, _class_mro(found)))
+        exc = _make(found, in_python, args)
+        if not any("__init__" in _class_dict(base) or "__new__" in _class_dict(base) for base in in_python):
+            return exc, ""
+        did = "was not called" if exc is not None else "would be needed"
+        return exc, f"the constructor of {printable(name)} {did}: list the class in exceptions= to have it called"
+
+    def _covered(self, module: str, name: str, found: type[Exception] | None) -> type[Exception] | None:
+        """The class, if it is a subclass of one that is listed; also one that only its base class knows."""
+        if not self._listed:
             return None
-        return exc if isinstance(exc, Exception) else None
+        if found is not None:
+            return found if any(id(base) in self._listed for base in _class_mro(found)) else None
+        for cls in _descendants(self._listed.values()):
+            if cls.__module__ == module and name in (cls.__qualname__, cls.__name__) and _can_be_raised(cls):
+                return cls
+        return None
+
+
+def _facts(meta: TaskMeta, name: str | None, module: str | None, args: tuple[Any, ...]) -> dict[str, Any]:
+    return {
+        "exc_type": name or "Exception",
+        "exc_module": module,
+        "exc_args": args,
+        "traceback": meta.traceback,
+        "task_id": meta.task_id,
+    }
 
 
 def encode_exception(exc: BaseException, storable: Callable[[Any], Any]) -> dict[str, Any]:
     """See :meth:`Codec.encode_exception`; `storable` makes something that can be stored of an argument."""
-    module, name, args = type(exc).__module__, type(exc).__qualname__, args_of(exc)
+    module, name, args = type(exc).__module__, type(exc).__qualname__, _args_of(exc)
     if isinstance(exc, TaskFailed) and exc.exc_module is not None:
         module, name, args = exc.exc_module, exc.exc_type, exc.exc_args
     elif isinstance(exc, TaskRevoked):
@@ -132,7 +178,15 @@ def encode_exception(exc: BaseException, storable: Callable[[Any], Any]) -> dict
     return {"exc_type": name, "exc_message": [storable(arg) for arg in args], "exc_module": module}
 
 
-def read(stored: Any) -> tuple[str | None, str | None, tuple[Any, ...]]:
+# -- reading ----------------------------------------------------------------------------------------------------
+
+
+def _is_empty(stored: Any) -> bool:
+    # Not the truth of a value of a registered type, whose class may answer anything.
+    return stored is None or (isinstance(stored, (str, list, dict)) and not stored)
+
+
+def _read(stored: Any) -> tuple[str | None, str | None, tuple[Any, ...]]:
     """Type, module and arguments, out of all forms that are met in records, also those of old versions."""
     record = stored
     if isinstance(stored, list):
@@ -141,22 +195,71 @@ def read(stored: Any) -> tuple[str | None, str | None, tuple[Any, ...]]:
         except (TypeError, ValueError):
             pass
     if not isinstance(record, dict) or not ("exc_type" in record or "exc_message" in record):
-        return None, None, (stored,) if stored else ()
-    name, module, args = record.get("exc_type"), record.get("exc_module"), _tuple(record.get("exc_message", ""))
+        return None, None, () if _is_empty(stored) else (stored,)
+    name, module, args = (
+        _str(record.get("exc_type")),
+        _str(record.get("exc_module")),
+        _tuple(record.get("exc_message", "")),
+    )
     if (module, name) == _WRAPPER and len(args) >= 3:
         # The worker could not pickle the exception and stored its module, name and arguments as arguments of this.
-        module, name, args = args[0], args[1], _tuple(args[2])
-    return name if isinstance(name, str) and name else None, module if isinstance(module, str) else None, args
+        module, name, args = _str(args[0]), _str(args[1]), _tuple(args[2])
+    return name or None, module, args
+
+
+def _str(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _tuple(message: Any) -> tuple[Any, ...]:
     return tuple(message) if isinstance(message, (list, tuple)) else (message,)
 
 
-def find(module: str, qualname: str) -> type[Exception] | None:
+def _text_of(args: tuple[Any, ...]) -> str | None:
+    """What ``str()`` of an exception with these arguments is; None if they cannot be shown, or only at great cost."""
+    plain = _are_plain(args)
+    if plain is None:
+        return None
+    try:
+        if not plain:
+            repr(args)
+        return str(Exception(*args))
+    except Exception:
+        return None
+
+
+def _are_plain(args: tuple[Any, ...]) -> bool | None:
+    """Whether ``repr()`` of the arguments cannot fail; None if it would take too long or too much of the stack."""
+    plain, left = True, _MAX_VALUES
+    level: list[Any] = [args]
+    for _ in range(_MAX_LEVELS):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, (list, tuple, set, frozenset)):
+                inner += value
+            elif isinstance(value, dict):
+                inner += value
+                inner += value.values()
+            elif isinstance(value, int):
+                plain = plain and value.bit_length() < _MAX_INT_BITS
+            elif not isinstance(value, (str, float, bytes, type(None))):
+                plain = False
+        left -= len(inner)
+        if not inner:
+            return plain
+        if left < 0:
+            return None
+        level = inner
+    return None
+
+
+# -- rebuilding -------------------------------------------------------------------------------------------------
+
+
+def _find(module: str, qualname: str) -> type[Exception] | None:
     """The exception class of that name, if its module is imported already and a coroutine can raise it."""
     found: Any = sys.modules.get(module)
-    # type(x), not isinstance(x, …): that would ask x.__class__, which may be a property.
+    # type(x), not isinstance(x, …): that would use x.__class__, which may be a property.
     if not issubclass(type(found), ModuleType):
         return None
     namespace = _module_dict(found)
@@ -165,48 +268,111 @@ def find(module: str, qualname: str) -> type[Exception] | None:
         if not issubclass(type(found), type):
             return None
         namespace = _class_dict(found)
-    return found if issubclass(found, Exception) and not issubclass(found, NEVER_RAISED) else None
+    return found if _can_be_raised(found) else None
 
 
-def make(cls: type[Exception], args: tuple[Any, ...]) -> Exception | None:
-    """An instance of a class that :func:`find` returned, made without its constructor; None if that fails."""
-    mro = _class_mro(cls)
-    for base in mro:
-        if issubclass(base, BaseException) and not issubclass(base, Exception) and base is not BaseException:
-            return None  # also a SystemExit, or a cancellation
-    in_python = list(takewhile(lambda base: id(base) not in _builtins, mro))
-    builtin = _builtins[id(mro[len(in_python)])]
+def _can_be_raised(cls: type) -> bool:
+    """Whether a coroutine can raise it, and it means nothing but that the task failed."""
+    return (
+        issubclass(cls, Exception)
+        and not issubclass(cls, _NEVER_RAISED)
+        # An exception that also is a SystemExit, or a cancellation.
+        and all(
+            issubclass(base, Exception) or base is BaseException or not issubclass(base, BaseException)
+            for base in _class_mro(cls)
+        )
+    )
+
+
+def _descendants(classes: Iterable[type]) -> Iterator[type]:
+    seen: set[int] = set()
+    left = list(classes)
+    while left:
+        cls = left.pop()
+        if id(cls) not in seen:
+            seen.add(id(cls))
+            yield cls
+            left += _subclasses_of(cls)
+
+
+def _construct(cls: type[Exception], args: tuple[Any, ...]) -> Exception | None:
+    """Call a class that the user trusts."""
+    try:
+        exc: Any = cls(*args)
+    except Exception:
+        return None
+    if not isinstance(exc, Exception) or not _can_be_raised(type(exc)) or not _is_sound(exc):
+        return None
+    return exc if _can_be_reported(exc) else None
+
+
+def _make(cls: type[Exception], in_python: list[type], args: tuple[Any, ...]) -> Exception | None:
+    """An instance of a class that :func:`_find` returned, made without its constructor; None if that fails."""
+    builtin = _builtins[id(_class_mro(cls)[len(in_python)])]
     if issubclass(cls, SyntaxError) and len(args) == 2:
         args = (args[0], _tuple(args[1]))  # a tuple is what the compiler gives, and a list what JSON makes of it
     try:
         exc: Exception = builtin.__new__(cls, *args)
         builtin.__init__(exc, *args)
-        if any("__str__" in _class_dict(base) or "__repr__" in _class_dict(base) for base in in_python):
-            _ = str(exc), repr(exc)
     except Exception:
         return None  # the arguments do not fit, or an extension module lays out its exceptions differently
-    return exc
+    if not _is_sound(exc):
+        return None
+    own = any(name in _class_dict(base) for base in in_python for name in _REPORTING)
+    return exc if not own or _can_be_reported(exc) else None
 
 
-def annotate(exc: Exception, note: str, traceback: str | None) -> None:
-    """Attach a note and the worker's traceback, past whatever the class has redefined."""
-    if traceback:
+def _is_sound(exc: Exception) -> bool:
+    """Whether the C code that shows it keeps within its data. CPython checks none of this."""
+    for kind in (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError):
+        if issubclass(type(exc), kind):
+            # str() reads object[start] without a look at its length: foreign memory, or a crash.
+            text, start, end = (kind.__dict__[name].__get__(exc) for name in ("object", "start", "end"))
+            return text is None or 0 <= start <= end <= len(text)
+    return not issubclass(type(exc), SyntaxError) or _has_sound_details(exc)
+
+
+def _has_sound_details(exc: Exception) -> bool:
+    def detail(name: str) -> Any:
+        return SyntaxError.__dict__[name].__get__(exc)
+
+    text = detail("text")
+    if not all(type(value) in (str, type(None)) for value in (detail("filename"), text)):
+        return False
+    columns = max(len(text or ""), _MAX_COLUMNS)
+    limits = {"lineno": sys.maxsize, "end_lineno": sys.maxsize, "offset": columns, "end_offset": columns}
+    # The compiler itself gives -1 where it does not know.
+    return all(
+        value is None or (type(value) is int and -1 <= value <= limit)
+        for value, limit in ((detail(name), limit) for name, limit in limits.items())
+    )
+
+
+def _can_be_reported(exc: Exception) -> bool:
+    try:
+        texts = str(exc), repr(exc), format(exc)
+        reduced = exc.__reduce_ex__(4)
+    except Exception:
+        return False
+    return all(isinstance(text, str) for text in texts) and isinstance(reduced, (tuple, str))
+
+
+def _annotate(exc: Exception, notes: list[str], traceback: str | None) -> None:
+    """Attach notes and the worker's traceback, past whatever the class has redefined."""
+    if traceback and isinstance(traceback, str):
         _set_cause(exc, RemoteTraceback(traceback))
-    _exception_dict(exc).setdefault("__notes__", []).append(note)
+    attributes = _exception_dict(exc)
+    held = attributes.get("__notes__")
+    attributes["__notes__"] = [*held, *notes] if isinstance(held, list) else notes
+
+
+# -- texts ------------------------------------------------------------------------------------------------------
 
 
 def printable(name: object) -> str:
     """A name out of a record, fit to be put into a message: short, and without control characters."""
-    text = str(name)[:200]
+    text = name[:200] if isinstance(name, str) else safe_repr(name)[:200]
     return text if text.isprintable() else ascii(text)[1:-1]
-
-
-def text_of(args: tuple[Any, ...]) -> str:
-    """What ``str()`` of an exception with these arguments is."""
-    try:
-        return str(Exception(*args))
-    except Exception:
-        return "(arguments that cannot be shown)"
 
 
 def error_text(error: Exception) -> str:

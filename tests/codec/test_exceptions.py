@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import pickle
 import traceback
 import uuid
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from asyncresult.codec import (
+    Codec,
     RemoteTraceback,
 )
 from asyncresult.errors import (
@@ -28,6 +31,7 @@ from tests.codec.records import (
     failed,
     failure,
     raised,
+    stored_as,
 )
 
 
@@ -252,3 +256,226 @@ def test_failures_that_were_read_are_passed_on() -> None:
     assert PLAIN.encode_exception(TaskRevoked("expired")) == revoked
     own = PLAIN.encode_exception(TaskFailed("mine"))
     assert own == {"exc_type": "TaskFailed", "exc_message": ["mine"], "exc_module": "asyncresult.errors"}
+
+
+# -- exceptions that cannot be reported ---------------------------------------------------------------------------
+
+
+def builtin_failure(name: str, *args: Any) -> Exception:
+    return raised({"exc_type": name, "exc_message": list(args), "exc_module": "builtins"})
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(-1, 0), (0, 4), (4, 4), (2, 1), (-(10**13), 1 - 10**13), (10**15, 10**15 + 1), (0, 2**63 - 1)]
+)
+@pytest.mark.parametrize("kind", ["Decode", "Encode", "Translate"])
+def test_offsets_of_unicode_errors_lie_within_the_text(kind: str, start: int, end: int) -> None:
+    """CPython looks at memory out of the text, which may end the process."""
+    head = {"Decode": ["utf-8", b"abc"], "Encode": ["ascii", "abc"], "Translate": ["abc"]}[kind]
+    assert type(builtin_failure(f"Unicode{kind}Error", *head, start, end, "why")) is TaskFailed
+    for sound in ((0, 0), (0, 1), (1, 3), (3, 3)):
+        assert type(builtin_failure(f"Unicode{kind}Error", *head, *sound, "why")).__name__ == f"Unicode{kind}Error"
+
+
+def test_offsets_are_checked_for_listed_classes_as_well() -> None:
+    class Own(UnicodeDecodeError):
+        pass
+
+    reader = Codec(exceptions=[Own])
+    assert type(raised(stored_as(Own, "utf-8", b"abc", -5, -4, "why"), reader=reader)) is TaskFailed
+    assert type(raised(stored_as(Own, "utf-8", b"abc", 1, 2, "why"), reader=reader)) is Own
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        ["f.py", 1, 1, "x", 1, 10**12],
+        ["f.py", 1, 10**12, "x", 1, 10**12],
+        ["f.py", 1, -5, "x", 1, 3],
+        ["f.py", "1", 1, "x", 1, 1],
+        ["f.py", 1, 1.5, "x", 1, 1],
+        [["f.py"], 1, 1, "x", 1, 1],
+        ["f.py", 1, 1, b"x", 1, 1],
+        ["f.py", 10**30, 1, "x", 1, 1],
+    ],
+)
+def test_details_of_a_syntax_error_are_such(details: list[Any]) -> None:
+    """traceback would draw a caret for each column, or fail."""
+    exc = builtin_failure("SyntaxError", "invalid syntax", details)
+    assert type(exc) is TaskFailed
+    assert len("".join(traceback.format_exception(exc))) < 1000
+
+
+class Reported(Exception):
+    """Of each subclass one method needs what the constructor would have set."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class NoStr(Reported):
+    def __str__(self) -> str:
+        return f"code {self.code}"
+
+
+class NoRepr(Reported):
+    def __repr__(self) -> str:
+        return f"<code {self.code}>"
+
+
+class NoFormat(Reported):
+    def __format__(self, spec: str) -> str:
+        return f"{self.code}"
+
+
+class NoReduce(Reported):
+    def __reduce__(self) -> Any:
+        return NoReduce, (self.code,)
+
+
+class WrongText(Exception):
+    def __str__(self) -> Any:
+        return 5
+
+
+@pytest.mark.parametrize("cls", [NoStr, NoRepr, NoFormat, NoReduce, WrongText])
+def test_what_cannot_be_reported_is_not_made(cls: type[Exception]) -> None:
+    exc = raised(stored_as(cls, 7))
+    assert type(exc) is TaskFailed
+    pickle.loads(pickle.dumps(exc))
+    listed = raised(stored_as(cls, 7), reader=Codec(exceptions=[cls]))
+    assert type(listed) is (TaskFailed if cls is WrongText else cls)
+
+
+class Broken:
+    def __repr__(self) -> str:
+        raise OSError("broken")
+
+
+def nested(levels: int) -> Any:
+    value: Any = "x"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("arg", [nested(900), nested(60), 1 << 20_000, Broken(), [0] * 200_000], ids=range(5))
+@pytest.mark.parametrize("name", ["ValueError", "KeyError", "Gone"])
+def test_arguments_are_shown_within_bounds(name: str, arg: Any) -> None:
+    """Deep in a program's stack, too: there repr() of what is nested 900 levels deep is a RecursionError."""
+    exc = builtin_failure(name, arg)
+    assert type(exc) is TaskFailed
+    assert str(exc) == f"builtins.{name}: (arguments that cannot be shown)"
+    assert repr(exc)
+    pickle.loads(pickle.dumps(exc))
+
+
+@pytest.mark.parametrize("arg", [nested(40), [0] * 50_000, 10**4000, "x" * 1_000_000])
+def test_unusual_arguments_are_kept(arg: Any) -> None:
+    exc = builtin_failure("ValueError", arg)
+    assert type(exc) is ValueError
+    assert exc.args == (arg,)
+
+
+class CancelledToo(asyncio.CancelledError, ValueError):
+    pass
+
+
+class FutureCancelled(concurrent.futures.CancelledError):
+    pass
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [asyncio.CancelledError, concurrent.futures.CancelledError, CancelledToo, FutureCancelled, asyncio.TimeoutError],
+)
+def test_no_cancellation_is_raised_because_a_record_says_so(cls: type[BaseException]) -> None:
+    exc = raised(stored_as(cls, "x"))
+    if cls is TimeoutError:
+        assert type(exc) is TimeoutError  # an error like any other
+        return
+    assert type(exc) is TaskFailed
+    assert exc.exc_type == cls.__qualname__
+    with pytest.raises(ValueError, match="that a coroutine can raise"):
+        Codec(exceptions=[cls])  # type: ignore[list-item]  # on purpose
+
+
+class Turncoat(Exception):
+    def __new__(cls, *args: Any) -> Any:
+        return StopIteration(*args)
+
+
+def test_a_listed_class_cannot_turn_into_what_is_never_raised() -> None:
+    assert type(raised(stored_as(Turncoat, 1), reader=Codec(exceptions=[Turncoat]))) is TaskFailed
+
+
+class Undecided:
+    def __bool__(self) -> bool:
+        raise ValueError("the truth value is ambiguous")
+
+    __len__ = __bool__  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("so is equality")
+
+    __hash__ = object.__hash__
+
+
+@pytest.mark.parametrize("status", [FAILURE, RETRY, REVOKED])
+def test_the_truth_of_a_stored_value_does_not_matter(status: str) -> None:
+    """As with arrays, of a type that the application has registered."""
+    for stored in (Undecided(), {"exc_type": Undecided(), "exc_module": Undecided(), "exc_message": [Undecided()]}):
+        exc = raised(stored, status)
+        assert isinstance(exc, TaskFailed)
+        assert isinstance(exc.exc_args[0], Undecided)
+
+
+# -- classes that the user lists ----------------------------------------------------------------------------------
+
+
+class Report(Exception):
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Detailed(Report):
+    pass
+
+
+def test_subclasses_of_a_listed_class_are_constructed_as_well() -> None:
+    class Local(Report):  # which no name leads to
+        pass
+
+    reader = Codec(exceptions=[Report])
+    for cls in (Report, Detailed, Local):
+        exc = raised(stored_as(cls, 5), reader=reader)
+        assert type(exc) is cls
+        assert exc.code == 5
+        assert exc.__notes__ == [f"task {ID} failed"]
+    assert type(raised(stored_as(Detailed, 5, 6), reader=reader)) is TaskFailed
+    assert type(raised(stored_as(ResultTimeout, "late"), reader=Codec(exceptions=[Exception]))) is TaskFailed
+
+
+def test_a_note_says_that_the_constructor_was_not_called() -> None:
+    hint = "list the class in exceptions= to have it called"
+    assert raised(stored_as(Report, 5)).__notes__ == [
+        f"task {ID} failed",
+        f"the constructor of Report was not called: {hint}",
+    ]
+    assert raised(stored_as(Detailed, 5)).__notes__[1].startswith("the constructor of Detailed was not called")
+    assert raised(stored_as(NoStr, 5)).__notes__[1] == f"the constructor of NoStr would be needed: {hint}"
+    assert raised(stored_as(WrongText, 5)).__notes__ == [f"task {ID} failed"]
+    assert builtin_failure("ValueError", 5).__notes__ == [f"task {ID} failed"]
+
+
+class Noted(Exception):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.__notes__ = "mine"  # type: ignore[assignment]  # not a list
+
+
+def test_notes_of_the_class_do_not_disturb() -> None:
+    exc = raised(stored_as(Noted), reader=Codec(exceptions=[Noted]))
+    assert exc.__notes__ == [f"task {ID} failed"]

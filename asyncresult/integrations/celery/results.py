@@ -147,7 +147,7 @@ def to_celery(handle: Any, app: Any) -> Any:
     if isinstance(handle, EagerResult):
         meta = handle.snapshot
         assert meta is not None
-        value = handle.exception or meta.result
+        value = meta.result if handle.exception is None else handle.exception
         result = celery_results.EagerResult(handle.id, value, meta.status, meta.traceback, meta.name)
         result.parent = _parent_to_celery(handle, app)
         return result
