@@ -31,13 +31,14 @@ class TaskMeta(
     frozen=True,
     # A wrong or unknown field makes the C decoder refuse, and the slow path look closer (see codec).
     forbid_unknown_fields=True,
-    rename={"children_raw": "children", "date_done_raw": "date_done", "extra": "(extra)"},
+    rename={"_children": "children", "_date_done": "date_done", "_extra": "(extra)"},
 ):
     """What is known about a task: its state, its result or failure, and who ran it.
 
     Attributes:
         task_id: The id whose key held the record.
-        status: One of :mod:`asyncresult.states`, or any custom word.
+        status: One of :mod:`asyncresult.states`, or any custom word. Empty where the writer stored null, as Celery's
+            ``update_state(meta=…)`` without a state does.
         result: The value; for FAILURE, RETRY and REVOKED the stored form of the exception (a mapping
             with ``exc_type``, ``exc_message``, ``exc_module``); for other states what the task told.
         traceback: The worker's traceback text.
@@ -45,7 +46,6 @@ class TaskMeta(
         name, args, kwargs, worker, queue, retries: Recorded with Celery's ``result_extended``.
         heartbeat: Who runs the task promised a sign of life: ``{"at": when the last one was given (seconds since
             the epoch, the worker's clock), "interval": seconds between two}``. Our own addition to the format.
-        extra: Fields that are not part of the format (Celery's stamps).
     """
 
     status: str
@@ -54,8 +54,8 @@ class TaskMeta(
     traceback: str | None = None
     # A tuple, because an empty one is no allocation, and nothing for the garbage collector to look at (benchmarks:
     # join-100000).
-    children_raw: tuple[Any, ...] | None = None
-    date_done_raw: Any = None
+    _children: tuple[Any, ...] | None = None
+    _date_done: Any = None
     group_id: str | None = None
     parent_id: str | None = None
     name: str | None = None
@@ -65,13 +65,18 @@ class TaskMeta(
     retries: int | None = None
     queue: str | None = None
     heartbeat: Any = None
-    extra: dict[str, Any] | None = None
+    _extra: dict[str, Any] | None = None
 
     @property
     def children(self) -> Any:
         """The list of what the task sent while it ran, in Celery's ``as_tuple`` form; None where none was recorded."""
-        raw = self.children_raw
+        raw = self._children
         return list(raw) if isinstance(raw, tuple) else raw  # a strange record may have anything here
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """Fields that are not part of the format, such as Celery's stamps."""
+        return self._extra or {}
 
     @property
     def ready(self) -> bool:
@@ -115,7 +120,7 @@ class TaskMeta(
         Raises:
             ResultDecodeError: The writer stored something that is not a time.
         """
-        raw = self.date_done_raw
+        raw = self._date_done
         if raw is None or raw == "":
             return None
         done = raw if isinstance(raw, datetime) else None
@@ -131,9 +136,74 @@ class TaskMeta(
             )
         return done if done.tzinfo is not None else done.replace(tzinfo=UTC)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as a plain mapping, e.g. for a web response.
+
+        Returns:
+            Every field under its name. ``date_done`` is the stored text; ``result`` is the value as it was read, or for
+            FAILURE, RETRY and REVOKED the stored form of the exception.
+        """
+        done = self._date_done
+        fields = {name: getattr(self, name) for name in _PUBLIC_FIELDS}
+        fields["date_done"] = done.isoformat() if isinstance(done, datetime) else done
+        return fields
+
+    # pydantic calls these two, so that a FastAPI endpoint may return a TaskMeta. A core schema is a plain mapping:
+    # pydantic is not imported for it.
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> dict[str, Any]:
+        return {
+            "type": "function-plain",
+            "function": {"type": "no-info", "function": _validated},
+            "serialization": {"type": "function-plain", "function": cls.to_dict},
+        }
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"title": cls.__name__, "type": "object", "properties": _JSON_SCHEMA, "required": ["status", "task_id"]}
+
+
+_TEXT = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+_JSON_SCHEMA: dict[str, Any] = {
+    "status": {"type": "string"},
+    "task_id": {"type": "string"},
+    "result": {},
+    "traceback": _TEXT,
+    "children": {},
+    "date_done": _TEXT,
+    "group_id": _TEXT,
+    "parent_id": _TEXT,
+    "name": _TEXT,
+    "args": {},
+    "kwargs": {},
+    "worker": _TEXT,
+    "retries": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+    "queue": _TEXT,
+    "heartbeat": {},
+    "extra": {"type": "object"},
+}
+_PUBLIC_FIELDS = tuple(name for name in _JSON_SCHEMA if name != "date_done")
+
+
+def _validated(value: Any) -> TaskMeta:
+    """A record, or what :meth:`TaskMeta.to_dict` made of one."""
+    if isinstance(value, TaskMeta):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError("not a TaskMeta, nor its to_dict()")
+    given = {"_" + name if name in ("children", "date_done", "extra") else name: item for name, item in value.items()}
+    if isinstance(children := given.get("_children"), list):
+        given["_children"] = tuple(children)
+    given["_extra"] = given.get("_extra") or None
+    try:
+        return TaskMeta(**given)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
 
 def stored_fields(meta: TaskMeta) -> dict[str, Any]:
     """The record as the mapping that Celery passes around: every field under the name that is stored."""
     fields = msgspec.structs.asdict(meta)
-    del fields["children_raw"], fields["date_done_raw"], fields["extra"]
-    return {**(meta.extra or {}), **fields, "children": meta.children, "date_done": meta.date_done_raw}
+    del fields["_children"], fields["_date_done"], fields["_extra"]
+    return {**(meta._extra or {}), **fields, "children": meta.children, "date_done": meta._date_done}

@@ -60,6 +60,7 @@ TABLE = [
     ("storage", "_storage.store"),
     ("storage", "_storage.engines"),
     ("storage", "_storage.engine"),
+    ("storage", "_storage.decoding"),
     ("storage", "_storage.options _storage.keys"),
     ("loop", "_storage.polling"),
     ("loop", "_storage.waiters _redis.subscriber _portal promise"),

@@ -255,9 +255,9 @@ class Table(Waiters):
         self.asked: list[bytes] = []
         self.decoding: list[Callable[[TaskMeta | ResultDecodeError], object]] = []
 
-        def decode(task_id: str, payload: bytes, small: bool) -> TaskMeta:
+        def decode(task_id: str, payload: bytes) -> TaskMeta | None:
             if len(payload) >= codec.LARGE_PAYLOAD_BYTES:
-                raise codec.LargeRecord
+                return None
             if payload == b"garbage":
                 raise ResultDecodeError("garbage")
             if payload == b"crash":

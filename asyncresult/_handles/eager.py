@@ -52,7 +52,7 @@ class EagerResult(AsyncResult[T_co]):
         if state in EXCEPTION_STATES and isinstance(ret_value, Exception):
             self._raised = ret_value
         self._meta = TaskMeta(
-            task_id=self.id, status=state, result=ret_value, traceback=traceback, name=name, children_raw=()
+            task_id=self.id, status=state, result=ret_value, traceback=traceback, name=name, _children=()
         )
 
     def _is_ready(self) -> bool:

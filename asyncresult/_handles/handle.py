@@ -453,7 +453,7 @@ class Handle(Node[T_co]):
             nonlocal payload
             try:
                 payload = reply.result()
-                backend._decode_then(self.id, payload, seen)
+                engine.decode_then(self.id, payload, seen)
             except asyncio.CancelledError:
                 look.cancel()
             except Exception as error:

@@ -187,9 +187,11 @@ class Many:
             done = False
             if payload:
                 try:
-                    done = handle._learn(codec.decode(handle.id, payload, True))
+                    meta = codec.decode_small(handle.id, payload)
+                    done = meta is not None and handle._learn(meta)
                 except Exception:
-                    pass  # large, or unreadable: the table will read it again, and see to it
+                    pass
+                # What is large or unreadable the table reads again, and sees to it.
                 size += len(payload)
             if self._ended:
                 return

@@ -133,7 +133,7 @@ class RedisEngine(Engine):
         self._reads: dict[bytes, list[asyncio.Future[bytes | None]]] = {}
         self.waiters = Waiters(
             self,
-            self.codec.decode,
+            self.codec.decode_small,
             loop=self.loop,
             safety_interval=backend.safety_interval,
             # Channels know no databases: a message may tell of a record in another one. The key decides.

@@ -13,6 +13,8 @@ import msgspec
 from ..codec.codec import Codec
 from ..errors import ResultDecodeError
 from ..meta import TaskMeta
+from ..states import PENDING
+from .decoding import DecodingThread
 
 if TYPE_CHECKING:
     from .waiters import Waiters
@@ -63,6 +65,7 @@ class Engine(ABC):
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.forks: int = Engine.fork_count
         self.codec = codec
+        self.decoding = DecodingThread(self.loop)
 
     @abstractmethod
     def read(self, key: bytes) -> asyncio.Future[bytes | None]:
@@ -139,19 +142,24 @@ class Engine(ABC):
     def decode_large(
         self, task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], object]
     ) -> None:
-        """See :meth:`.._waiters.Source.decode_large`: on a worker thread, in pieces, so the loop stays alive."""
+        """Decode a record on the engine's decoding thread, in pieces, then call ``done`` on the loop."""
+        self.decoding.submit(lambda: self.codec.decode_large(task_id, payload), done)
 
-        def decode() -> TaskMeta | ResultDecodeError:
-            try:
-                return self.codec.decode_large(task_id, payload)
-            except ResultDecodeError as error:
-                return error
-
-        def hand_over(future: asyncio.Future[TaskMeta | ResultDecodeError]) -> None:
-            if not future.cancelled():
-                done(future.result())
-
-        self.loop.run_in_executor(None, decode).add_done_callback(hand_over)
+    def decode_then(
+        self, task_id: str, payload: bytes | None, done: Callable[[TaskMeta | ResultDecodeError], object]
+    ) -> None:
+        """Decode a record whatever its size, then call ``done``: at once for a small one, later for a large one."""
+        outcome: TaskMeta | ResultDecodeError | None
+        try:
+            outcome = (
+                self.codec.decode_small(task_id, payload) if payload else TaskMeta(task_id=task_id, status=PENDING)
+            )
+        except ResultDecodeError as error:
+            outcome = error
+        if outcome is None:
+            self.decode_large(task_id, payload or b"", done)
+        else:
+            done(outcome)
 
 
 def _after_fork_in_child() -> None:

@@ -181,7 +181,7 @@ class MemoryEngine(Engine):
         self._channels: set[bytes] = set()
         self.waiters = Waiters(
             self,
-            self.codec.decode,
+            self.codec.decode_small,
             loop=self.loop,
             safety_interval=backend.safety_interval,
             verify_key=backend.verify_key,

@@ -11,11 +11,11 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import _background
 from .._checks import check_lifetime, check_seconds
-from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec, LargeRecord
+from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec
 from ..errors import BackendClosed, BackendError, ResultDecodeError
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, FAILURE, PENDING, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
@@ -43,6 +43,9 @@ class Driver(ABC):
     @abstractmethod
     def __str__(self) -> str:
         """The address, without secrets."""
+
+
+T = TypeVar("T")
 
 
 class Store(Keys, ABC):
@@ -129,14 +132,12 @@ class Store(Keys, ABC):
         """
         ids = list(ids)
         payloads = await self._engine().read_many([self.task_key(id) for id in ids])
-        decode = self._decode
+        decode = self.codec.decode_small
         metas: list[TaskMeta] = []
         size = 0
         for id, payload in zip(ids, payloads, strict=True):
-            try:
-                metas.append(decode(id, payload))
-            except LargeRecord:
-                metas.append(await self._decoded(id, payload))
+            meta = decode(id, payload) if payload else TaskMeta(task_id=id, status=PENDING)
+            metas.append(await self._decoded(id, payload) if meta is None else meta)
             size += len(payload or b"")
             if size >= LARGE_PAYLOAD_BYTES:  # many small records add up: let other tasks run
                 size = 0
@@ -194,44 +195,27 @@ class Store(Keys, ABC):
         except NotImplementedError:
             raise BackendError(f"{self} has no server that takes commands") from None
 
-    def _decode(self, task_id: str, payload: bytes | None) -> TaskMeta:
-        """The record, if it is small enough for the loop; LargeRecord if not."""
-        if not payload:
-            return TaskMeta(status=PENDING, task_id=task_id)
-        return self.codec.decode(task_id, payload, small=True)
-
     async def _decoded(self, task_id: str, payload: bytes | None) -> TaskMeta:
         """The record, whatever its size."""
-        try:
-            return self._decode(task_id, payload)
-        except LargeRecord:
-            pass
-        engine = self._engine()
-        decoded: asyncio.Future[TaskMeta | ResultDecodeError] = engine.loop.create_future()
+        meta = self.codec.decode_small(task_id, payload or b"")
+        if meta is not None:
+            return meta
+        return await self._on_thread(lambda: self.codec.decode_large(task_id, payload or b""))
 
-        def done(outcome: TaskMeta | ResultDecodeError) -> None:
+    async def _on_thread(self, decode: Callable[[], T]) -> T:
+        """What `decode` returns or raises on the engine's decoding thread."""
+        engine = self._engine()
+        decoded: asyncio.Future[T | ResultDecodeError] = engine.loop.create_future()
+
+        def done(outcome: T | ResultDecodeError) -> None:
             if not decoded.done():  # given up meanwhile
                 decoded.set_result(outcome)
 
-        engine.decode_large(task_id, payload or b"", done)
+        engine.decoding.submit(decode, done)
         outcome = await decoded
         if isinstance(outcome, ResultDecodeError):
             raise outcome
         return outcome
-
-    def _decode_then(
-        self, task_id: str, payload: bytes | None, done: Callable[[TaskMeta | ResultDecodeError], object]
-    ) -> None:
-        """Give the record to ``done``: at once, or a large one when it has been decoded."""
-        outcome: TaskMeta | ResultDecodeError
-        try:
-            outcome = self._decode(task_id, payload)
-        except LargeRecord:
-            self._engine().decode_large(task_id, payload or b"", done)
-            return
-        except ResultDecodeError as error:
-            outcome = error
-        done(outcome)
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -408,7 +392,11 @@ class Store(Keys, ABC):
         Wire: MGET.
         """
         payload = await self._engine().read(self.group_key(id))
-        return self.codec.decode_group(id, payload) if payload else None
+        if not payload:
+            return None
+        if len(payload) < LARGE_PAYLOAD_BYTES:
+            return self.codec.decode_group(id, payload)
+        return await self._on_thread(lambda: self.codec.decode_group(id, payload))
 
     async def delete_group(self, id: str) -> None:
         """Delete a saved group; its members' results stay.
@@ -428,10 +416,10 @@ class Store(Keys, ABC):
             "status": state,
             "result": result,
             "traceback": traceback,
-            "date_done_raw": datetime.now(UTC).isoformat() if state in READY_STATES else None,
+            "_date_done": datetime.now(UTC).isoformat() if state in READY_STATES else None,
         }
         if request is not None:
-            fields["children_raw"] = tuple(child.as_tuple() for child in getattr(request, "children", None) or ())
+            fields["_children"] = tuple(child.as_tuple() for child in getattr(request, "children", None) or ())
             fields["group_id"] = getattr(request, "group", None)
             fields["parent_id"] = getattr(request, "parent_id", None)
             fields["heartbeat"] = getattr(request, "heartbeat", None)

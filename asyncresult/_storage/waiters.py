@@ -42,7 +42,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from ..codec.codec import LARGE_PAYLOAD_BYTES, LargeRecord
+from ..codec.codec import LARGE_PAYLOAD_BYTES
 from ..errors import AsyncResultError, ResultDecodeError
 from ..meta import TaskMeta
 from ..states import READY_STATES
@@ -173,7 +173,7 @@ class Waiters:
 
     Args:
         source: Where subscriptions and reads go.
-        decode: :meth:`.codec.Codec.decode`, or one like it; told to be small.
+        decode: :meth:`.codec.Codec.decode_small`, or one like it: None for a record that is too large for the loop.
         loop: Its ``call_soon``, ``call_later`` and nothing else.
         safety_interval: Seconds between two sweeps that read every waited-for key again.
         verify_key: Take a published final record as a hint only and read the key.
@@ -182,7 +182,7 @@ class Waiters:
     def __init__(
         self,
         source: Source,
-        decode: Callable[[str, bytes, bool], TaskMeta],
+        decode: Callable[[str, bytes], TaskMeta | None],
         *,
         loop: asyncio.AbstractEventLoop,
         safety_interval: float,
@@ -366,14 +366,14 @@ class Waiters:
             self._want_read(entry)  # whatever it says
             return
         try:
-            meta = self._decode(entry.task_id, payload, True)
-        except LargeRecord:
-            _progress_of(entry).arrived += 1
-            self._decode_large(entry, payload, None)
+            meta = self._decode(entry.task_id, payload)
         except Exception as error:
             self._suspect(entry, _undecodable(entry, error), payload)
         else:
-            if meta.status in READY_STATES:
+            if meta is None:
+                _progress_of(entry).arrived += 1
+                self._decode_large(entry, payload, None)
+            elif meta.status in READY_STATES:
                 if entry.progress is not None:
                     self._release(entry, entry.progress)  # all that was published before it has arrived
                 self._finish(entry, meta)
@@ -449,13 +449,14 @@ class Waiters:
     def _read_record(self, entry: _Entry, payload: bytes, read: _Read | None) -> None:
         """Decode what a read has found; without a read, a message that had to wait for its turn."""
         try:
-            meta = self._decode(entry.task_id, payload, True)
-        except LargeRecord:
-            self._decode_large(entry, payload, read)
+            meta = self._decode(entry.task_id, payload)
         except Exception as error:
             self._decoded(entry, payload, _undecodable(entry, error), read)
         else:
-            self._decoded(entry, payload, meta, read)
+            if meta is None:
+                self._decode_large(entry, payload, read)
+            else:
+                self._decoded(entry, payload, meta, read)
 
     def _decoded(
         self, entry: _Entry, payload: bytes, outcome: TaskMeta | ResultDecodeError, read: _Read | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec, LargeRecord
+from .codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec
 from .convert import convert
 from .exceptions import RemoteTraceback
 from .json import register_type
@@ -11,7 +11,6 @@ __all__ = [
     "DEFAULT_MAX_RESULT_BYTES",
     "LARGE_PAYLOAD_BYTES",
     "Codec",
-    "LargeRecord",
     "RemoteTraceback",
     "convert",
     "register_type",

@@ -23,6 +23,7 @@ Source: celery/backends/base.py and celery/backends/redis.py (5.7).
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -35,39 +36,42 @@ from ..states import PENDING
 from . import pieces
 from .compression import COMPRESSED, compressor, decompressed, load_compressions
 from .exceptions import Exceptions, encode_exception, error_text, printable, safe_repr
-from .json import Bytes, escapes_ascii
+from .json import SLOW_NUMBERS_BYTES, Bytes, escapes_ascii, holds_slow_numbers, suits_msgspec
 from .serializers import known_serializer, serializer_functions
 
-__all__ = ["DEFAULT_MAX_RESULT_BYTES", "LARGE_PAYLOAD_BYTES", "Codec", "LargeRecord"]
+__all__ = ["DEFAULT_MAX_RESULT_BYTES", "LARGE_PAYLOAD_BYTES", "Codec"]
 
 DEFAULT_MAX_RESULT_BYTES = 64 * 1024 * 1024
-#: Records from this size are decoded on a worker thread, in pieces: 1 MB of JSON is some 5 ms of CPU.
-LARGE_PAYLOAD_BYTES = 1024 * 1024
+#: Records from this size are decoded on a worker thread, in pieces. So much JSON is 1 to 2 ms of CPU, 10 at the worst.
+LARGE_PAYLOAD_BYTES = 256 * 1024
+#: YAML takes a hundred times as long: records above this size go to the thread.
+YAML_ON_LOOP_BYTES = 1024
+#: What a compressed record may become whatever its own size, and above that, how many times its own size. JSON shrinks
+#: to a fifth or a twentieth. What shrinks to a thousandth may be empty lists, which take 20 times their text.
+RATIO_BYTES = 4 * 1024 * 1024
+MAX_RATIO = 200
 
 #: How deep the search for a value that cannot be stored goes; also see pieces.MAX_LEVELS.
 _SEARCHED_LEVELS = 200
 
+_MISSING: Any = object()
 _fast_decode = msgspec.json.Decoder(TaskMeta).decode
 
-_TEXT_FIELDS = ("traceback", "group_id", "parent_id", "name", "worker", "queue")
+_TYPED_FIELDS = ("traceback", "group_id", "parent_id", "name", "worker", "queue", "retries")
 #: In Celery's order. They stand between the five fields that are always there and task_id.
 _OPTIONAL_FIELDS = ("group_id", "parent_id", "name", "args", "kwargs", "worker", "retries", "queue", "heartbeat")
 _FIELDS = {"status", "result", "traceback", "children", "date_done", *_OPTIONAL_FIELDS, "task_id"}
 
-_PICKLED = (
-    "it is a pickle, which is never loaded: set result_serializer='json' in the workers (those that store in a"
-    " database write pickles whatever it says until Celery 5.7: upgrade them)"
-)
-_LOOKS_LIKE = {
+_REFUSED = {
+    "pickle": (
+        "it is a pickle, which is never loaded: set result_serializer='json' in the workers (those that store in a"
+        " database write pickles whatever it says until Celery 5.7: upgrade them)"
+    ),
     "json": "it looks like JSON: accept=('json',) would read it",
     "msgpack": "it looks like MessagePack: accept=('json', 'msgpack') would read it",
     "yaml": "it looks like YAML: accept=('json', 'yaml') would read it",
 }
 _looks_like_yaml = re.compile(rb"[A-Za-z_][\w.-]*:(?:\s|\Z)").match
-
-
-class LargeRecord(Exception):
-    """It is too large for an event loop: :meth:`Codec.decode_large` shall read it, on a thread."""
 
 
 class Codec:
@@ -106,48 +110,61 @@ class Codec:
         pairs = {name: serializer_functions(name, max_result_bytes) for name in names}
         self._dumps = pairs[self._serializer][0]
         self._loads = {name: pair[1] for name, pair in pairs.items()}
-        self._fast_limit = max_result_bytes if "json" in names else -1
+        self._fast_limit = min(max_result_bytes, LARGE_PAYLOAD_BYTES - 1) if "json" in names else -1
         self._compression = compressor(compression) if compression else None
         self._exceptions = Exceptions(exceptions)
 
     # -- reading
 
-    def decode(self, task_id: str, payload: Bytes, small: bool = False) -> TaskMeta:
-        """Read the record of a task.
+    def decode(self, task_id: str, payload: Bytes) -> TaskMeta:
+        """Read the record of a task, whatever its size: a large one in pieces, with pauses for other threads.
 
         Args:
             task_id: The task whose key or channel held it.
             payload: What was there. Empty stands for a pending task.
-            small: Read no more than what an event loop has the time for, also of what a compressed record becomes.
 
         Raises:
-            ResultTooLarge: It is bigger than ``max_result_bytes``, as it is or decompressed.
+            ResultTooLarge: It is bigger than ``max_result_bytes``, as it is or decompressed, or decompresses to
+                far more than its size.
             ResultDecodeError: It cannot be read, or is the record of another task.
-            LargeRecord: It is not `small`.
         """
-        if small and len(payload) >= LARGE_PAYLOAD_BYTES:
-            raise LargeRecord
-        # may_hold_tags(), written out, because its call would be a tenth of the whole.
+        meta = self.decode_small(task_id, payload)
+        return self.decode_large(task_id, payload) if meta is None else meta
+
+    def decode_small(self, task_id: str, payload: Bytes) -> TaskMeta | None:
+        """Read the record of a task if an event loop has the time for it.
+
+        Returns:
+            None for a record that is large, or becomes large, or takes long for its size: it is for
+            :meth:`decode_large`, on a thread.
+
+        Raises:
+            ResultDecodeError, ResultTooLarge: As :meth:`decode`.
+        """
+        # suits_msgspec(), written out: its call would be a tenth of the whole (benchmarks: join-stored).
         if (
             len(payload) <= self._fast_limit
             and payload.find(b"__type__") < 0
             and (payload.find(b"\\") < 0 or not escapes_ascii(payload))
+            and (len(payload) < SLOW_NUMBERS_BYTES or not holds_slow_numbers(payload))
         ):
             try:
                 meta = _fast_decode(payload)
             except (ValueError, RecursionError):
                 pass
             else:
-                # `extra` is a field of the Struct and so has a name in JSON, too; nobody may use it.
-                if meta.task_id == task_id and meta.extra is None:
+                # `_extra` is a field of the Struct and so has a name in JSON, too; nobody may use it.
+                if meta.task_id == task_id and meta._extra is None:
                     return meta
-        plain = self._plain(task_id, payload, small)
-        if plain is not payload and plain[:1] == b"{":
-            return self.decode(task_id, plain)  # once at most: nothing compressed begins so
-        return self._read(task_id, plain)
+        if len(payload) >= LARGE_PAYLOAD_BYTES:
+            return None
+        plain = self._plain(task_id, payload, LARGE_PAYLOAD_BYTES)
+        if plain is None or (len(plain) > YAML_ON_LOOP_BYTES and self._kind(plain) == "yaml"):
+            return None
+        return self._whole(task_id, plain)
 
     def decode_large(self, task_id: str, payload: Bytes) -> TaskMeta:
-        """Do what :meth:`decode` does, with pauses for other threads; it belongs into a worker thread.
+        """Read the record of a task, with pauses for other threads; call it on a worker thread.
 
         Only JSON is read in pieces, and not if it is nested a hundred levels deep or holds lone surrogates in a large
         text. It may take longer, up to three times. What cannot be cut is listed in docs/explanation/reliability.md.
@@ -155,21 +172,19 @@ class Codec:
         Raises:
             ResultDecodeError, ResultTooLarge: As :meth:`decode`, perhaps in other words.
         """
-        plain = self._plain(task_id, payload)
-        if plain[:1] != b"{":
-            return self._read(task_id, plain)
-        if "json" in self._loads and len(plain) > pieces.PIECE_BYTES:
-            try:
-                document = pieces.decode_in_pieces(plain)
-            except (pieces.NotInPieces, RecursionError):
-                return self.decode(task_id, plain)
-            except Exception as error:
-                problem = error_text(error)
-            else:
-                return self._record(task_id, document, plain)
-            # As in _document: out of the except block.
-            raise _unreadable(task_id, plain, f"{problem} (read as json)")
-        return self.decode(task_id, plain)
+        plain = self.plain(task_id, payload)
+        if plain[:1] != b"{" or "json" not in self._loads or len(plain) <= pieces.PIECE_BYTES:
+            return self._whole(task_id, plain)
+        try:
+            document = pieces.decode_in_pieces(plain)
+        except (pieces.NotInPieces, RecursionError):
+            return self._whole(task_id, plain)
+        except Exception as error:
+            problem = error_text(error)
+        else:
+            return self._record(task_id, document, plain)
+        # As in _document: out of the except block.
+        raise _unreadable(task_id, plain, f"{problem} (read as json)")
 
     def decode_group(self, group_id: str, payload: Bytes) -> Any:
         """Read a saved group.
@@ -180,7 +195,7 @@ class Codec:
         Raises:
             ResultDecodeError, ResultTooLarge: As :meth:`decode`, with the group's id as their ``task_id``.
         """
-        plain = self._plain(group_id, payload)
+        plain = self.plain(group_id, payload)
         document = self._document(group_id, plain) if plain else {"result": None}
         if not isinstance(document, dict) or "result" not in document:
             raise _unreadable(group_id, plain, "it is not a saved group, which is a mapping with a 'result'")
@@ -192,7 +207,7 @@ class Codec:
         Raises:
             ResultDecodeError, ResultTooLarge: As :meth:`decode`.
         """
-        plain = self._plain(task_id, payload)
+        plain = self.plain(task_id, payload)
         try:
             return self._loads[self._serializer](plain)
         except Exception as error:
@@ -205,54 +220,71 @@ class Codec:
         Raises:
             ResultDecodeError, ResultTooLarge: As :meth:`decode`.
         """
-        return self._plain(task_id, payload)
+        plain = self._plain(task_id, payload)
+        assert plain is not None  # it is, without a limit for the loop
+        return plain
 
-    def _plain(self, task_id: str, payload: Bytes, small: bool = False) -> Bytes:
-        """The payload, decompressed if it is marked as compressed."""
-        if len(payload) > self._limit:
-            raise ResultTooLarge(
-                f"the record of task {task_id!r} has {len(payload)} bytes, more than max_result_bytes={self._limit}",
-                task_id=task_id,
-                raw=bytes(payload[:256]),
-            )
+    def _plain(self, task_id: str, payload: Bytes, most: int | None = None) -> Bytes | None:
+        """The payload, decompressed if it is marked as compressed; None if that makes it larger than `most`."""
+        size = len(payload)
+        if size > self._limit:
+            message = f"the record of task {task_id!r} has {size} bytes, more than max_result_bytes={self._limit}"
+            raise ResultTooLarge(message, task_id=task_id, raw=bytes(payload[:256]))
         if not payload.startswith(COMPRESSED):
             return payload
         name, _, stream = payload[len(COMPRESSED) :].partition(b"\0")
+        limit = min(self._limit, max(MAX_RATIO * size, RATIO_BYTES))
         plain = bytearray()
         try:
             for chunk in decompressed(name.decode(), stream):
                 plain += chunk
-                if len(plain) > self._limit or (small and len(plain) > LARGE_PAYLOAD_BYTES):
+                if len(plain) > limit or (most is not None and len(plain) > most):
                     break
         except Exception as error:
             problem = f"it cannot be decompressed: {error_text(error)}"
         else:
-            if len(plain) <= self._limit:
-                if small and len(plain) > LARGE_PAYLOAD_BYTES:
-                    raise LargeRecord
-                return plain
+            if len(plain) <= limit:
+                return plain if most is None or len(plain) <= most else None
+            bound = f"max_result_bytes={limit}" if limit == self._limit else f"{MAX_RATIO} times that"
             raise ResultTooLarge(
-                f"the record of task {task_id!r} has {len(payload)} bytes and decompresses to at least {len(plain)}, "
-                f"more than max_result_bytes={self._limit}",
+                f"the record of task {task_id!r} has {size} bytes and decompresses to at least {len(plain)}, "
+                f"more than {bound}",
                 task_id=task_id,
                 raw=bytes(payload[:256]),
             )
         raise _unreadable(task_id, payload, problem)
 
-    def _document(self, task_id: str, plain: Bytes) -> Any:
-        """What the bytes say, read by the serializer to which their beginning points."""
+    def _whole(self, task_id: str, plain: Bytes) -> TaskMeta:
+        """The record in a text, in one go."""
+        if plain[:1] == b"{" and "json" in self._loads and suits_msgspec(plain):
+            try:
+                meta = _fast_decode(plain)
+            except (ValueError, RecursionError):
+                pass
+            else:
+                if meta.task_id == task_id and meta._extra is None:
+                    return meta
+        if not plain:
+            return TaskMeta(task_id=task_id, status=PENDING)
+        return self._record(task_id, self._document(task_id, plain), plain)
+
+    def _kind(self, plain: Bytes) -> str:
+        """The serializer to which the beginning of a text points."""
         start = bytes(plain[:64]).lstrip(b" \t\r\n")
         first = start[0] if start else 0
         if first == 0x80 or start.startswith((b"(d", b"}q")):  # protocols 2 and up, 0, 1
-            raise _unreadable(task_id, plain, _PICKLED)
+            return "pickle"
         if 0x81 <= first <= 0x8F or first in (0xDE, 0xDF):
-            kind = "msgpack"
-        elif first == ord("{"):
-            kind = "yaml" if "yaml" in self._loads and "json" not in self._loads else "json"
-        else:
-            kind = "yaml" if "yaml" in self._loads or _looks_like_yaml(start) else "json"
+            return "msgpack"
+        if first == ord("{"):
+            return "yaml" if "yaml" in self._loads and "json" not in self._loads else "json"
+        return "yaml" if "yaml" in self._loads or _looks_like_yaml(start) else "json"
+
+    def _document(self, task_id: str, plain: Bytes) -> Any:
+        """What the bytes say."""
+        kind = self._kind(plain)
         if kind not in self._loads:
-            raise _unreadable(task_id, plain, _LOOKS_LIKE[kind])
+            raise _unreadable(task_id, plain, _REFUSED[kind])
         try:
             return self._loads[kind](plain)
         except RecursionError:
@@ -262,41 +294,37 @@ class Codec:
         # Out of the except block, or else the error becomes its context, with the document in it.
         raise _unreadable(task_id, plain, f"{problem} (read as {kind})")
 
-    def _read(self, task_id: str, plain: Bytes) -> TaskMeta:
-        if not plain:
-            return TaskMeta(task_id=task_id, status=PENDING)
-        return self._record(task_id, self._document(task_id, plain), plain)
-
     def _record(self, task_id: str, document: Any, plain: Bytes) -> TaskMeta:
         """The record in a document, with the same checks as the fast way makes."""
         if not isinstance(document, dict):
             raise _unreadable(task_id, plain, f"it is of type {type(document).__name__}, not a mapping")
         fields: dict[str, Any] = document
-        if not isinstance(fields.get("status"), str):
+        status = fields.get("status", _MISSING)
+        if not isinstance(status, str | None):
             raise _unreadable(task_id, plain, "its field 'status' is missing or not a text")
         written_id = fields.get("task_id")
+        if isinstance(written_id, uuid.UUID):
+            written_id = str(written_id)
         if written_id and written_id != task_id:
             raise _unreadable(task_id, plain, f"it is the record of another task, {printable(written_id)}")
-        for name in _TEXT_FIELDS:
-            if not isinstance(fields.get(name), str | None):
-                raise _unreadable(task_id, plain, f"its field {name!r} is not a text")
-        retries = fields.get("retries")
-        if not isinstance(retries, int | None) or isinstance(retries, bool):
-            raise _unreadable(task_id, plain, "its field 'retries' is not a whole number")
         extra = {name: value for name, value in fields.items() if name not in _FIELDS}
         if not all(isinstance(name, str) for name in extra):
             raise _unreadable(task_id, plain, "the name of a field is not a text")
         if extra.get("(extra)", "") is None:
             del extra["(extra)"]  # the fast way cannot tell this from nothing
+        optional = {name: fields.get(name) for name in ("traceback", *_OPTIONAL_FIELDS)}
+        for name in _TYPED_FIELDS:
+            optional[name], kept = _typed(name, optional[name])
+            if kept is not None:
+                extra[name] = kept
         return TaskMeta(
             task_id=task_id,
-            status=fields["status"],
+            status=status or "",  # null: Celery's update_state() without a state
             result=fields.get("result"),
-            traceback=fields.get("traceback"),
-            children_raw=tuple(children) if isinstance(children := fields.get("children"), list) else children,
-            date_done_raw=fields.get("date_done"),
-            extra=extra or None,
-            **{name: fields.get(name) for name in _OPTIONAL_FIELDS},
+            _children=tuple(children) if isinstance(children := fields.get("children"), list) else children,
+            _date_done=fields.get("date_done"),
+            _extra=extra or None,
+            **optional,
         )
 
     def exception(self, meta: TaskMeta) -> Exception | None:
@@ -320,7 +348,7 @@ class Codec:
         Raises:
             ResultEncodeError: A value cannot be stored; its ``path`` says which.
         """
-        done = meta.date_done_raw
+        done = meta._date_done
         document: dict[str, Any] = {
             "status": meta.status,
             "result": meta.result,
@@ -332,8 +360,9 @@ class Codec:
             value = getattr(meta, name)
             if value is not None:
                 document[name] = value
-        for name, value in (meta.extra or {}).items():
-            document.setdefault(name, value)
+        for name, value in meta.extra.items():
+            if document.get(name) is None:
+                document[name] = value
         document["task_id"] = meta.task_id
         return self._encode(document)
 
@@ -431,6 +460,23 @@ class Codec:
 def _unreadable(task_id: str, raw: Bytes, problem: str) -> ResultDecodeError:
     message = f"the record of task {task_id!r} cannot be read: {problem}"
     return ResultDecodeError(message, task_id=task_id, raw=bytes(raw[:256]))
+
+
+def _typed(name: str, value: Any) -> tuple[Any, Any]:
+    """The value of an optional field in its type, or None; and what it was, if that cannot be had in this type.
+
+    Other languages write numbers here, and stamps of Celery may have the names of fields. The result is worth more than
+    any of these fields.
+    """
+    if value is None:
+        return None, None
+    if name == "retries":
+        return (value, None) if isinstance(value, int) and not isinstance(value, bool) else (None, value)
+    if isinstance(value, uuid.UUID):
+        return str(value), None
+    if name == "traceback" and isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return "\n".join(line.removesuffix("\n") for line in value), None
+    return (value, None) if isinstance(value, str) else (None, value)
 
 
 def _lists(value: Any) -> Any:

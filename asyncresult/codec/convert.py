@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
+import types
 import typing
 from typing import Any
 
@@ -35,14 +36,36 @@ def convert(value: Any, type: Any, *, task_id: str) -> Any:
         adapter = _adapter(type)
         if adapter is not None:
             return adapter.validate_python(value)
-        # Bytes have a tag of their own in JSON: a text is not taken for their base64.
-        return msgspec.convert(value, type, str_keys=True, builtin_types=(bytes,))
+        return _converted(value, type)
     except Exception as error:
         name = getattr(type, "__qualname__", "") if not typing.get_args(type) else ""
         raise ResultTypeError(
             f"the result of task {task_id!r} is not of the type {name or safe_repr(type)}: {_complaint(error)}",
             task_id=task_id,
         ) from error
+
+
+def _converted(value: Any, type: Any) -> Any:
+    try:
+        # Bytes have a tag of their own in JSON: a text is not taken for their base64.
+        return msgspec.convert(value, type, str_keys=True, builtin_types=(bytes,), dec_hook=_inner)
+    except TypeError as error:  # not a type for msgspec
+        members = typing.get_args(type) if typing.get_origin(type) in (typing.Union, types.UnionType) else ()
+        if not members:
+            raise
+        problem = error
+    for member in members:  # a union of several classes: the first that fits
+        try:
+            return None if value is member is None else _converted(value, member)
+        except (TypeError, ValueError):
+            pass
+    raise problem
+
+
+def _inner(type: Any, value: Any) -> Any:
+    """A part of a type that msgspec does not know: a pydantic model in a dataclass, say. msgspec checks the class."""
+    adapter = _adapter(type)
+    return value if adapter is None else adapter.validate_python(value)
 
 
 def _adapter(type: Any) -> Any:

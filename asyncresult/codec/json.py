@@ -7,7 +7,8 @@ Theory of operation
 surrogates, the last of two equal keys wins) with kombu's ``{"__type__": …, "__value__": …}`` for rich values.
 :func:`json_decode` defines it. msgspec's decoder is ten times as fast and either refuses or agrees: it refuses
 whatever is not strict JSON, and it agrees on everything else but the tags, which it does not know. So a text in
-which :func:`may_hold_tags` sees ``__type__``, also when a letter of that is spelled ``\\u00XX``, is kept from it.
+which :func:`suits_msgspec` sees ``__type__``, also when a letter of that is spelled ``\\u00XX``, is kept from it; so
+is one with numbers for which it takes very long.
 
 Source: kombu/utils/json.py (5.7).
 """
@@ -17,24 +18,59 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
+import re
+import sys
 import uuid
 from collections.abc import Callable
 from datetime import date, datetime, time
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 
-__all__ = ["Bytes", "escapes_ascii", "json_codec", "json_decode", "may_hold_tags", "register_type", "untagged"]
+import msgspec
+
+__all__ = [
+    "SLOW_NUMBERS_BYTES",
+    "Bytes",
+    "escapes_ascii",
+    "holds_slow_numbers",
+    "json_codec",
+    "json_decode",
+    "register_type",
+    "suits_msgspec",
+    "untagged",
+]
 
 Bytes = bytes | bytearray
 
 #: How much base64 is decoded at once: 0.1 ms, during which no other thread runs.
 BASE64_BYTES = 128 * 1024
 
-_encoders: dict[type, tuple[str | None, Callable[[Any], Any]]] = {}
-_decoders: dict[str, Callable[[Any], Any]] = {
+_Encoders = dict[type, tuple[str | None, Callable[[Any], Any]]]
+_Decoders = dict[str, Callable[[Any], Any]]
+
+#: What the application has registered here. It goes before kombu's registry, and that before ours.
+_registered_encoders: _Encoders = {}
+_registered_decoders: _Decoders = {}
+# A datetime is a date too: the more special one comes first.
+_encoders: _Encoders = {
+    datetime: ("datetime", datetime.isoformat),
+    date: ("date", date.isoformat),
+    time: ("time", time.isoformat),
+    Decimal: ("decimal", str),
+    uuid.UUID: ("uuid", lambda value: {"hex": value.hex}),
+}
+_decoders: _Decoders = {
+    "datetime": datetime.fromisoformat,
+    "date": lambda text: datetime.fromisoformat(text).date(),
+    "time": time.fromisoformat,
+    "decimal": Decimal,
+    "uuid": lambda fields: uuid.UUID(**fields),
     "bytes": lambda text: text.encode(),
     "base64": lambda text: _from_base64(text.encode()),
 }
+#: Types that msgspec leaves as they are when it takes a model apart: they have tags of their own.
+_TAGGED_TYPES = (bytes, datetime, date, time, Decimal, uuid.UUID)
 
 
 def _from_base64(text: bytes) -> bytes:
@@ -63,19 +99,21 @@ def register_type(
         encoder: Makes a value that can be stored of an instance.
         decoder: Makes an instance again of what `encoder` returned.
 
+    Types that are registered with kombu are known here too, in a process that has loaded kombu. Dataclasses, attrs
+    classes, ``msgspec.Struct`` and pydantic models need no registration: they are stored as plain JSON, and the
+    ``type=`` of a handle reads them back.
+
     Source: kombu.utils.json.register_type. Worker and reader have to be told the same.
     """
-    _encoders[cls] = (marker, encoder)
+    _registered_encoders[cls] = (marker, encoder)
     if marker is not None:
-        _decoders[marker] = decoder
+        _registered_decoders[marker] = decoder
 
 
-# A datetime is a date too: the more special one is asked first.
-register_type(datetime, "datetime", datetime.isoformat, datetime.fromisoformat)
-register_type(date, "date", lambda day: day.isoformat(), lambda text: datetime.fromisoformat(text).date())
-register_type(time, "time", lambda clock: clock.isoformat(), time.fromisoformat)
-register_type(Decimal, "decimal", str, Decimal)
-register_type(uuid.UUID, "uuid", lambda value: {"hex": value.hex}, lambda fields: uuid.UUID(**fields))
+def _kombu(name: str) -> dict[Any, Any]:
+    """A registry of kombu's JSON, if that is loaded: what workers can write, their clients shall read."""
+    registry = getattr(sys.modules.get("kombu.utils.json"), name, None)
+    return registry if isinstance(registry, dict) else {}
 
 
 def _tagged(value: Any) -> Any:
@@ -83,25 +121,44 @@ def _tagged(value: Any) -> Any:
     reducer = getattr(value, "__json__", None)
     if reducer is not None:
         return reducer()
-    for cls, (marker, encoder) in _encoders.items():
-        if isinstance(value, cls):
-            encoded = encoder(value)
-            return encoded if marker is None else {"__type__": marker, "__value__": encoded}
+    for registry in (_registered_encoders, _kombu("_encoders"), _encoders):
+        for cls, (marker, encoder) in list(registry.items()):
+            if isinstance(value, cls):
+                encoded = encoder(value)
+                return encoded if marker is None else {"__type__": marker, "__value__": encoded}
     if isinstance(value, bytes):
         try:
             return {"__type__": "bytes", "__value__": value.decode()}
         except UnicodeDecodeError:
             return {"__type__": "base64", "__value__": base64.b64encode(value).decode()}
-    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+    return _plain_form(value)
+
+
+def _plain_form(value: Any) -> Any:
+    """What a model is in JSON; ``type=`` makes a model of it again. No package is imported for it."""
+    cls: Any = type(value)
+    if hasattr(cls, "__pydantic_serializer__"):  # models and dataclasses of pydantic
+        return cls.__pydantic_serializer__.to_python(value, mode="json", by_alias=True)
+    if isinstance(value, msgspec.Struct) or hasattr(cls, "__dataclass_fields__") or hasattr(cls, "__attrs_attrs__"):
+        return msgspec.to_builtins(value, builtin_types=_TAGGED_TYPES, enc_hook=_tagged)
+    if isinstance(value, Enum):
+        return value.value
+    raise TypeError(f"Object of type {cls.__name__} is not JSON serializable")
 
 
 def untagged(mapping: dict[str, Any]) -> Any:
     """The value that a mapping of exactly the two keys stands for; any other mapping itself."""
     if len(mapping) != 2 or "__type__" not in mapping or "__value__" not in mapping:
         return mapping
-    decoder = _decoders.get(mapping["__type__"])
+    marker = mapping["__type__"]
+    decoder = _registered_decoders.get(marker)
     if decoder is None:
-        raise ValueError(f"no decoder is registered for the __type__ {mapping['__type__']!r}")
+        theirs = _kombu("_decoders").get(marker)
+        # kombu's own decoders are those of this module, which reads large texts in pieces.
+        own = theirs is None or getattr(theirs, "__module__", None) == "kombu.utils.json"
+        decoder = _decoders.get(marker, theirs) if own else theirs
+    if decoder is None:
+        raise ValueError(f"no decoder is registered for the __type__ {marker!r}")
     return decoder(mapping["__value__"])
 
 
@@ -137,9 +194,26 @@ def json_decode(text: str) -> Any:
     return json_codec()[1](text)
 
 
-def may_hold_tags(text: Bytes) -> bool:
-    """Whether msgspec could read this JSON text differently."""
-    return text.find(b"__type__") >= 0 or escapes_ascii(text)
+def suits_msgspec(text: Bytes) -> bool:
+    """Whether msgspec reads this JSON text, if at all, as :func:`json_decode` does, and in good time."""
+    return (
+        text.find(b"__type__") < 0
+        and not escapes_ascii(text)
+        and (len(text) < SLOW_NUMBERS_BYTES or not holds_slow_numbers(text))
+    )
+
+
+#: What is shorter cannot hold so many slow numbers that it matters: 4 ms.
+SLOW_NUMBERS_BYTES = 4096
+#: Numbers with an exponent of three digits: msgspec takes up to 20 us for one, so 1 MB of them takes three seconds.
+_slow_number = re.compile(rb"[\[,: \t\n\r]-?[0-9]++(?:\.[0-9]++)?[eE][+-]?[0-9]{3}").search
+_DIGITS_ALIKE = bytes.maketrans(b"123456789E+", b"000000000e-")
+
+
+def holds_slow_numbers(text: Bytes) -> bool:
+    """Whether the standard library's decoder is the faster one, because of the numbers in a text."""
+    alike = text.translate(_DIGITS_ALIKE)  # 1 ns a byte, where a pattern takes 10
+    return (alike.find(b"e000") >= 0 or alike.find(b"e-000") >= 0) and _slow_number(text) is not None
 
 
 def escapes_ascii(text: Bytes) -> bool:

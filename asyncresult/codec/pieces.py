@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from .json import Bytes, json_decode, may_hold_tags, untagged
+from .json import Bytes, json_decode, suits_msgspec, untagged
 
 __all__ = ["PIECE_BYTES", "NotInPieces", "decode_in_pieces"]
 
@@ -104,7 +104,7 @@ def _piece(opening: Bytes, inside: Bytes, closing: Bytes, at: int) -> Any:
 
 def _decoded_piece(opening: Bytes, inside: Bytes, closing: Bytes) -> Any:
     text = bytes(opening + inside + closing)
-    if not may_hold_tags(text):
+    if suits_msgspec(text):
         try:
             return _fast_decode(text)
         except ValueError:

@@ -56,7 +56,7 @@ def failed(exc: BaseException, status: str = FAILURE, **fields: Any) -> TaskMeta
 
 
 def slow(payload: bytes) -> TaskMeta:
-    return PLAIN._read(ID, payload)
+    return PLAIN._record(ID, PLAIN._document(ID, payload), payload)
 
 
 CAPTURED = [name for name in READABLE if VECTORS[name]["kind"] != "synthetic" and VECTORS[name]["raw_value"]]

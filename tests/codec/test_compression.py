@@ -14,6 +14,7 @@ from asyncresult.codec import (
     Codec,
     compression,
 )
+from asyncresult.codec import codec as compression_limits
 from asyncresult.errors import (
     ResultDecodeError,
     ResultTooLarge,
@@ -139,3 +140,18 @@ def test_a_missing_module_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         Codec(compression="zstd")
     with pytest.raises(ResultDecodeError, match=r"backports\.zstd"):
         PLAIN.decode(ID, compressed("application/zstd", b"x"))
+
+
+def test_a_small_record_cannot_become_very_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty lists shrink to a thousandth, and take twenty times their text in memory."""
+    text = b'{"status": "SUCCESS", "result": [' + b"[]," * (2 * compression_limits.RATIO_BYTES // 3) + b"[]]}"
+    payload = compressed("application/x-gzip", zlib.compress(text, 9))
+    for read in (PLAIN.decode, PLAIN.decode_large, PLAIN.decode_group):
+        with pytest.raises(ResultTooLarge, match=rf"{len(payload)} bytes and decompresses to .*, more than 200 times"):
+            read(ID, payload)
+    # Text that shrinks as text does may be of any size, and any text may become a few megabytes.
+    numbers = record(result=list(range(1_200_000)))
+    assert len(numbers) > 2 * compression_limits.RATIO_BYTES
+    assert PLAIN.decode(ID, compressed("application/x-gzip", zlib.compress(numbers))).result[-1] == 1_199_999
+    spaces = record(result=" " * (compression_limits.RATIO_BYTES - 1000))
+    assert PLAIN.decode(ID, compressed("application/x-gzip", zlib.compress(spaces))).successful

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from datetime import UTC, datetime, time
 from decimal import Decimal
-from typing import Annotated, Any, TypedDict
+from enum import Enum
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import msgspec
 import pytest
@@ -21,8 +22,10 @@ from asyncresult.codec import (
     json as kombu_json,
 )
 from asyncresult.errors import (
+    ResultEncodeError,
     ResultTypeError,
 )
+from asyncresult.meta import TaskMeta
 from tests.codec.records import (
     CAPTURED,
     ID,
@@ -74,6 +77,9 @@ NOW = datetime(2024, 1, 2, tzinfo=UTC)
         (time(3), time, time(3)),
         ("a", Word, Word.A),
         ([1], set[int], {1}),
+        (NOW, str | datetime, NOW),
+        (None, Row | Shape | None, None),
+        ({"name": "n", "points": []}, Row | Shape, Shape("n", [])),
     ],
 )
 def test_convert(value: Any, type_: Any, converted: Any) -> None:
@@ -92,7 +98,7 @@ def test_convert(value: Any, type_: Any, converted: Any) -> None:
         (None, int, "got `null`"),
         (1, "int", "'int'"),
         (1, 3, "not of the type 3"),
-        (NOW, str | datetime, "may not contain more than one str-like type"),
+        (5, str | datetime, "may not contain more than one str-like type"),
     ],
 )
 def test_convert_refuses(value: Any, type_: Any, words: str) -> None:
@@ -126,3 +132,66 @@ def test_nothing_is_imported() -> None:
     assert set(sys.modules) == before
     for module in (codec, kombu_json, pieces):
         assert "pickle" not in vars(module)
+
+
+class Color(Enum):
+    RED = "red"
+
+
+class Pair(NamedTuple):
+    a: int
+    b: str
+
+
+class Renamed(msgspec.Struct, rename="camel", tag=True):
+    first_name: str
+    rows: list[Row]
+
+
+@dataclass
+class Rich:
+    when: datetime
+    sizes: set[int]
+    inner: Renamed
+    price: Decimal
+    raw: bytes
+
+
+@pytest.mark.parametrize(
+    ("value", "type_"),
+    [
+        (Row(1, NOW), Row),
+        (Rich(NOW, {1, 2}, Renamed("n", [Row(1)]), Decimal("1.50"), b"\xff"), Rich),
+        (Renamed("n", [Row(1, NOW)]), Renamed),
+        ([Row(1), Row(2)], list[Row]),
+        ({"a": Row(1)}, dict[str, Row]),
+        (Options(size=1), Options),
+        (Pair(1, "x"), Pair),
+        (Color.RED, Color),
+        (Row(1), Row | Shape | None),
+        (Shape("n", [(1, 2)]), Row | Shape | None),
+    ],
+)
+def test_models_are_stored_as_json_and_read_back(value: Any, type_: Any) -> None:
+    payload = PLAIN.encode(TaskMeta(task_id=ID, status="SUCCESS", result=value))
+    back = convert(PLAIN.decode(ID, payload).result, type_, task_id=ID)
+    assert back == value
+    assert type(back) is type(value)
+
+
+def test_models_of_attrs_and_pydantic_too() -> None:
+    attrs, pydantic = pytest.importorskip("attrs"), pytest.importorskip("pydantic")
+    point = attrs.make_class("Point", {"x": attrs.field(type=int), "when": attrs.field(type=datetime)})
+    item = pydantic.create_model("Item", id=(int, ...), tags=(set[str], ...), word=(str, pydantic.Field(alias="WORD")))
+    holder = make_dataclass("Holder", [("item", item), ("rows", list[Row])])
+    an_item = item(id=1, tags={"a"}, WORD="w")
+    for value in (point(1, NOW), an_item, holder(an_item, [Row(1)])):
+        payload = PLAIN.encode(TaskMeta(task_id=ID, status="SUCCESS", result=[value]))
+        assert convert(PLAIN.decode(ID, payload).result, list[type(value)], task_id=ID) == [value]  # type: ignore[misc]
+    with pytest.raises(ResultTypeError, match="result"):
+        convert({"item": {"id": "x"}, "rows": []}, holder, task_id=ID)
+
+
+def test_what_a_model_holds_must_be_storable() -> None:
+    with pytest.raises(ResultEncodeError, match="object"):
+        PLAIN.encode(TaskMeta(task_id=ID, status="SUCCESS", result=make_dataclass("Odd", ["x"])(object())))

@@ -7,6 +7,7 @@ import json.encoder
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import date
 from typing import Any
 from uuid import UUID
 
@@ -16,12 +17,13 @@ from hypothesis import strategies as st
 
 from asyncresult.codec import json as kombu_json
 from asyncresult.codec import register_type
-from asyncresult.errors import ResultDecodeError
+from asyncresult.errors import ResultDecodeError, ResultEncodeError
 from asyncresult.meta import TaskMeta
 from asyncresult.states import SUCCESS
 from tests.codec.records import (
     ID,
     PLAIN,
+    record,
 )
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.datetimes() | st.uuids()
@@ -113,8 +115,8 @@ class _Point:
 
 
 def test_registered_types(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kombu_json, "_encoders", dict(kombu_json._encoders))
-    monkeypatch.setattr(kombu_json, "_decoders", dict(kombu_json._decoders))
+    monkeypatch.setattr(kombu_json, "_registered_encoders", {})
+    monkeypatch.setattr(kombu_json, "_registered_decoders", {})
     register_type(_Point, "point", lambda p: [p.x, p.y], lambda xy: _Point(*xy))
     meta = TaskMeta(task_id=ID, status=SUCCESS, result=[_Point(1, 2)])
     payload = PLAIN.encode(meta)
@@ -124,3 +126,31 @@ def test_registered_types(monkeypatch: pytest.MonkeyPatch) -> None:
         PLAIN.decode(ID, payload.replace(b"[1, 2]}", b"[1]}"))
     register_type(_Point, None, lambda p: {"x": p.x})
     assert b'[{"x": 1}]' in PLAIN.encode(meta)
+
+
+def test_types_that_are_registered_with_kombu_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = pytest.importorskip("kombu.utils.json")
+    monkeypatch.setattr(theirs, "_encoders", dict(theirs._encoders))
+    monkeypatch.setattr(theirs, "_decoders", dict(theirs._decoders))
+    meta = TaskMeta(task_id=ID, status=SUCCESS, result=[_Point(1, 2)])
+    with pytest.raises(ResultEncodeError):
+        PLAIN.encode(meta)
+    theirs.register_type(_Point, "their-point", lambda p: [p.x, p.y], lambda xy: _Point(*xy))
+    payload = PLAIN.encode(meta)
+    assert b'{"__type__": "their-point", "__value__": [1, 2]}' in payload
+    assert PLAIN.decode(ID, payload) == PLAIN.decode_large(ID, payload) == meta
+    # A type of kombu's own, registered anew: dates stay text.
+    theirs.register_type(date, "date", date.isoformat, str)
+    dated = PLAIN.encode(TaskMeta(task_id=ID, status=SUCCESS, result=date(2024, 5, 6)))
+    assert PLAIN.decode(ID, dated).result == "2024-05-06"
+    # What is registered here goes first.
+    monkeypatch.setattr(kombu_json, "_registered_encoders", {})
+    monkeypatch.setattr(kombu_json, "_registered_decoders", {})
+    register_type(date, "date", date.isoformat, lambda text: f"ours {text}")
+    assert PLAIN.decode(ID, dated).result == "ours 2024-05-06"
+
+
+def test_large_bytes_are_read_in_pieces_where_kombu_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("kombu.utils.json")
+    monkeypatch.setattr(kombu_json, "_from_base64", lambda text: b"in pieces")
+    assert PLAIN.decode(ID, record(result={"__type__": "base64", "__value__": "eA=="})).result == b"in pieces"

@@ -111,7 +111,7 @@ def test_yaml_that_is_no_record(text: str) -> None:
 def test_yaml_may_refer_to_itself_in_moderation() -> None:
     pytest.importorskip("yaml")
     shared = [1, 2]
-    meta = TaskMeta(task_id=ID, status=SUCCESS, result=[shared, shared], date_done_raw="2024-01-02T00:00:00+00:00")
+    meta = TaskMeta(task_id=ID, status=SUCCESS, result=[shared, shared], _date_done="2024-01-02T00:00:00+00:00")
     payload = Codec(serializer="yaml").encode(meta)
     assert b"*id001" in payload
     assert WIDE.decode(ID, payload) == meta

@@ -121,10 +121,10 @@ def test_children_are_a_list_whichever_way_they_were_read(children: Any) -> None
 
 def test_fields_are_written_in_celerys_order() -> None:
     meta = TaskMeta(
-        task_id=ID, status=SUCCESS, result=1, traceback="t", children_raw=(),
-        date_done_raw=datetime(2024, 1, 2, tzinfo=UTC),
+        task_id=ID, status=SUCCESS, result=1, traceback="t", _children=(),
+        _date_done=datetime(2024, 1, 2, tzinfo=UTC),
         group_id="g", parent_id="p", name="n", args=(1,), kwargs={"k": 2}, worker="w", retries=0, queue="q",
-        extra={"stamped_headers": ["s"], "s": 1, "status": "forged", "task_id": "forged"},
+        _extra={"stamped_headers": ["s"], "s": 1, "status": "forged", "task_id": "forged"},
     )  # fmt: skip
     assert PLAIN.encode(meta).decode() == (
         '{"status": "SUCCESS", "result": 1, "traceback": "t", "children": [], '
@@ -136,7 +136,7 @@ def test_fields_are_written_in_celerys_order() -> None:
         '{"status": "STARTED", "result": null, "traceback": null, "children": null, "date_done": null, '
         f'"task_id": "{ID}"}}'
     )
-    native = TaskMeta(task_id=ID, status=SUCCESS, date_done_raw=datetime(2024, 1, 2, 3, tzinfo=UTC))
+    native = TaskMeta(task_id=ID, status=SUCCESS, _date_done=datetime(2024, 1, 2, 3, tzinfo=UTC))
     assert b'"date_done": "2024-01-02T03:00:00+00:00"' in PLAIN.encode(native)
 
 
@@ -201,7 +201,7 @@ def test_stock_celery_reads_what_we_write() -> None:
     backend = celery.Celery(backend="cache+memory://", set_as_current=False).backend
     when = datetime(2024, 1, 2, tzinfo=UTC)
     meta = backend.decode_result(
-        PLAIN.encode(TaskMeta(task_id=ID, status=SUCCESS, result={"when": when, "b": b"\xff"}, date_done_raw=when))
+        PLAIN.encode(TaskMeta(task_id=ID, status=SUCCESS, result={"when": when, "b": b"\xff"}, _date_done=when))
     )
     assert meta["result"] == {"when": when, "b": b"\xff"}
     meta = backend.decode_result(PLAIN.encode(failed(KeyError("k"), traceback="tb")))

@@ -304,7 +304,7 @@ class World:
         )
 
 
-def _decode(task_id: str, payload: bytes, small: bool) -> TaskMeta:
+def _decode(task_id: str, payload: bytes) -> TaskMeta:
     return _DECODED[payload]
 
 

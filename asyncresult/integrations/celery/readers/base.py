@@ -60,8 +60,8 @@ class Reader:
                 status=status,
                 result=result,
                 traceback=fields.get("traceback"),
-                children_raw=_forms(fields.get("children")),
-                date_done_raw=done if done is None or isinstance(done, str) else done.isoformat(),
+                _children=_forms(fields.get("children")),
+                _date_done=done if done is None or isinstance(done, str) else done.isoformat(),
                 **{name: fields.get(name) for name in _EXTENDED},
             )
         )

@@ -75,11 +75,11 @@ def _record(
         task_id=task_id,
         status=columns.get("status") or "",
         result=values.get("result"),
-        children_raw=tuple(children) if isinstance(children, list) else children,
+        _children=tuple(children) if isinstance(children, list) else children,
         args=values.get("args"),
         kwargs=values.get("kwargs"),
-        date_done_raw=_date_done(columns),
-        extra=dict(extra) if extra else None,
+        _date_done=_date_done(columns),
+        _extra=dict(extra) if extra else None,
         **{name: columns.get(name) for name in _PLAIN},
     )
 
