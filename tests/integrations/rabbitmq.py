@@ -12,7 +12,7 @@ from tests.tools.servers import HOST, ServerMissing, free_port
 
 __all__ = ["RabbitMQ"]
 
-# The script of that name on PATH would change to another user, who cannot read our directory.
+# Debian's script of that name on PATH would change to another user, who cannot read our directory.
 _SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 
