@@ -311,7 +311,7 @@ class RedisEngine(Engine):
         except AsyncResultError as error:
             fail(write.future, error)
             return
-        if self._backend.precedes(key, old, write.status):
+        if await self.on_thread(lambda: self._backend.precedes(key, old, write.status)):
             settle(write.future, False)
         else:
             write.seen = sha1(old or b"", usedforsecurity=False).hexdigest().encode()

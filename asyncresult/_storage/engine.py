@@ -6,7 +6,7 @@ import asyncio
 import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -47,6 +47,9 @@ class BackendStats(msgspec.Struct, frozen=True):
     last_error: str | None = None
     received: int = 0
     refused: int = 0
+
+
+T = TypeVar("T")
 
 
 class Engine(ABC):
@@ -144,6 +147,20 @@ class Engine(ABC):
     ) -> None:
         """Decode a record on the engine's decoding thread, in pieces, then call ``done`` on the loop."""
         self.decoding.submit(lambda: self.codec.decode_large(task_id, payload), done)
+
+    async def on_thread(self, decode: Callable[[], T]) -> T:
+        """What `decode` returns, or the ResultDecodeError that it raises, on the engine's decoding thread."""
+        decoded: asyncio.Future[T | ResultDecodeError] = self.loop.create_future()
+
+        def done(outcome: T | ResultDecodeError) -> None:
+            if not decoded.done():  # given up meanwhile
+                decoded.set_result(outcome)
+
+        self.decoding.submit(decode, done)
+        outcome = await decoded
+        if isinstance(outcome, ResultDecodeError):
+            raise outcome
+        return outcome
 
     def decode_then(
         self, task_id: str, payload: bytes | None, done: Callable[[TaskMeta | ResultDecodeError], object]

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .. import _background
 from .._checks import check_lifetime, check_seconds
@@ -43,9 +43,6 @@ class Driver(ABC):
     @abstractmethod
     def __str__(self) -> str:
         """The address, without secrets."""
-
-
-T = TypeVar("T")
 
 
 class Store(Keys, ABC):
@@ -200,22 +197,7 @@ class Store(Keys, ABC):
         meta = self.codec.decode_small(task_id, payload or b"")
         if meta is not None:
             return meta
-        return await self._on_thread(lambda: self.codec.decode_large(task_id, payload or b""))
-
-    async def _on_thread(self, decode: Callable[[], T]) -> T:
-        """What `decode` returns or raises on the engine's decoding thread."""
-        engine = self._engine()
-        decoded: asyncio.Future[T | ResultDecodeError] = engine.loop.create_future()
-
-        def done(outcome: T | ResultDecodeError) -> None:
-            if not decoded.done():  # given up meanwhile
-                decoded.set_result(outcome)
-
-        engine.decoding.submit(decode, done)
-        outcome = await decoded
-        if isinstance(outcome, ResultDecodeError):
-            raise outcome
-        return outcome
+        return await self._engine().on_thread(lambda: self.codec.decode_large(task_id, payload or b""))
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -396,7 +378,7 @@ class Store(Keys, ABC):
             return None
         if len(payload) < LARGE_PAYLOAD_BYTES:
             return self.codec.decode_group(id, payload)
-        return await self._on_thread(lambda: self.codec.decode_group(id, payload))
+        return await self._engine().on_thread(lambda: self.codec.decode_group(id, payload))
 
     async def delete_group(self, id: str) -> None:
         """Delete a saved group; its members' results stay.

@@ -45,7 +45,7 @@ def serializer_functions(name: str, limit: int) -> tuple[Callable[[Any], bytes],
     def yaml_decode(data: Bytes) -> Any:
         document = yaml.load(data.decode(), Loader=loader)
         if _weight(document, {}) > limit:
-            raise ValueError("its references multiply beyond all measure")
+            raise ValueError("YAML aliases expand beyond max_result_bytes")
         return document
 
     return lambda value: yaml.safe_dump(value).encode(), yaml_decode
