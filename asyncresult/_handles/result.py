@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from .._checks import DetachOrRevoke, check_choice
 from .._extensions import integration_for
 from .._storage.store import Store
+from ..codec.exceptions import printable
 from ..errors import ResultTimeout
 from ..meta import TaskMeta
 from ..states import PENDING, RECEIVED, STARTED
@@ -513,8 +514,8 @@ class AsyncResult(Handle[T_co]):
         return self.id
 
     def __repr__(self) -> str:
-        state = f" {self._meta.status}" if self._meta is not None else ""
-        return f"<{type(self).__name__}: {self.id}{state}>"
+        state = f" {printable(self._meta.status)}" if self._meta is not None else ""
+        return f"<{type(self).__name__}: {printable(self.id)}{state}>"
 
     def __copy__(self) -> AsyncResult[T_co]:
         twin: AsyncResult[T_co] = type(self)(self.id, backend=self._backend, parent=self.parent, type=self._type)

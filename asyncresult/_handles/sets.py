@@ -15,6 +15,7 @@ from .._checks import ReturnWhen, check_choice, looks_once
 from .._extensions import integration_for
 from .._storage.current import current_store
 from .._storage.store import Store
+from ..codec.exceptions import printable
 from ..control import Reply, revoke
 from ..errors import BackendClosed, ResultDecodeError, ResultTimeout
 from ..meta import TaskMeta
@@ -521,7 +522,8 @@ class GroupResult(ResultSet[T], Node[list[T]]):
         return self.id
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self.id} [{', '.join(str(member) for member in self.results[:5])}]>"
+        shown = ", ".join(printable(str(member)) for member in self.results[:5])
+        return f"<{type(self).__name__}: {printable(self.id)} [{shown}]>"
 
 
 def _check_member(member: object) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from ..codec.exceptions import printable
 from ..meta import TaskMeta, stored_fields
 from ..states import EXCEPTION_STATES, FAILURE, PENDING, RETRY, REVOKED, SUCCESS
 
@@ -73,4 +74,5 @@ def coloured(stream: TextIO) -> bool:
 
 def state_text(state: str, *, colours: bool) -> str:
     """The name of a state, in its colour."""
-    return f"\x1b[{_COLOURS.get(state, '36')}m{state}\x1b[0m" if colours else state
+    state, colour = printable(state), _COLOURS.get(state, "36")
+    return f"\x1b[{colour}m{state}\x1b[0m" if colours else state

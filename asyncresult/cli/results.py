@@ -10,6 +10,7 @@ from typing import Any
 from .. import AsyncResult, ResultSet
 from .._checks import check_task_id
 from ..backend import Backend
+from ..codec.exceptions import printable
 from ..control import Reply
 from ..errors import ResultDecodeError
 from ..meta import TaskMeta, stored_fields
@@ -120,7 +121,7 @@ def _ended(id: str, outcome: TaskMeta | ResultDecodeError, quiet: bool) -> Statu
         say(str(outcome))
         return Status.UNREADABLE
     if not quiet:
-        write(f"{id} {outcome.status}")
+        write(f"{printable(id)} {printable(outcome.status)}")
     return status_of_state(outcome.status)
 
 

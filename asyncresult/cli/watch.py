@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from .._checks import check_task_id
 from ..backend import Backend
+from ..codec.exceptions import printable
 from ..errors import ResultDecodeError
 from ..meta import TaskMeta
 from ..states import PENDING
@@ -96,7 +97,7 @@ class LineView:
     """One line a state: for files, pipes, plain terminals, and more tasks than fit on a screen."""
 
     def show(self, id: str, meta: TaskMeta, state_id: str | None) -> None:
-        write(f"{id} {meta.status} {describe(meta)}".rstrip())
+        write(f"{printable(id)} {printable(meta.status)} {describe(meta)}".rstrip())
 
     def close(self) -> None: ...
 

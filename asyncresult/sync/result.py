@@ -17,6 +17,7 @@ from .._checks import DetachOrRevoke
 from .._handles.eager import EagerResult as EagerHandle
 from .._handles.result import AsyncResult as AsyncHandle
 from .._portal import run, start
+from ..codec.exceptions import printable
 from ..control import Reply
 from ..errors import ResultTimeout
 from ..graph import DependencyGraph
@@ -470,7 +471,7 @@ class AsyncResult(ResultBase, Generic[T_co]):
         return self.id
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self.id}>"
+        return f"<{type(self).__name__}: {printable(self.id)}>"
 
     def __copy__(self) -> Self:
         return self._of(self._handle.__copy__(), self.app)

@@ -18,6 +18,7 @@ from .._handles import streams as _streams
 from .._portal import run
 from ..backend import Backend as AsyncBackend
 from ..backend import current_backend
+from ..codec.exceptions import printable
 from ..control import Reply
 from ..meta import TaskMeta
 from .base import OnMessage, ResultBase, Stream, async_backend, blocking, blocking_get
@@ -334,7 +335,7 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
         return type(self), (self.results,)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: [{', '.join(str(member) for member in self.results)}]>"
+        return f"<{type(self).__name__}: [{', '.join(printable(str(member)) for member in self.results)}]>"
 
 
 class GroupResult(ResultSet[T]):
@@ -412,7 +413,8 @@ class GroupResult(ResultSet[T]):
         return self.id
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self.id} [{', '.join(str(member) for member in self.results)}]>"
+        shown = ", ".join(printable(str(member)) for member in self.results)
+        return f"<{type(self).__name__}: {printable(self.id)} [{shown}]>"
 
 
 # -- between the two faces, and Celery ------------------------------------------------------------------------

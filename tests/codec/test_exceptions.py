@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from asyncresult import AsyncResult, GroupResult, connect
 from asyncresult.codec import (
     Codec,
     RemoteTraceback,
@@ -479,3 +480,12 @@ class Noted(Exception):
 def test_notes_of_the_class_do_not_disturb() -> None:
     exc = raised(stored_as(Noted), reader=Codec(exceptions=[Noted]))
     assert exc.__notes__ == [f"task {ID} failed"]
+
+
+def test_states_and_ids_are_shown_without_control_characters() -> None:
+    backend = connect("memory://")
+    handle = AsyncResult("a\nb\x1b[31m", backend=backend)
+    handle._meta = TaskMeta(task_id=handle.id, status="PRO\rGRESS\u202e")
+    assert repr(handle) == r"<AsyncResult: a\nb\x1b[31m PRO\rGRESS\u202e>"
+    group = GroupResult("g\n", [handle])
+    assert repr(group).isprintable()
