@@ -50,7 +50,7 @@ def run(coro_fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     here, is raised at once; the coroutine is cancelled and left to end by itself.
 
     Raises:
-        RuntimeError: An event loop runs on this thread (it would stand still), or the portal was stopped
+        RuntimeError: An event loop runs on this thread (which it would block), or the portal was stopped
             meanwhile.
         BaseException: What the coroutine raises.
     """
@@ -357,7 +357,7 @@ def _after_fork_in_child() -> None:
 
 def _at_exit() -> None:
     if _portal is not None:
-        # Only daemon threads can still wait. They end with the process, and need not be told with an error.
+        # Only daemon threads can still wait. They end with the process, and need no error.
         _portal.calls.clear()
     stop()
 

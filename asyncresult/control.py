@@ -1,4 +1,4 @@
-"""Reaching whoever runs a task.
+"""Reaching the worker that runs a task.
 
 A backend only stores results. To revoke a task somebody must be reached who runs it: the ways are the
 backend's ``controllers``, added by whoever knows one (the Celery integration), and our own workers, if there
@@ -7,11 +7,11 @@ are any. Without any way, revoking raises; it never pretends.
 How our own workers are reached
 -------------------------------
 
-A request to revoke a task is a record under a key beside the task's own, and is published there. Whoever has
-the task, from the moment it is accepted, stands in the backend's table of waiters (:mod:`._waiters`) for
-that key, as a handle stands there for a result. So a request is lost no more than a result is: subscription,
-acknowledgement, read; read again after an outage, and in each sweep. A request that comes before the task is
-found by the read, and by the store of STARTED, which does nothing where the key exists.
+A request to revoke a task is a record under a key beside the task's own, and is published there. The worker that has
+the task, from the moment it accepts it, is a listener for that key in the backend's table of waiters
+(:mod:`._storage.waiters`), as a handle is for a result. So a request is lost no more than a result is: subscription,
+acknowledgement, read; read again after an outage, and in each sweep. A request that comes before the task is found by
+the read, and by the store of STARTED, which does nothing where the key exists.
 
 The answer goes the same way back, under a key beside the task's that the request names.
 
@@ -45,13 +45,13 @@ __all__ = ["Controller", "Reply", "Revocation", "revoke", "revoke_by_stamped_hea
 
 logger: logging.Logger = logging.getLogger("asyncresult")
 
-#: What stands in place of a state in requests and replies: custom words, so they never are final.
+#: In place of a state, in requests and replies: custom states, which are never final.
 REVOKE, REPLY = "REVOKE", "REPLY"
 #: Seconds that a request is kept for a task that nobody has yet, and that our workers count as present.
 REQUEST_EXPIRES = PRESENCE_EXPIRES = 86400.0
 #: Seconds after which a worker that takes a task announces itself again: the key may be gone without a reconnect.
 ANNOUNCE_INTERVAL = 60.0
-#: Seconds that a reply is kept for who asked: longer than any wait for it.
+#: Seconds that a reply is kept: longer than any wait for it.
 REPLY_EXPIRES = 60.0
 #: Seconds to wait for replies unless told otherwise. As Celery.
 REPLY_TIMEOUT = 1.0
@@ -65,7 +65,7 @@ class Reply:
 
     Attributes:
         worker: Who answered.
-        ok: Whether it did what was asked.
+        ok: Whether it did what was requested.
         detail: What became of the request, in words.
     """
 
@@ -95,7 +95,7 @@ async def revoke(
     wait: bool = False,
     timeout: float | None = None,
 ) -> list[Reply]:
-    """Ask every worker that can be reached not to run ``ids``.
+    """Request of every worker that can be reached not to run ``ids``.
 
     Args:
         terminate: Also end those that run already in a process. What runs under our own :meth:`Backend.track`,
@@ -131,9 +131,9 @@ async def revoke_by_stamped_headers(
     wait: bool = False,
     timeout: float | None = None,
 ) -> list[Reply]:
-    """Ask every worker not to run tasks that carry one of these stamps. Otherwise as :func:`revoke`.
+    """Request of every worker not to run tasks that carry one of these stamps. Otherwise as :func:`revoke`.
 
-    Stamps are Celery's: our own workers know none, and are not asked.
+    Stamps are Celery's: the request does not go to our own workers, which know none.
     """
     answers = [
         way.revoke_by_stamped_headers(headers, terminate=terminate, signal=signal, wait=wait, timeout=timeout)

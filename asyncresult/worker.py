@@ -198,7 +198,7 @@ class TaskContext:
     async def retry(self, exc: BaseException | None = None) -> None:
         """Store RETRY: the task ends here without a final state, and will be run again.
 
-        Whoever runs it again passes ``retries=`` one higher, or enters this context again. RETRY stands, whatever
+        The next run passes ``retries=`` one higher, or enters this context again. RETRY stands, whatever
         happens in the rest of the block (unless it is revoked): an exception may leave it, progress and heartbeats
         are stored no more.
 
@@ -221,7 +221,7 @@ class TaskContext:
     # -- the block's ends -----------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Raises: TaskRevoked: somebody asked to revoke the task. Otherwise as :meth:`Backend.store_result`."""
+        """Raises: TaskRevoked: there is a request to revoke the task. Otherwise as :meth:`Backend.store_result`."""
         self._block = asyncio.current_task()
         assert self._block is not None
         self._loop = asyncio.get_running_loop()

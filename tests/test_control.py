@@ -24,59 +24,59 @@ async def backend() -> AsyncIterator[Backend]:
         yield backend
 
 
-class Ear:
-    """Somebody who has a task."""
+class Holder:
+    """Somebody who has a task, and listens."""
 
     def __init__(self, backend: Backend, task_id: str, worker: str = "w", *, ok: bool = True) -> None:
-        self.heard: list[bool] = []
+        self.seen: list[bool] = []
         self._ok = ok
-        self._ear = Revocation(backend, task_id, worker, self._abort)
-        self.close = self._ear.close
+        self._revocation = Revocation(backend, task_id, worker, self._abort)
+        self.close = self._revocation.close
 
     def _abort(self, terminate: bool) -> tuple[bool, str]:
-        self.heard.append(terminate)
+        self.seen.append(terminate)
         return self._ok, "done" if self._ok else "impossible"
 
 
 class TestReplies:
     async def test_of_whoever_has_the_task(self, backend: Backend) -> None:
-        one, other = Ear(backend, "a", "w1"), Ear(backend, "b", "w2", ok=False)
+        one, other = Holder(backend, "a", "w1"), Holder(backend, "b", "w2", ok=False)
         replies = await revoke(backend, ["a", "b"], wait=True, timeout=20)
         assert sorted(replies, key=str) == [Reply("w1", True, "a: done"), Reply("w2", False, "b: impossible")]
         one.close()
         other.close()
 
     async def test_the_wait_ends_with_the_last_of_them(self, backend: Backend) -> None:
-        ear = Ear(backend, "a")
+        holder = Holder(backend, "a")
         start = time.monotonic()
         await revoke(backend, ["a"], wait=True, timeout=60)
         assert time.monotonic() - start < 10
-        ear.close()
+        holder.close()
 
     async def test_nobody_has_it(self, backend: Backend) -> None:
-        ear = Ear(backend, "a")
+        holder = Holder(backend, "a")
         replies = await revoke(backend, ["a", "b"], wait=True, timeout=0.05)
         assert [reply.worker for reply in replies] == ["w"]
-        ear.close()
+        holder.close()
 
     async def test_a_second_request_is_heard_too(self, backend: Backend) -> None:
-        ear = Ear(backend, "a")
+        holder = Holder(backend, "a")
         await revoke(backend, ["a"], wait=True, timeout=20)
         await revoke(backend, ["a"], terminate=True, wait=True, timeout=20)
-        assert ear.heard == [False, True]
-        ear.close()
+        assert holder.seen == [False, True]
+        holder.close()
 
     async def test_the_backend_is_closed_meanwhile(self, backend: Backend) -> None:
-        ear = Ear(backend, "a")
+        holder = Holder(backend, "a")
         asking = asyncio.create_task(revoke(backend, ["b"], wait=True, timeout=60))
         await waits_for(backend, 2)
         await backend.aclose()
         with pytest.raises(BackendClosed):
             await asking
-        ear.close()
+        holder.close()
 
     async def test_nothing_is_left_waiting(self, backend: Backend) -> None:
-        Ear(backend, "a").close()
+        Holder(backend, "a").close()
         await revoke(backend, ["a"], wait=True, timeout=0.01)
         await until(lambda: backend.stats().subscribed == 0)
 
@@ -102,12 +102,12 @@ class TestOtherWays:
         way = self.Celery()
         backend.controllers.append(way)
         assert await revoke(backend, ["a"], wait=True) == [Reply("celery", True)]
-        ear = Ear(backend, "a")
+        holder = Holder(backend, "a")
         replies = await revoke(backend, ["a"], wait=True, timeout=20)
         assert [reply.worker for reply in replies] == ["celery", "w"]
         assert await revoke_by_stamped_headers(backend, {"k": "v"}) == [Reply("celery", True)]
         assert way.asked == [["a"], ["a"], {"k": "v"}]
-        ear.close()
+        holder.close()
 
 
 class TestLost:
@@ -118,31 +118,31 @@ class TestLost:
             asyncresult.connect(proxy.url(), safety_interval=0.1) as ours,
             asyncresult.connect(redis_server.url()) as theirs,
         ):
-            ear = Ear(ours, "a")
+            holder = Holder(ours, "a")
             await waits_for(ours, 1)
             proxy.drop_messages()
             await revoke(theirs, ["a"])
-            await until(lambda: ear.heard)
+            await until(lambda: holder.seen)
             sweeps = ours.stats().sweeps
             await until(lambda: ours.stats().sweeps > sweeps + 2)
-            assert ear.heard == [False], "once, however often it is read"
-            ear.close()
+            assert holder.seen == [False], "once, however often it is read"
+            holder.close()
 
     async def test_the_connection(self, redis_server: RedisServer, proxy: FaultProxy) -> None:
         async with asyncresult.connect(proxy.url()) as ours, asyncresult.connect(redis_server.url()) as theirs:
-            ear = Ear(ours, "a")
+            holder = Holder(ours, "a")
             await waits_for(ours, 1)
             proxy.refuse()
             proxy.cut()
             await until(lambda: ours.stats().reconnects)
             await revoke(theirs, ["a"])
-            assert ear.heard == []
+            assert holder.seen == []
             proxy.clear()
-            await until(lambda: ear.heard)
-            ear.close()
+            await until(lambda: holder.seen)
+            holder.close()
 
     async def test_between_start_and_subscription(self, redis_server: RedisServer, proxy: FaultProxy) -> None:
-        """The task is STARTED, its ear not acknowledged yet: the read that follows finds the request."""
+        """The task is STARTED, its holder not acknowledged yet: the read that follows finds the request."""
         async with asyncresult.connect(proxy.url()) as ours, asyncresult.connect(redis_server.url()) as theirs:
             proxy.delay(0.2, "SUBSCRIBE")
 
@@ -170,19 +170,19 @@ class TestPresence:
     async def test_flushed(self, redis_server: RedisServer, clients: tuple[Backend, Backend]) -> None:
         """Who has the task is still subscribed, and answers."""
         ours, theirs = clients
-        ear = Ear(ours, "a")
+        holder = Holder(ours, "a")
         await waits_for(ours, 1)
         redis_server.cli("FLUSHALL")
         assert await revoke(theirs, ["a"]) == []
-        assert ear.heard == [False]
-        ear.close()
+        assert holder.seen == [False]
+        holder.close()
 
     async def test_restarted(self, redis_server: RedisServer, clients: tuple[Backend, Backend]) -> None:
         """Workers announce themselves again, so that a request for a task that nobody has yet is kept."""
         ours, theirs = clients
-        Ear(ours, "a").close()
+        Holder(ours, "a").close()
         await until(lambda: redis_server.cli("EXISTS", "asyncresult-workers"))
-        ear = Ear(ours, "b")
+        holder = Holder(ours, "b")
         await waits_for(ours, 1)
         redis_server.kill()
         redis_server.start()
@@ -191,15 +191,15 @@ class TestPresence:
         with pytest.raises(TaskRevoked):
             async with ours.track("c"):
                 pytest.fail("it ran")
-        ear.close()
+        holder.close()
 
     async def test_with_a_later_task(self, redis_server: RedisServer, clients: tuple[Backend, Backend]) -> None:
         ours, _ = clients
-        Ear(ours, "a").close()
+        Holder(ours, "a").close()
         await until(lambda: redis_server.cli("EXISTS", "asyncresult-workers"))
         redis_server.cli("FLUSHALL")
         control._announced[ours._engine()] -= control.ANNOUNCE_INTERVAL
-        Ear(ours, "b").close()
+        Holder(ours, "b").close()
         await until(lambda: redis_server.cli("EXISTS", "asyncresult-workers"))
 
     async def test_nobody_at_all(self, redis_server: RedisServer, clients: tuple[Backend, Backend]) -> None:
@@ -213,15 +213,15 @@ class TestPresence:
 class TestInTheBackground:
     async def test_closing_waits_for_it(self, redis_server: RedisServer, proxy: FaultProxy) -> None:
         async with asyncresult.connect(redis_server.url()) as ours:
-            ear = Ear(ours, "a")
+            holder = Holder(ours, "a")
             async with asyncresult.connect(proxy.url()) as theirs:
                 waiting = asyncio.create_task(theirs.result("a").get(on_cancel="revoke"))
                 await waits_for(theirs, 1)
                 proxy.delay(0.1)
                 waiting.cancel()
                 await asyncio.wait([waiting])
-            await until(lambda: ear.heard)
-            ear.close()
+            await until(lambda: holder.seen)
+            holder.close()
 
     async def test_but_not_for_ever(
         self, redis_server: RedisServer, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
@@ -246,13 +246,13 @@ class TestNonsense:
         self, backend: Backend, id: object, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A worker writes its reply under a key made of the request's id: it must be one that we have made."""
-        ear = Ear(backend, "a")
+        holder = Holder(backend, "a")
         request = {"status": "REVOKE", "task_id": "a", "result": {"id": id, "terminate": True, "reply": True}}
         await backend._engine().put(backend.key_beside("a", "revoke"), json.dumps(request).encode(), None)
         await until(lambda: "is ignored" in caplog.text)
-        assert ear.heard == []
+        assert holder.seen == []
         assert [key for key in backend.driver.records._values if b"reply" in key] == []  # type: ignore[attr-defined]
-        ear.close()
+        holder.close()
 
     @pytest.mark.parametrize("id", ["", "a\nb", None, 7], ids=repr)
     async def test_ids_that_are_none(self, backend: Backend, id: Any) -> None:
@@ -261,12 +261,12 @@ class TestNonsense:
 
     @pytest.mark.parametrize("request_record", [{}, {"result": None}, {"status": "REVOKE", "result": "all"}], ids=str)
     async def test_in_place_of_a_request(self, backend: Backend, request_record: dict[str, Any]) -> None:
-        ear = Ear(backend, "a")
+        holder = Holder(backend, "a")
         payload = json.dumps({"status": "X", "task_id": "a", **request_record}).encode()
         await backend._engine().put(backend.key_beside("a", "revoke"), payload, None)
         await revoke(backend, ["a"], wait=True, timeout=20)
-        assert ear.heard == [False]
-        ear.close()
+        assert holder.seen == [False]
+        holder.close()
 
     async def test_unreadable(self, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
         """The task cannot be revoked then; it says so, and runs."""
@@ -274,21 +274,21 @@ class TestNonsense:
             await backend._engine().put(backend.key_beside("a", "revoke"), b"{", None)
             handle = executor.options(task_id="b").submit(asyncio.sleep, 0, "ran")
             assert await handle.get(timeout=20) == "ran"
-            ear = Ear(backend, "a")
+            holder = Holder(backend, "a")
             await until(lambda: "task a cannot be revoked" in caplog.text)
-            ear.close()
+            holder.close()
 
     async def test_in_place_of_a_reply(self, backend: Backend) -> None:
-        ear = Ear(backend, "a")
+        holder = Holder(backend, "a")
         asking = asyncio.create_task(revoke(backend, ["a", "b"], wait=True, timeout=20))
-        await until(lambda: ear.heard)
+        await until(lambda: holder.seen)
         payload, _ = backend.driver.records._values[backend.key_beside("a", "revoke")]  # type: ignore[attr-defined]
         key = backend.key_beside("b", f"reply-{json.loads(payload)['result']['id']}")
         for nonsense in ({"status": "REPLY", "result": 7}, {"status": "OTHER", "result": {}}):
             await backend._engine().put(key, json.dumps({"task_id": "b", **nonsense}).encode(), None)
-        other = Ear(backend, "b", "w2")
+        other = Holder(backend, "b", "w2")
         assert sorted(reply.worker for reply in await asking) == ["w", "w2"]
-        ear.close()
+        holder.close()
         other.close()
 
 

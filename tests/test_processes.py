@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
@@ -90,7 +90,22 @@ async def test_sys_exit_ends_the_task_only(executor: Executor) -> None:
     assert await in_process.submit(jobs.own_pid).get(timeout=30) == pid, "the process is used again"
 
 
-async def test_programs_have_their_streams(executor: Executor, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def our_input() -> Iterator[None]:
+    """Something on our own standard input, which worker processes inherit."""
+    before, (reading, writing) = os.dup(0), os.pipe()
+    os.write(writing, b"ours")
+    os.close(writing)
+    os.dup2(reading, 0)
+    os.close(reading)
+    yield
+    os.dup2(before, 0)
+    os.close(before)
+
+
+async def test_programs_have_their_streams(
+    our_input: None, executor: Executor, capfd: pytest.CaptureFixture[str]
+) -> None:
     """They may print, and find nothing on their standard input: neither our pipes nor the caller's terminal."""
     in_process = executor.options(process=True)
     assert await in_process.submit(jobs.run_program, "print('from a program')").get(timeout=30) == 0

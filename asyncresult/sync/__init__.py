@@ -12,8 +12,7 @@ properties, ``r.get()`` blocks. One event loop in a thread of its own serves all
 same two connections. On a thread that runs an event loop everything that would wait raises RuntimeError at
 once: there, await :mod:`asyncresult`.
 
-The machinery stands in :mod:`._portal` (the loop), :mod:`._sync_backend`, :mod:`._sync_base`, :mod:`._sync_result`,
-:mod:`._sync_sets` and :mod:`._sync_executor`; what differs where Celery is loaded, in :mod:`._beside_celery`.
+The loop is in :mod:`asyncresult._portal`; what differs where Celery is loaded, in :mod:`.celery`.
 """
 
 from __future__ import annotations

@@ -46,9 +46,9 @@ def current_backend() -> Backend:
 
 
 class Backend(Blocking):
-    """Stores results of tasks, and tells who waits for them. Made by :func:`connect`.
+    """Stores results of tasks, and wakes who waits for them. Made by :func:`connect`.
 
-    All threads share its connections, two for each process. Equal to another that stands for the same.
+    All threads share its connections, two for each process. Equal to another one of the same async backend.
     """
 
     def __init__(self, backend: backends.Backend) -> None:

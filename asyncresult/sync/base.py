@@ -119,15 +119,15 @@ class ResultBase(Blocking):
             TypeError: A callback cannot be called.
 
         Source: celery/result.py (5.7), AsyncResult.then; there nobody calls before somebody waits, and
-        ``on_error`` never hears of a task that failed.
+        ``on_error`` is never called for a task that failed.
         """
         check_callable("callback", callback)
         if on_error is not None:
             check_callable("on_error", on_error)
         hold: Any = _weak if weak else _strong
-        return start(self._tell, hold(callback), hold(on_error), executor)
+        return start(self._call_back, hold(callback), hold(on_error), executor)
 
-    async def _tell(self, callback: Any, on_error: Any, executor: Executor | None) -> Any:
+    async def _call_back(self, callback: Any, on_error: Any, executor: Executor | None) -> Any:
         node = self._async()
         failure: Exception | None
         try:
@@ -138,7 +138,7 @@ class ResultBase(Blocking):
                 raise
             failure = error
 
-        def tell() -> Any:
+        def call() -> Any:
             error, handler = failure, on_error and on_error()
             if error is None or handler is None:
                 called = callback()
@@ -151,7 +151,7 @@ class ResultBase(Blocking):
                     error = raised
             return handler(error)
 
-        return await asyncio.wrap_future(executor.submit(tell)) if executor is not None else tell()
+        return await asyncio.wrap_future(executor.submit(call)) if executor is not None else call()
 
 
 class Stream(Iterator[ItemT]):
@@ -249,14 +249,14 @@ def _watching(node: Any, on_message: OnMessage | None, post: Post) -> Generator[
 class _Messages:
     """A feed that keeps nothing."""
 
-    __slots__ = ("_tell", "handle")
+    __slots__ = ("_pass_on", "handle")
 
-    def __init__(self, handle: Handle[Any], tell: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, handle: Handle[Any], pass_on: Callable[[dict[str, Any]], None]) -> None:
         self.handle = handle
-        self._tell = tell
+        self._pass_on = pass_on
 
     def put(self, meta: TaskMeta) -> None:
-        self._tell(document(self.handle, meta))
+        self._pass_on(document(self.handle, meta))
 
     def fail(self, error: AsyncResultError) -> None: ...
 

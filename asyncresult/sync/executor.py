@@ -58,7 +58,7 @@ class Submitter:
     def map(self, fn: Callable[..., Any], items: Iterable[Any]) -> GroupResult[Any]:
         """``submit(fn, item)`` for each item: the results, in the order of the items, as a group.
 
-        Raises: as :meth:`asyncresult.Executor.map`; ValueError: there never is room for so many.
+        Raises: as :meth:`asyncresult.Executor.map`; ValueError: so many may never be pending.
         """
         arguments = [_unblocked(item) for item in items]
 

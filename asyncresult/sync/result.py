@@ -34,7 +34,7 @@ T_co = TypeVar("T_co", covariant=True)
 class AsyncResult(ResultBase, Generic[T_co]):
     """The result of a task that runs somewhere else, for code without an event loop.
 
-    Stands where ``celery.result.AsyncResult`` stood. May be used by any number of threads. Two handles
+    Takes the place of ``celery.result.AsyncResult``. May be used by any number of threads. Two handles
     are equal when their ids are.
 
     Args:
@@ -244,7 +244,7 @@ class AsyncResult(ResultBase, Generic[T_co]):
 
         Raises:
             BackendUnavailable, BackendPermissionError, BackendClosed: It could not be read.
-            ResultDecodeError: It makes no sense.
+            ResultDecodeError: It cannot be read.
         """
         handle = self._handle
         known = handle.snapshot
@@ -342,7 +342,7 @@ class AsyncResult(ResultBase, Generic[T_co]):
         wait: bool = False,
         timeout: float | None = None,
     ) -> list[Reply]:
-        """Ask whoever has the task not to run it; see :func:`asyncresult.control.revoke`.
+        """Request of the worker that has the task not to run it; see :func:`asyncresult.control.revoke`.
 
         Args:
             connection: Accepted for Celery's sake, without effect.

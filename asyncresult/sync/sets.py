@@ -259,7 +259,7 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
         )
 
     def _by_handle(self) -> dict[int, AsyncResult[T]]:
-        """The leaves, by the identity of the async handles for which they stand."""
+        """The leaves, by the identity of their async handles."""
         return {id(leaf._async()): leaf for leaf in self._leaves()}
 
     # -- one look at all of them ------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
         wait: bool = False,
         timeout: float | None = None,
     ) -> list[Reply]:
-        """Ask whoever has the tasks, those of nested groups included, not to run them.
+        """Request of the workers that have the tasks, those of nested groups included, not to run them.
 
         Args:
             connection: Accepted for Celery's sake, without effect.

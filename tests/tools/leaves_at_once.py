@@ -1,4 +1,4 @@
-"""A program that ends while a worker process is busy, without leaving the Executor."""
+"""A program that ends while one worker process is idle and one is busy, without leaving the Executor."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ async def main() -> None:
     backend = asyncresult.connect("memory://")
     executor = Executor(backend)
     await executor.__aenter__()
-    handle = executor.options(process=True).submit(time.sleep, 600)
-    await handle.until("STARTED", timeout=20)
+    in_process = executor.options(process=True)
+    idle, busy = in_process.submit(time.sleep, 0.5), in_process.submit(time.sleep, 600)
+    await busy.until("STARTED", timeout=20)
+    await idle.get(timeout=30)
 
 
 if __name__ == "__main__":
