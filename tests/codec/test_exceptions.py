@@ -484,8 +484,8 @@ def test_notes_of_the_class_do_not_disturb() -> None:
 
 def test_states_and_ids_are_shown_without_control_characters() -> None:
     backend = connect("memory://")
-    handle = AsyncResult("a\nb\x1b[31m", backend=backend)
+    handle = AsyncResult("a\u202eb", backend=backend)
     handle._meta = TaskMeta(task_id=handle.id, status="PRO\rGRESS\u202e")
-    assert repr(handle) == r"<AsyncResult: a\nb\x1b[31m PRO\rGRESS\u202e>"
-    group = GroupResult("g\n", [handle])
+    assert repr(handle) == r"<AsyncResult: a\u202eb PRO\rGRESS\u202e>"
+    group = GroupResult("g\u202e", [handle])
     assert repr(group).isprintable()
