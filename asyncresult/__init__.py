@@ -83,31 +83,31 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # a type checker that sees __getattr__ lets every name pass
-    _ROOMS = {
-        "executor": ("Executor", "value_of"),
-        "control": (),
-        "graph": ("DependencyGraph",),
-        "promise": ("Promise", "Settled"),
-        "result": (
-            "EagerResult",
-            "GroupResult",
-            "ResultSet",
-            "as_completed",
-            "gather",
-            "result_from_tuple",
-            "scope",
-            "wait",
-        ),
-        "worker": ("TaskContext", "current_task"),
+    _LATER = {
+        "DependencyGraph": "graph",
+        "EagerResult": "result",
+        "Executor": "executor",
+        "GroupResult": "result",
+        "Promise": "promise",
+        "ResultSet": "result",
+        "Settled": "promise",
+        "TaskContext": "worker",
+        "as_completed": "result",
+        "current_task": "worker",
+        "gather": "result",
+        "result_from_tuple": "result",
+        "scope": "result",
+        "value_of": "executor",
+        "wait": "result",
     }
+    _MODULES = {"control", *_LATER.values()}
 
     def __getattr__(name):
-        for room, names in _ROOMS.items():
-            if name in names or name == room:
-                module = importlib.import_module(f".{room}", __name__)
-                found = globals()[name] = module if name == room else getattr(module, name)
-                return found
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name not in _LATER and name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f".{_LATER.get(name, name)}", __name__)
+        found = globals()[name] = getattr(module, name) if name in _LATER else module
+        return found
 
     def __dir__():
         return sorted({*globals(), *__all__})

@@ -91,7 +91,7 @@ FOR_TYPES = {"typing_extensions"}
 ALLOWED = {
     ("_promise_core", "__del__"): "notes a rejection that nobody looked at; no I/O, no lock",
     ("integrations.celery.readers.pickled", "pickle"): "reads plain values only: docs/decisions/0131",
-    ("__init__", "import_module"): "its own rooms, by names that stand in the source",
+    ("__init__", "import_module"): "its own modules, by names that are in the source",
     ("codec.serializers", "import_module"): "an optional package, by a name that stands in the source",
     ("codec.compression", "import_module"): "optional packages, by names that stand in the source",
 }
