@@ -25,6 +25,7 @@ import random
 import time
 import traceback as tracebacks
 import uuid
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ from ._handles.base import Node
 from ._storage.keys import REVOKE
 from ._storage.store import Store
 from .control import Revocation
-from .errors import AsyncResultError, BackendClosed, BackendError, ResultEncodeError, TaskRevoked
+from .errors import AsyncResultError, BackendClosed, BackendError, ResultDecodeError, ResultEncodeError, TaskRevoked
 from .states import FAILURE, PROGRESS, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
 
 __all__ = ["Request", "TaskContext", "TrackOptions", "current_task", "traceback_text"]
@@ -163,6 +164,7 @@ class TaskContext:
         self._result: Any = None
         self._shown: tuple[Any, str, str | None] = (None, STARTED, None)
         self._beat_timer: asyncio.TimerHandle | None = None
+        self._beats: deque[float] = deque(maxlen=64)  # times of the heartbeats in the latest records
         self._keeping: asyncio.Task[None] | None = None  # goes on storing the final state
         self._unsent_progress: dict[str, Any] | None = None
         self._sending_progress = False
@@ -368,7 +370,11 @@ class TaskContext:
             return nothing
         self._shown = (result, state, traceback)
         beating = self._heartbeat is not None and state not in (*READY_STATES, RETRY)
-        self.request.heartbeat = {"at": time.time(), "interval": self._heartbeat or 0.0} if beating else None
+        self.request.heartbeat = None
+        if beating:
+            now = time.time()
+            self._beats.append(now)
+            self.request.heartbeat = {"at": now, "interval": self._heartbeat or 0.0}
         return self._backend._store(
             self.id,
             result,
@@ -439,12 +445,37 @@ class TaskContext:
             raise
 
     def _beat(self) -> None:
+        """Renew the record, if it is still one of this run: a later run of the task may have begun elsewhere."""
         assert self._heartbeat is not None
+        self._beat_timer = asyncio.get_running_loop().call_later(self._heartbeat, self._beat)
         try:
-            self._store(*self._shown, beat=True).add_done_callback(self._log_failure)
+            reading = self._backend._engine().read(self._backend.task_key(self.id))
         except AsyncResultError as error:
             logger.warning("task %s: its heartbeat could not be stored: %s", self.id, error)
-        self._beat_timer = asyncio.get_running_loop().call_later(self._heartbeat, self._beat)
+        else:
+            reading.add_done_callback(self._beat_after)
+
+    def _beat_after(self, reading: asyncio.Future[bytes | None]) -> None:
+        self._log_failure(reading)
+        if not self._running or self._retrying or reading.cancelled() or reading.exception() is not None:
+            return
+        if self._is_ours(reading.result()):
+            try:
+                self._store(*self._shown, beat=True).add_done_callback(self._log_failure)
+            except AsyncResultError as error:
+                logger.warning("task %s: its heartbeat could not be stored: %s", self.id, error)
+
+    def _is_ours(self, payload: bytes | None) -> bool:
+        """Whether this run has written the record. (One that is gone, or cannot be read, is nobody else's.)"""
+        if not payload:
+            return True
+        try:
+            found = self._backend.codec.decode_small(self.id, payload)
+        except ResultDecodeError:
+            return True
+        if found is None:  # a large one is not worth a thread: later runs begin with a small one
+            return True
+        return isinstance(found.heartbeat, dict) and found.heartbeat.get("at") in self._beats
 
     def _send_progress(self) -> None:
         """Store the latest progress. One store at a time, and an interval between two."""
@@ -467,7 +498,7 @@ class TaskContext:
         except AsyncResultError as error:
             logger.warning("task %s: its progress could not be stored: %s", self.id, error)
 
-    def _log_failure(self, future: asyncio.Future[bool]) -> None:
+    def _log_failure(self, future: asyncio.Future[Any]) -> None:
         _background.log_failure(future, f"task {self.id}: a state could not be stored")
 
 

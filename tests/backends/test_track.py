@@ -556,6 +556,27 @@ class TestRetryStands:
             await asyncio.sleep(0.03)
         assert await backend.result("t").get(timeout=20) == "later"
 
+    async def test_a_former_run_that_does_not_know(self, backend: Backend) -> None:
+        """Its process was taken for dead, and another one runs the task: only that one renews the record."""
+        async with backend.track("t", heartbeat=0.01):
+            async with backend.track("t", heartbeat=60, retries=1) as later:
+                await later.progress(1)
+                await backend.result("t").until("PROGRESS", timeout=20)
+                before = await backend.get_meta("t")
+                await asyncio.sleep(0.1)
+                assert await backend.get_meta("t") == before
+            await asyncio.sleep(0.03)
+        assert (await backend.get_meta("t")).retries == 1
+
+    async def test_a_record_that_is_gone_is_written_again(self, backend: Backend) -> None:
+        async with backend.track("t", heartbeat=0.01) as task:
+            await task.progress(1)
+            await backend.result("t").until("PROGRESS", timeout=20)
+            await backend.forget("t")
+            async with asyncio.timeout(20):
+                while (await backend.get_meta("t")).status != "PROGRESS":
+                    await asyncio.sleep(0.01)
+
     async def test_unless_it_is_revoked(self, backend: Backend) -> None:
         with pytest.raises(TaskRevoked):
             async with backend.track("t") as task:
