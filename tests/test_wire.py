@@ -39,6 +39,36 @@ def ready(*, resp3: bool = True, sharded: bool = False) -> Wire:
     return wire
 
 
+@pytest.mark.parametrize("resp3", [True, False])
+@pytest.mark.parametrize("item", [b":5", b"_", b"$-1", b"*0", b"*1\r\n$1\r\na", b"#t", b",1.5", b"%0", b"~0"])
+@pytest.mark.parametrize("kind", [b"message", b"subscribe"])
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_frame_with_something_else_where_a_string_belongs(resp3: bool, kind: bytes, item: bytes, place: int) -> None:
+    """A broken proxy: never an error out of :meth:`receive`, and never handed on."""
+    wire = ready(resp3=resp3)
+    wire.subscribe([b"a"])
+    wire.data_to_send()
+    frame = [b"$%d\r\n%s" % (len(kind), kind), b"$1\r\na", b"$1\r\nx" if kind == b"message" else b":1"]
+    frame[place] = item
+    try:
+        messages, events = wire.receive(b"%s3\r\n%s\r\n" % (b">" if resp3 else b"*", b"\r\n".join(frame)))
+    except ProtocolError:
+        return
+    assert (messages, kind, place) == ([], b"subscribe", 2), "how many subscriptions there are: nobody looks"
+    assert events == [Acked([b"a"])]
+
+
+def test_no_reply_is_quoted_in_an_error() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        ready().receive(b"$12\r\nmy-own-value\r\n")
+    assert "my-own-value" not in str(caught.value)
+    wire = Wire(password=SECRET, resp3=False)
+    wire.start()
+    with pytest.raises(ProtocolError) as caught:
+        wire.receive(b"-ERR unknown command `AUTH`, with args beginning with: `default`, `%s`\r\n" % SECRET.encode())
+    assert "unknown command" in str(caught.value) and SECRET not in str(caught.value)
+
+
 def acks(kind: bytes, channels: Iterable[bytes], *, resp3: bool = True) -> bytes:
     return b"".join(array(resp3, kind, channel, 1) for channel in channels)
 

@@ -206,7 +206,8 @@ class Pump:
             if job.size > limit and len(parts := job.split(limit)) > 1:
                 self._jobs.extendleft(reversed(parts))
                 continue
-            if job.losses and self._round:  # it travels alone
+            is_too_much = job.size > left and limit < COMMANDS_PER_ROUND
+            if self._round and (job.losses or is_too_much):  # what was lost alone travels alone
                 self._jobs.appendleft(job)
                 return
             job.leave()

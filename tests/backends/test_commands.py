@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import pytest
-from redis.exceptions import BusyLoadingError, ConnectionError
+from redis.exceptions import AuthenticationError, BusyLoadingError, ConnectionError, NoPermissionError
 
 from asyncresult._redis.connection import Command, Interrupted
 from asyncresult._redis.outage import Health
 from asyncresult._redis.pump import BYTES_PER_SLICE, Job, Pump
-from asyncresult.errors import BackendClosed, BackendUnavailable
+from asyncresult._redis.reads import Read
+from asyncresult.errors import AsyncResultError, BackendClosed, BackendError, BackendPermissionError, BackendUnavailable
 from tests.backends.waiting import until
 
 
@@ -134,3 +135,126 @@ async def test_a_callback_that_fails_hurts_its_own_job_only(pump: World, caplog:
     pump.commands.submit(Job([("x",)], done, failed.append, 5.0))
     assert await pump.submit("y") == [b"OK"]
     assert len(failed) == 1 and "unexpected reply" in caplog.text
+    assert "OK" not in str(failed[0]), "no reply is quoted: it may be somebody's record"
+
+
+# -- how much travels together ----------------------------------------------------------------------------------------
+
+
+class Received:
+    """What a :class:`Read` was given."""
+
+    def __init__(self, pump: World, keys: list[bytes], *, one_by_one: bool = False) -> None:
+        self.values: dict[bytes, bytes | None] = {}
+        self.errors: dict[bytes, AsyncResultError] = {}
+        self._keys = keys
+        send = pump.commands.submit
+        send(Read(keys, self, send, None, one_by_one=one_by_one, address="test"))
+
+    def found(self, values: list[tuple[bytes, bytes | None]]) -> None:
+        self.values.update(values)
+
+    def failed(self, keys: Sequence[bytes], error: AsyncResultError) -> None:
+        self.errors.update(dict.fromkeys(keys, error))
+
+    async def all(self) -> None:
+        await until(lambda: len(self.values) + len(self.errors) == len(self._keys))
+
+
+def stored(commands: list[Command]) -> list[Any]:
+    """Each key has its own name as value, and is as long as a suspicious record."""
+    return [list(keys) if verb == "MGET" else 10**6 for verb, *keys in commands]
+
+
+def size_of(commands: list[Command]) -> int:
+    return sum(len(command) - 1 for command in commands)
+
+
+KEYS = [b"k%d" % n for n in range(100)]
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+async def test_what_is_lost_again_is_halved(pump: World, one_by_one: bool) -> None:
+    pump.answer = lambda commands: Interrupted("closed") if size_of(commands) > 10 else stored(commands)
+    reading = Received(pump, KEYS, one_by_one=one_by_one)
+    await reading.all()
+    if one_by_one:
+        assert set(reading.values) == set(KEYS)
+    else:
+        assert reading.values == dict(zip(KEYS, KEYS, strict=True))
+    sizes = [size_of(commands) for commands in pump.rounds]
+    assert sizes[:6] == [100, 100, 50, 25, 12, 6]
+    assert max(sizes[6:]) <= 11, "what was lost is not tried again"
+    assert len(sizes) < 30
+
+
+async def test_lost_once_the_same_round_goes_again(pump: World) -> None:
+    pump.answer = lambda commands: Interrupted("a restart") if len(pump.rounds) == 1 else stored(commands)
+    await Received(pump, KEYS).all()
+    assert [size_of(commands) for commands in pump.rounds] == [100, 100]
+
+
+async def test_a_record_that_is_lost_alone_fails_alone_and_by_name(pump: World) -> None:
+    def answer(commands: list[Command]) -> Any:
+        return Interrupted("closed") if any(b"k7" in command for command in commands if command[0] == "MGET") else None
+
+    pump.answer = lambda commands: answer(commands) or stored(commands)
+    reading = Received(pump, KEYS[:20])
+    await reading.all()
+    assert set(reading.values) == set(KEYS[:20]) - {b"k7"}
+    assert isinstance(reading.errors[b"k7"], BackendError)
+    assert "k7" in str(reading.errors[b"k7"]) and "client-output-buffer-limit" in str(reading.errors[b"k7"])
+    later = Received(pump, KEYS[:7])
+    await later.all()
+    assert len(later.values) == 7, "and whoever reads later is served"
+
+
+async def test_a_small_record_is_never_suspected(pump: World) -> None:
+    pump.answer = lambda commands: [10] if commands[0][0] == "STRLEN" else Interrupted("closed at random")
+    reading = Received(pump, KEYS[:1])
+    await until(lambda: len([1 for commands in pump.rounds if commands[0][0] == "STRLEN"]) == 2)
+    assert not reading.errors
+    pump.answer = stored
+    await reading.all()
+    assert reading.values == {b"k0": b"k0"}
+
+
+async def test_a_forbidden_key_hurts_no_other(pump: World) -> None:
+    pump.answer = lambda commands: [
+        NoPermissionError("NOPERM no permissions to access one of the keys") if b"k3" in command else list(command[1:])
+        for command in commands
+    ]
+    reading = Received(pump, KEYS)
+    await reading.all()
+    assert set(reading.values) == set(KEYS) - {b"k3"}
+    assert isinstance(reading.errors[b"k3"], BackendPermissionError)
+
+
+async def test_what_was_answered_before_the_connection_was_lost_is_not_sent_again(pump: World) -> None:
+    pump.answer = lambda commands: [b"OK", Interrupted("lost")] if len(pump.rounds) == 1 else [b"OK"] * len(commands)
+    assert await asyncio.gather(*map(pump.submit, "abc")) == [[b"OK"]] * 3
+    assert pump.rounds == [[("a",), ("b",), ("c",)], [("b",), ("c",)]]
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["at the login", "in a reply"])
+async def test_a_refusal_is_final_until_there_was_a_healthy_start(pump: World, where: str) -> None:
+    refused = AuthenticationError("WRONGPASS no")
+    pump.answer = lambda commands: refused if where == "at the login" else [refused] * len(commands)
+    if where == "at the login":
+        with pytest.raises(BackendPermissionError, match="password"):
+            await pump.submit("x")
+    else:  # whoever sent it makes an error of it
+        assert await pump.submit("x") == [refused]
+    pump.answer = lambda commands: [b"OK"] * len(commands)
+    assert await pump.submit("x") == [b"OK"]
+    pump.answer = lambda commands: refused if where == "at the login" else [refused] * len(commands)
+    forever = pump.submit("read", None)
+    with pytest.raises(BackendPermissionError, match="password"):
+        await pump.submit("x", 0.05)
+    assert not forever.done() and "WRONGPASS" in str(pump.commands.outage.reason)
+    pump.answer = lambda commands: [b"OK"] * len(commands)
+    assert await forever == [b"OK"]
+    assert pump.commands.outage.reason is None

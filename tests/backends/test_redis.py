@@ -180,6 +180,21 @@ def _child(backend: Any, handle: AsyncResult[Any], out: Any) -> None:
     out.close()
 
 
+async def test_a_record_of_another_database_ends_no_wait(redis_server: RedisServer) -> None:
+    """Channels know no databases."""
+    ours, theirs = redis_server.url(1), redis_server.url(2)
+    async with connect(ours) as backend, connect(theirs) as other, connect(ours) as writer:
+        waiting = asyncio.ensure_future(backend.result("x").get(timeout=20))
+        await waits_for(backend, 1)
+        redis_server.cli("CONFIG", "RESETSTAT")
+        await other.mark_as_done("x", "theirs")
+        await until(lambda: redis_server.commandstats().get("mget"))
+        assert await backend.result("x").state() == "PENDING"
+        assert not waiting.done()
+        await writer.mark_as_done("x", "ours")
+        assert await waiting == "ours"
+
+
 def test_a_forked_child_gets_an_engine_of_its_own(redis_url: str) -> None:
     backend = connect(redis_url)
     handle: AsyncResult[Any] = backend.result("x")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from asyncresult import Backend, BackendClosed, BackendError, BackendPermissionError, connect
 from asyncresult._redis import writes as _stores
 from asyncresult._redis.writes import RECORDS_PER_CALL, RECORDS_PER_JOB, Script, Write, WriteBatch
@@ -76,6 +78,29 @@ async def test_precedence_is_that_of_each(redis_url: str) -> None:
         names = ["done", "compressed, done", "compressed, failed", "failed", "new"]
         assert await store(backend, names) == [False, False, True, True, True]
         assert await values(backend, names) == [1, 1, *names[2:]]
+
+
+@pytest.mark.parametrize(
+    ("old", "state", "protected"),
+    [
+        ('{"status": "SUCCESS", "result": 1, "task_id": "t"', "SUCCESS", False),  # cut short
+        ('{"status": "SUCCESS", "result": 1, "task_id": "other"}', "SUCCESS", False),
+        ('{"status": "FAILURE", "result": 1, "task_id": "t"', "STARTED", False),
+        ('{"status": "STARTED", "status": "SUCCESS", "task_id": "t"}', "STARTED", True),  # the last one counts
+        ('{"status": "SUCCESS", "status": "STARTED", "task_id": "t"}', "SUCCESS", False),
+        ('{"status": "PROGRESS", "result": {"status": "SUCCESS"}, "task_id": "t"}', "STARTED", False),
+        ('{"status": "SUCCESS", "result": 1, "task_id": "t"}', "FAILURE", True),
+    ],
+)
+async def test_an_unreadable_record_protects_nothing(
+    redis_server: RedisServer, redis_url: str, old: str, state: str, protected: bool
+) -> None:
+    """On a server as in memory."""
+    async with connect(redis_url) as there, connect("memory://") as here:
+        redis_server.cli("SET", there.task_key("t"), old)
+        here.driver.records.set(here.task_key("t"), old.encode(), 60)  # type: ignore[attr-defined]
+        result = ValueError() if state == "FAILURE" else 2
+        assert [await backend.store_result("t", result, state) for backend in (there, here)] == [not protected] * 2
 
 
 async def test_the_order_of_two_states_of_a_task(redis_url: str) -> None:

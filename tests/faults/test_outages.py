@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from asyncresult import Backend, connect
+from asyncresult import Backend, BackendError, connect
 from tests.backends.waiting import until, waits_for
 from tests.tools.proxy import FaultProxy
 from tests.tools.servers import RedisServer
@@ -248,6 +248,50 @@ async def test_p4_a_half_open_command_connection_is_found(proxy: FaultProxy, pro
     assert await asyncio.wait_for(proxied.result("x").get(), 10) == 1
     assert await asyncio.wait_for(proxied.result("x").state(), 10) == "SUCCESS"
     fault.remove()
+
+
+async def test_p4_a_half_open_command_connection_is_found_while_it_is_idle(proxy: FaultProxy, proxied: Backend) -> None:
+    """Before anybody needs it: a PING once in a heartbeat."""
+    await proxied.result("x").state()
+    proxy.black_hole(only=lambda link: True).remove()
+    start = asyncio.get_running_loop().time()
+    await until(lambda: not proxy.links)
+    assert asyncio.get_running_loop().time() - start < 2 * 0.3 + 3.0
+    assert await asyncio.wait_for(proxied.result("x").state(), 10) == "PENDING"
+
+
+# -- slow lines and servers with limits -----------------------------------------------------------------------------
+
+
+async def test_a_reply_may_take_as_long_as_its_bytes_keep_coming(redis_server: RedisServer) -> None:
+    """1.5 MB at 0.5 MB/s, with a heartbeat of 0.3 s; and what stands behind it arrives as well."""
+    async with FaultProxy(redis_server, parse=False) as proxy, connect(redis_server.url()) as elsewhere:
+        await asyncio.gather(elsewhere.mark_as_done("large", "x" * 1_500_000), elsewhere.mark_as_done("small", 1))
+        proxy.throttle(500_000, direction="down")
+        async with connect(proxy.url(), heartbeat=0.3) as backend:
+            waits = start_waits(backend, ["large", "small"])
+            assert [len(await asyncio.wait_for(waits[0], 30)), await asyncio.wait_for(waits[1], 30)] == [1_500_000, 1]
+            assert await asyncio.wait_for(backend.result("small").state(), 30) == "SUCCESS"
+            assert proxy.stats.accepted <= 3, "no connection was given up"
+
+
+async def test_a_server_that_limits_the_replies_of_its_clients(redis_server: RedisServer) -> None:
+    """20 stored records of 100 kB are more than it sends at once, and one of 2 MB is more than it ever sends."""
+    names = ids(20)
+    async with connect(redis_server.url()) as elsewhere:
+        await asyncio.gather(*(elsewhere.mark_as_done(id, f"{id} " * 30_000) for id in names))
+        await elsewhere.mark_as_done("beyond", "x" * 2_000_000)
+    redis_server.cli("CONFIG", "SET", "client-output-buffer-limit", "normal 1000000 1000000 0")
+    try:
+        async with connect(redis_server.url()) as backend:
+            waits = start_waits(backend, [*names, "beyond"], timeout=30)
+            for id, wait in zip(names, waits, strict=False):
+                assert (await wait).startswith(id)
+            with pytest.raises(BackendError, match=r"celery-task-meta-beyond.*client-output-buffer-limit"):
+                await waits[-1]
+            assert await backend.result("t0").state() == "SUCCESS"
+    finally:
+        redis_server.cli("CONFIG", "SET", "client-output-buffer-limit", "normal 0 0 0")
 
 
 async def test_p15_every_notification_is_lost(redis_server: RedisServer, proxy: FaultProxy) -> None:

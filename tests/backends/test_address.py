@@ -1,0 +1,130 @@
+"""Reaching a server: names with several addresses, names that take long to look up, sockets in a child of fork."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from typing import Any
+
+import pytest
+
+import asyncresult
+from asyncresult._redis import address as _address
+from asyncresult._redis.address import Address, dial_address
+from tests.tools.servers import RedisServer
+
+from .waiting import waits_for
+
+
+def info(host: str, port: int) -> tuple[Any, ...]:
+    return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port)
+
+
+@pytest.mark.parametrize("first", ["swallows packets", "refuses"])
+async def test_the_second_address_of_a_name(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    connect = _address._connect
+    tried: list[str] = []
+
+    async def connecting(loop: asyncio.AbstractEventLoop, found: tuple[Any, ...]) -> socket.socket:
+        host = found[-1][0]
+        tried.append(host)
+        if host == "192.0.2.1":
+            if first == "refuses":
+                raise ConnectionRefusedError
+            await loop.create_future()
+        return await connect(loop, found)
+
+    async def getaddrinfo(host: str, port: int, **kwargs: Any) -> list[tuple[Any, ...]]:
+        assert host == "cache.test"
+        return [info("192.0.2.1", port), info("127.0.0.1", port)]
+
+    monkeypatch.setattr(_address, "_connect", connecting)
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    url = f"redis://cache.test:{redis_server.port}"
+    async with asyncresult.connect(url, socket_connect_timeout=20) as backend, asyncio.timeout(20):
+        waiting = asyncio.ensure_future(backend.result("x").get())
+        await waits_for(backend, 1)
+        await backend.mark_as_done("x", 1)
+        assert await waiting == 1
+    assert sorted(tried) == ["127.0.0.1"] * 2 + ["192.0.2.1"] * 2
+
+
+async def test_the_applications_threads_are_busy(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop never comes to look the name up."""
+
+    async def never(*args: Any, **kwargs: Any) -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+    async with asyncio.timeout(20):
+        transport = await dial_address(Address("localhost", redis_server.port), None, asyncio.Protocol)
+    transport.abort()
+
+
+async def test_none_of_the_addresses_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionRefusedError):
+            await dial_address(Address("127.0.0.1", unused.getsockname()[1]), None, asyncio.Protocol)
+
+
+def descriptors(port: int) -> list[int]:
+    """The sockets of this process that are connected to ``port``."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(name))) as copy:
+                if copy.getpeername()[1] == port:
+                    found.append(int(name))
+        except (OSError, IndexError):
+            pass
+    return found
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="looks at /proc")
+async def test_a_child_of_fork_has_no_copy_of_a_socket(redis_server: RedisServer, redis_url: str) -> None:
+    """It goes on with the inherited loop, in the middle of a wait; its parent never notices."""
+    async with asyncresult.connect(redis_url) as backend:
+        waiting = asyncio.ensure_future(backend.result("x").get(timeout=20))
+        await waits_for(backend, 1)
+        await backend.result("y").state()
+        assert len(descriptors(redis_server.port)) == 2
+        before = {client["id"] for client in redis_server.clients()}
+        loop = asyncio.get_running_loop()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                left = len(descriptors(redis_server.port))
+                later = loop.create_future()
+                loop.call_later(0.2, later.set_result, None)
+                await later  # whatever the loop's copy would do meanwhile
+                os.write(writing, json.dumps(left).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        left = await asyncio.to_thread(os.read, reading, 100)
+        os.close(reading)
+        await asyncio.to_thread(os.waitpid, child, 0)
+        assert json.loads(left) == 0
+        await backend.mark_as_done("x", "the parent's")
+        assert await waiting == "the parent's"
+        assert backend.stats().reconnects == 0
+        assert before <= {client["id"] for client in redis_server.clients()}
+
+
+async def test_connected_means_that_the_server_has_answered() -> None:
+    """Not that it was dialled."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"redis://127.0.0.1:{mute.getsockname()[1]}"
+        async with asyncresult.connect(url, socket_connect_timeout=0.3) as backend:
+            waiting = asyncio.ensure_future(backend.result("x").get())
+            while backend.stats().last_error is None:
+                assert not backend.stats().connected
+                await asyncio.sleep(0.01)
+            assert not backend.stats().connected
+            waiting.cancel()
