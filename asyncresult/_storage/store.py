@@ -92,6 +92,8 @@ class Store(Keys, ABC):
         self.driver = driver
         #: Ways to reach whoever runs tasks; see :mod:`asyncresult.control`.
         self.controllers: list[Any] = []
+        #: Stores that are closed with this one.
+        self.companions: list[Store] = []
         self._engines = Engines()
         self._address = str(driver)
         self._closed = False
@@ -484,7 +486,10 @@ class Store(Keys, ABC):
 
     async def _close(self, timeout: float) -> None:
         self._closed = True
+        companions, self.companions = self.companions, []
         await self._engines.aclose(timeout)
+        for companion in companions:
+            await companion.aclose(timeout=timeout)
 
     @property
     def closed(self) -> bool:

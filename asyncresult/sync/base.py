@@ -72,7 +72,7 @@ def async_backend(backend: Any = None, app: Any = None) -> backends.Backend | No
         meant: backends.Backend = backend._async()
         return meant
     if backend is not None:
-        app = getattr(backend, "app", backend)  # a backend of Celery's: its app's configuration says all
+        app = backend  # one of Celery's, which need not be that of its app: it can be connected like an app
     elif app is None and entered_store() is None and not os.environ.get(backends.URL_VARIABLE):
         app = current_app()  # now: which app is Celery's current one differs from thread to thread
     return backends.connect(app) if app is not None else None

@@ -31,6 +31,12 @@ def result_backend(*, app: Any, url: str, **options: Any) -> Any:
     Raises:
         ValueError: It is something else.
     """
+    if not url or "://" not in url:
+        raise ValueError(
+            'result_backend = "asyncresult" says how to wait, but not where results are: write'
+            ' "asyncresult+redis://host:port/db" (or asyncresult+rediss://, asyncresult+redis+socket://,'
+            " asyncresult+sentinel://)"
+        )
     url = url.removeprefix("redis+")
     scheme = url.partition("://")[0]
     if scheme == "rpc":

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from celery import result as celery_results
+from celery.backends.base import Backend as CelerysBackend
 
 from ..._storage.store import Store
 from ...backend import Backend
 from ...errors import TaskFailed
 from ...result import AsyncResult, EagerResult, GroupResult, ResultSet
 from ...states import PROPAGATE_STATES
-from .config import backend_of
+from .config import backend_for, backend_of, make_backend
 
 __all__ = ["CeleryAsyncResult", "CeleryGroupResult", "connect", "from_celery", "make_awaitable", "to_celery"]
 
@@ -29,14 +30,20 @@ def connect(app: Any, **options: Any) -> Backend:
     of this app can be awaited too.
 
     Args:
-        options: See :class:`asyncresult.Backend`; they take precedence over the app's settings. With ``rpc://`` also
-            those of :class:`RpcBackend`.
+        app: The app; or one of Celery's result backends: its app's own, or another.
+        options: See :class:`asyncresult.Backend`; they take precedence over the app's settings. Most apps need
+            ``exceptions=[…]``: their exception classes that are constructed from a record by calling them. With
+            ``rpc://`` also those of :class:`RpcBackend`.
 
     Raises:
         ValueError: A setting that cannot be honoured, or makes no sense. It is named; no secret is.
         celery.exceptions.ImproperlyConfigured: Celery itself refuses it.
     """
     app = getattr(app, "_get_current_object", lambda: app)()  # celery.current_app is a proxy
+    if isinstance(app, CelerysBackend):
+        theirs, app = app, app.app
+        make_awaitable(app)
+        return make_backend(app, theirs, **options) if options else backend_for(app, theirs)
     make_awaitable(app)
     return backend_of(app, **options)
 
