@@ -179,7 +179,9 @@ class BasePromise(Awaitable[T_co]):
             self._wait_for(value)
         else:
             try:
-                then = getattr(value, "then", None)
+                # What has a handle of ours is taken for that: its own then() may mean something else, as Celery's does.
+                convert: Any = getattr(type(value), "__asyncresult__", None)
+                then = getattr(value if convert is None else convert(value), "then", None)
             except BaseException as error:
                 self._reject(error)
                 del self

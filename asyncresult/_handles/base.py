@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Coroutine, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..promise import Thenable
 
@@ -22,7 +22,7 @@ else:
     T = TypeVar("T")
     T_co = TypeVar("T_co", covariant=True)
 
-__all__ = ["Node", "ResultBase", "T", "T_co"]
+__all__ = ["Node", "ResultBase", "SupportsAsyncResult", "T", "T_co", "as_result"]
 
 
 class ResultBase(Thenable[T_co]):
@@ -121,3 +121,29 @@ class Node(ResultBase[T_co]):
     @abstractmethod
     async def _below(self) -> Sequence[Node[Any]]:
         """The nodes below this one, as far as they are known now."""
+
+
+class SupportsAsyncResult(Protocol[T_co]):
+    """A result object of another library that has a handle of ours, as Celery's results do in a connected app.
+
+    Sets, ``gather()`` and its like, ``scope().adopt`` and promises take such an object for its handle.
+    """
+
+    def __asyncresult__(self) -> ResultBase[T_co]:
+        """The handle."""
+        ...
+
+
+def as_result(thing: Any) -> ResultBase[Any]:
+    """A handle, or set of handles, as it is; for what has one (:class:`SupportsAsyncResult`) that one.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if isinstance(thing, ResultBase):
+        return thing
+    convert: Any = getattr(type(thing), "__asyncresult__", None)
+    if convert is None:
+        raise TypeError(f"a ResultSet holds results, not {type(thing).__name__}: {thing!r:.60}")
+    handle: ResultBase[Any] = convert(thing)
+    return handle

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from .._checks import ReturnWhen
-from .base import T
+from .base import SupportsAsyncResult, T
 from .result import AsyncResult
 from .sets import ResultSet
 from .streams import Completed
@@ -18,28 +18,30 @@ B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
 
+AnyResult: TypeAlias = AsyncResult[T] | SupportsAsyncResult[T]
+
 
 @overload
 async def gather(
-    a: AsyncResult[A], /, *, timeout: float | None = None, return_exceptions: Literal[False] = False
+    a: AnyResult[A], /, *, timeout: float | None = None, return_exceptions: Literal[False] = False
 ) -> tuple[A]: ...
 @overload
 async def gather(
-    a: AsyncResult[A], /, *, timeout: float | None = None, return_exceptions: bool
+    a: AnyResult[A], /, *, timeout: float | None = None, return_exceptions: bool
 ) -> tuple[A | Exception]: ...
 @overload
 async def gather(
-    a: AsyncResult[A], b: AsyncResult[B], /, *, timeout: float | None = None, return_exceptions: Literal[False] = False
+    a: AnyResult[A], b: AnyResult[B], /, *, timeout: float | None = None, return_exceptions: Literal[False] = False
 ) -> tuple[A, B]: ...
 @overload
 async def gather(
-    a: AsyncResult[A], b: AsyncResult[B], /, *, timeout: float | None = None, return_exceptions: bool
+    a: AnyResult[A], b: AnyResult[B], /, *, timeout: float | None = None, return_exceptions: bool
 ) -> tuple[A | Exception, B | Exception]: ...
 @overload
 async def gather(
-    a: AsyncResult[A],
-    b: AsyncResult[B],
-    c: AsyncResult[C],
+    a: AnyResult[A],
+    b: AnyResult[B],
+    c: AnyResult[C],
     /,
     *,
     timeout: float | None = None,
@@ -47,14 +49,14 @@ async def gather(
 ) -> tuple[A, B, C]: ...
 @overload
 async def gather(
-    a: AsyncResult[A], b: AsyncResult[B], c: AsyncResult[C], /, *, timeout: float | None = None, return_exceptions: bool
+    a: AnyResult[A], b: AnyResult[B], c: AnyResult[C], /, *, timeout: float | None = None, return_exceptions: bool
 ) -> tuple[A | Exception, B | Exception, C | Exception]: ...
 @overload
 async def gather(
-    a: AsyncResult[A],
-    b: AsyncResult[B],
-    c: AsyncResult[C],
-    d: AsyncResult[D],
+    a: AnyResult[A],
+    b: AnyResult[B],
+    c: AnyResult[C],
+    d: AnyResult[D],
     /,
     *,
     timeout: float | None = None,
@@ -62,10 +64,10 @@ async def gather(
 ) -> tuple[A, B, C, D]: ...
 @overload
 async def gather(
-    a: AsyncResult[A],
-    b: AsyncResult[B],
-    c: AsyncResult[C],
-    d: AsyncResult[D],
+    a: AnyResult[A],
+    b: AnyResult[B],
+    c: AnyResult[C],
+    d: AnyResult[D],
     /,
     *,
     timeout: float | None = None,
@@ -73,20 +75,20 @@ async def gather(
 ) -> tuple[A | Exception, B | Exception, C | Exception, D | Exception]: ...
 @overload
 async def gather(
-    *results: AsyncResult[T], timeout: float | None = None, return_exceptions: Literal[False] = False
+    *results: AnyResult[T], timeout: float | None = None, return_exceptions: Literal[False] = False
 ) -> tuple[T, ...]: ...
 @overload
 async def gather(
-    *results: AsyncResult[T], timeout: float | None = None, return_exceptions: bool
+    *results: AnyResult[T], timeout: float | None = None, return_exceptions: bool
 ) -> tuple[T | Exception, ...]: ...
 async def gather(
-    *results: AsyncResult[Any], timeout: float | None = None, return_exceptions: bool = False
+    *results: AnyResult[Any], timeout: float | None = None, return_exceptions: bool = False
 ) -> tuple[Any, ...]:
     """Wait for all ``results``; their values in order, a tuple. Args, raises: as :meth:`ResultSet.get`."""
     return tuple(await ResultSet(results).get(timeout, return_exceptions=return_exceptions))
 
 
-def as_completed(results: Iterable[AsyncResult[T]], *, timeout: float | None = None) -> Completed[T]:
+def as_completed(results: Iterable[AnyResult[T]], *, timeout: float | None = None) -> Completed[T]:
     """The handles, done, in the order in which their tasks end: ``async for handle in as_completed(results)``.
 
     Args:
@@ -98,7 +100,7 @@ def as_completed(results: Iterable[AsyncResult[T]], *, timeout: float | None = N
 
 
 async def wait(
-    results: Iterable[AsyncResult[T]],
+    results: Iterable[AnyResult[T]],
     *,
     timeout: float | None = None,
     return_when: ReturnWhen = "ALL_COMPLETED",

@@ -485,9 +485,13 @@ class AsyncResult(Handle[T_co]):
     def from_celery(result: Any) -> Node[Any]:
         """The handle for a result of Celery's: of a task, a group, a chain or chord with its parents.
 
+        A handle is given back as it is.
+
         Raises:
             TypeError: It is none.
         """
+        if isinstance(result, Node):
+            return result
         handle: Node[Any] = integration_for(result).from_celery(result)
         return handle
 

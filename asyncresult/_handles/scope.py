@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 from .. import _background
 from .._checks import DetachOrRevoke, check_choice
 from ..errors import AsyncResultError
+from .base import SupportsAsyncResult, as_result
 from .result import AsyncResult
 from .sets import ResultSet
 
@@ -17,7 +18,7 @@ __all__ = ["Scope", "scope"]
 
 logger = logging.getLogger("asyncresult")
 
-H = TypeVar("H", bound="AsyncResult[Any] | ResultSet[Any]")
+H = TypeVar("H", bound="AsyncResult[Any] | ResultSet[Any] | SupportsAsyncResult[Any]")
 
 #: Seconds that revoking may take when a block is left: a dead broker must not hold up the failure.
 REVOKE_TIMEOUT = 5.0
@@ -34,8 +35,12 @@ class Scope:
         self._adopted: ResultSet[Any] = ResultSet([])
 
     def adopt(self, handle: H) -> H:
-        """Revoke this task, or set of tasks, if the block fails before it is over. Returns the handle."""
-        self._adopted.results.append(handle)
+        """Revoke this task, or set of tasks, if the block fails before it is over. Returns the handle.
+
+        Raises:
+            TypeError: It is no result.
+        """
+        self._adopted.results.append(as_result(handle))
         return handle
 
     async def __aenter__(self) -> Self:

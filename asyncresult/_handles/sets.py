@@ -20,7 +20,7 @@ from ..control import Reply, revoke
 from ..errors import BackendClosed, ResultDecodeError, ResultTimeout
 from ..meta import TaskMeta
 from ..promise import AwaitedPromise, Promise
-from .base import Node, ResultBase, T
+from .base import Node, ResultBase, SupportsAsyncResult, T, as_result
 from .joins import Join, end_at_once, finish, groups_of, leaves_of, look_at_all, look_once, over, values_of
 from .lookup import lookup
 from .result import AsyncResult
@@ -36,7 +36,8 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
     ``await rs`` is ``await rs.get()``. Making a set touches nothing.
 
     Args:
-        results: Handles, groups or sets, in the order in which values are wanted.
+        results: Handles, groups or sets, in the order in which values are wanted; or Celery's own results, of a
+            connected app.
 
     Attributes:
         results: The members, a list.
@@ -48,13 +49,13 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
     parent: Node[Any] | None = None
 
     @overload
-    def __init__(self, results: Iterable[ResultBase[T]]) -> None: ...
+    def __init__(self, results: Iterable[ResultBase[T] | SupportsAsyncResult[T]]) -> None: ...
     @overload
     def __init__(self: ResultSet[Any], results: Iterable[Any]) -> None: ...
     def __init__(self, results: Iterable[Any]) -> None:
-        self.results: list[Any] = list(results)
-        for member in self.results:
-            _check_member(member)
+        self.results: list[Any] = [
+            member if isinstance(member, (AsyncResult, ResultSet)) else as_result(member) for member in results
+        ]
         self._streams: WeakSet[Completed[Any]] = WeakSet()
         self._known: set[Any] | None = None  # names of the members, so that adding 10,000 takes no search for each
 
@@ -78,25 +79,25 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
     def __contains__(self, member: object) -> bool:
         return member in self.results
 
-    def add(self, result: AsyncResult[T]) -> None:
+    def add(self, result: AsyncResult[T] | SupportsAsyncResult[T]) -> None:
         """Append ``result`` unless it is a member. Running ``as_completed`` loops will give it too.
 
         Raises:
             TypeError: It is no result.
             RuntimeError, BackendClosed: A loop runs, and it cannot be waited for; it is no member then.
         """
-        _check_member(result)
+        handle: Any = as_result(result)
         known = self._known
         if known is None or len(known) != len(self.results):  # a list that was changed directly
             known = self._known = {_name(member) for member in self.results}
-        if _name(result) in known and result in self.results:
+        if _name(handle) in known and handle in self.results:
             return
         for stream in list(self._streams):
-            stream._add([result])
-        self.results.append(result)
-        known.add(_name(result))
+            stream._add([handle])
+        self.results.append(handle)
+        known.add(_name(handle))
 
-    def update(self, results: Iterable[AsyncResult[T]]) -> None:
+    def update(self, results: Iterable[AsyncResult[T] | SupportsAsyncResult[T]]) -> None:
         """:meth:`add` each."""
         for result in results:
             self.add(result)
@@ -524,11 +525,6 @@ class GroupResult(ResultSet[T], Node[list[T]]):
     def __repr__(self) -> str:
         shown = ", ".join(printable(str(member)) for member in self.results[:5])
         return f"<{type(self).__name__}: {printable(self.id)} [{shown}]>"
-
-
-def _check_member(member: object) -> None:
-    if not isinstance(member, (AsyncResult, ResultSet)):
-        raise TypeError(f"a ResultSet holds results, not {type(member).__name__}: {member!r:.60}")
 
 
 def _name(member: Any) -> Any:

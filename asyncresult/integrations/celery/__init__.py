@@ -2,7 +2,9 @@
 
 * :func:`connect` (also ``asyncresult.connect(app)``): a backend from the configuration of an app.
 * :func:`from_celery`, :func:`to_celery`: Celery's results as handles, and back.
-* :class:`Task`, :func:`install`: tasks that give handles, and are sent without blocking the event loop.
+* :class:`Task`, :func:`install`: tasks whose results can be awaited, and that are sent without blocking the event loop.
+* :class:`AwaitableResult`: what ``delay()`` returns, Celery's own result.
+* :func:`chain`, :func:`group`, :func:`chord`: Celery's own, with types.
 * :func:`result_backend`: ``result_backend = "asyncresult+redis://…"`` in Celery's settings.
 * :class:`Reader`, :func:`register_reader`: reading results from a backend that Celery does not bring along.
 * :func:`trigger_sql`, :func:`install_trigger`: results in PostgreSQL, announced when they are stored.
@@ -12,25 +14,34 @@ Importing this module gives every signature ``adelay()`` and ``aapply_async()``.
 
 from __future__ import annotations
 
+from .app import connect
+from .awaitable import AwaitableResult
 from .backend import ResultBackend, SentinelResultBackend, result_backend
+from .canvas import GroupSignature, TypedSignature, chain, chord, group
 from .control import CeleryController
 from .postgres import install_trigger, trigger_sql
 from .readers import Reader, register_reader
-from .results import CeleryAsyncResult, CeleryGroupResult, connect, from_celery, to_celery
+from .results import CeleryAsyncResult, CeleryGroupResult, from_celery, to_celery
 from .rpc import RpcBackend
 from .tasks import Task, install, task
 
 __all__ = [
+    "AwaitableResult",
     "CeleryAsyncResult",
     "CeleryController",
     "CeleryGroupResult",
+    "GroupSignature",
     "Reader",
     "ResultBackend",
     "RpcBackend",
     "SentinelResultBackend",
     "Task",
+    "TypedSignature",
+    "chain",
+    "chord",
     "connect",
     "from_celery",
+    "group",
     "install",
     "install_trigger",
     "register_reader",

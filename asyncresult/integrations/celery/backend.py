@@ -7,6 +7,9 @@ the process (:mod:`.._portal`). So the bytes are Celery's by construction, and t
 
 from __future__ import annotations
 
+import os
+import threading
+from asyncio.events import _get_running_loop
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -16,12 +19,13 @@ from celery.backends.redis import RedisBackend, SentinelBackend
 from ...backend import Backend
 from .config import make_backend, once
 from .rpc import RpcResultBackend, replies_of
+from .settings import UnknownBackendURL
 from .waiting import Waiting
 
-__all__ = ["ResultBackend", "SentinelResultBackend", "result_backend", "sending"]
+__all__ = ["ResultBackend", "SentinelResultBackend", "result_backend", "sending", "sent"]
 
 
-def result_backend(*, app: Any, url: str, **options: Any) -> Any:
+def result_backend(*, app: Any, url: str | None = None, **options: Any) -> Any:
     """What Celery calls for ``asyncresult+<url>``.
 
     Args:
@@ -32,7 +36,7 @@ def result_backend(*, app: Any, url: str, **options: Any) -> Any:
         ValueError: It is something else.
     """
     if not url or "://" not in url:
-        raise ValueError(
+        raise UnknownBackendURL(
             'result_backend = "asyncresult" says how to wait, but not where results are: write'
             ' "asyncresult+redis://host:port/db" (or asyncresult+rediss://, asyncresult+redis+socket://,'
             " asyncresult+sentinel://)"
@@ -46,7 +50,7 @@ def result_backend(*, app: Any, url: str, **options: Any) -> Any:
         return SentinelResultBackend(app=app, url=url, **options)
     if scheme in ("redis", "rediss", "socket"):
         return ResultBackend(app=app, url=url, **options)
-    raise ValueError(f"asyncresult+{scheme}:// is not known; known are redis, rediss, redis+socket, sentinel and rpc")
+    raise UnknownBackendURL(f"asyncresult+{scheme}:// is not known; known are redis, rediss, redis+socket, sentinel and rpc")
 
 
 class _OnRedis(Waiting):
@@ -67,25 +71,66 @@ class SentinelResultBackend(_OnRedis, SentinelBackend):  # type: ignore[misc]
     """Celery's Sentinel backend, but for waiting."""
 
 
+class _Sender(_OnRedis):
+    """In place of a thread's backend while a task is sent."""
+
+    app: Any
+
+
 @contextmanager
-def sending(app: Any) -> Generator[None]:
+def sending(app: Any, *, always: bool = False) -> Generator[None]:
     """Have Celery send, in this thread, through a backend that makes no subscriptions.
 
-    Nobody needs one that is made at send time: a handle subscribes when it is awaited, and Celery's own
-    ``get()`` subscribes once more. It is one backend for all threads, where Celery's own would open connections
-    in each thread that sends a chord.
+    Celery subscribes to each task that is sent, in the name of a ``get()`` that may follow. Who awaits the result needs
+    no such subscription, and nobody would read what comes by it. It is one backend for all threads, where Celery's own
+    would open connections in each thread that sends a chord.
+
+    Args:
+        always: Also where no event loop runs. By default sending from blocking code is left as it is.
     """
-    once(app, "_asyncresult_pool", lambda: app.producer_pool)  # two threads would make two
+    if not always and _get_running_loop() is None:
+        yield
+        return
+    _make_pool(app)
     backend = app.backend
     if isinstance(backend, Waiting) or app._backend_cache is not None or not isinstance(backend, RedisBackend):
         yield  # it is ours, or its user wants one for all threads, or it is of another kind
         return
 
     def make() -> Any:
-        return type("SendingBackend", (_OnRedis, type(backend)), {})(app=app, url=backend.url)
+        return type("SendingBackend", (_Sender, type(backend)), {})(app=app, url=backend.url)
 
     app._local.backend = once(app, "_asyncresult_sender", make)
     try:
         yield
     finally:
         app._local.backend = backend
+
+
+def sent(result: Any) -> Any:
+    """A result that was made while :func:`sending`: from now on it has the backend of this thread, as Celery's own."""
+    backend = getattr(result, "backend", None)
+    if isinstance(backend, _Sender):
+        result.backend = backend.app.backend
+    return result
+
+
+_pools = threading.Lock()
+
+
+def _make_pool(app: Any) -> None:
+    """Have the app make its connections to the broker, in one of the threads that send first: two would make two."""
+    if "_asyncresult_pool" in vars(app):
+        return
+    _ = app.conf.broker_url  # configures the app, which may run code of its own that sends: before the lock is taken
+    with _pools:
+        once(app, "_asyncresult_pool", lambda: app.producer_pool)
+
+
+def _after_fork_in_child() -> None:
+    global _pools
+    _pools = threading.Lock()  # another thread may have been inside
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

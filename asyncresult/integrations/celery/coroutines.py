@@ -12,14 +12,17 @@ stack for as long as the sending takes.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from celery._state import _task_stack, get_current_task
+from celery.app.base import pydantic_wrapper
 
 from ... import _portal
 
@@ -43,26 +46,72 @@ running_task: Callable[[], Running | None] = _running.get
 
 
 def wrap_coroutine_function(cls: Any, run: Any) -> None:
-    """Set ``cls.run`` to a function that a worker can call, if ``run`` is a coroutine function."""
+    """Set ``cls.run`` to a function that a worker can call, if ``run`` is a coroutine function, or wraps one."""
     body = run.__func__ if isinstance(run, staticmethod) else run
     if inspect.iscoroutinefunction(body):
         blocking = _blocking(body)
-        cls.run = staticmethod(blocking) if isinstance(run, staticmethod) else blocking
+    elif not callable(body) or not inspect.iscoroutinefunction(inspect.unwrap(body)):
+        return
+    elif getattr(body, "__globals__", {}).get("__name__") == pydantic_wrapper.__module__:
+        _block_inside_pydantic(body)
+        return
+    else:
+        blocking = _blocking_if_awaitable(body)
+    cls.run = staticmethod(blocking) if isinstance(run, staticmethod) else blocking
 
 
 def _blocking(body: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
     @functools.wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        task = get_current_task()
-        running = Running(task, task.request) if task is not None else None
-
-        async def begin() -> R:
-            _running.set(running)
-            return await body(*args, **kwargs)
-
-        return _portal.run(begin)
+        return _run(lambda: body(*args, **kwargs))
 
     return run
+
+
+def _blocking_if_awaitable(body: Callable[P, Any]) -> Callable[P, Any]:
+    """For a decorated coroutine function: the decorator may hand its coroutine on, or may have run it."""
+
+    @functools.wraps(body)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Any:
+        outcome = body(*args, **kwargs)
+        return _run(lambda: outcome) if inspect.iscoroutine(outcome) else outcome
+
+    return run
+
+
+def _block_inside_pydantic(wrapper: Any) -> None:
+    """Exchange the function that Celery's wrapper for ``pydantic=True`` calls: it has to see the value, to dump it.
+
+    Source: celery/app/base.py (5.5 to 5.7), pydantic_wrapper.
+
+    Raises:
+        TypeError: Celery's wrapper is not as it was.
+    """
+    cells = dict(zip(wrapper.__code__.co_freevars, wrapper.__closure__ or (), strict=True))
+    if "task_fun" not in cells:
+        raise TypeError("with this version of Celery, pydantic=True does not go with coroutine functions")
+    cells["task_fun"].cell_contents = _blocking(cells["task_fun"].cell_contents)
+
+
+def _run(call: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    """Await ``call()`` on the portal's loop, as the task that this thread runs.
+
+    Raises:
+        concurrent.futures.CancelledError: It ended in asyncio's CancelledError, which is no Exception: the worker
+            would store nothing, and take its process for broken.
+    """
+    task = get_current_task()
+    running = Running(task, task.request) if task is not None else None
+
+    async def begin() -> R:
+        _running.set(running)
+        try:
+            return await call()
+        except asyncio.CancelledError as error:
+            # If it was cancelled from outside, by a soft time limit, nobody waits here any more.
+            raise CancelledError(*error.args) from error
+
+    return _portal.run(begin)
 
 
 @contextmanager

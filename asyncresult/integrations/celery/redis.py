@@ -48,7 +48,7 @@ def place_of_redis(theirs: Any) -> Hashable:
     where = sorted((name, repr(value)) for name, value in theirs.connparams.items() if name not in _NOT_NEEDED)
     hosts = repr(theirs.connparams.get("hosts"))
     master = theirs._transport_options.get("master_name")
-    return theirs.get_key_for_task(""), theirs.get_key_for_group(""), hosts, master, tuple(where)
+    return theirs.get_key_for_task("<id>"), theirs.get_key_for_group("<id>"), hosts, master, tuple(where)
 
 
 def _check_keys(theirs: Any, backend: Backend) -> None:

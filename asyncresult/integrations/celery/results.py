@@ -2,60 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from celery import result as celery_results
-from celery.backends.base import Backend as CelerysBackend
 
 from ..._storage.store import Store
-from ...backend import Backend
 from ...errors import TaskFailed
 from ...result import AsyncResult, EagerResult, GroupResult, ResultSet
 from ...states import PROPAGATE_STATES
-from .config import backend_for, backend_of, make_backend
+from .config import backend_for
 
-__all__ = ["CeleryAsyncResult", "CeleryGroupResult", "connect", "from_celery", "make_awaitable", "to_celery"]
+__all__ = ["VALUE_TYPE", "CeleryAsyncResult", "CeleryGroupResult", "from_celery", "is_result", "to_celery"]
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
 Node = AsyncResult[Any] | GroupResult[Any]
 
-
-def connect(app: Any, **options: Any) -> Backend:
-    """The backend of a Celery app: where its workers store, with its prefix, expiries, serializers, TLS …
-
-    It can revoke the app's tasks. It is the one that the handles of the app's tasks use, and the same at each
-    call; with ``options`` it is a new one, which the app's handles use from then on. From now on Celery's own results
-    of this app can be awaited too.
-
-    Args:
-        app: The app; or one of Celery's result backends: its app's own, or another.
-        options: See :class:`asyncresult.Backend`; they take precedence over the app's settings. Most apps need
-            ``exceptions=[…]``: their exception classes that are constructed from a record by calling them. With
-            ``rpc://`` also those of :class:`RpcBackend`.
-
-    Raises:
-        ValueError: A setting that cannot be honoured, or makes no sense. It is named; no secret is.
-        celery.exceptions.ImproperlyConfigured: Celery itself refuses it.
-    """
-    app = getattr(app, "_get_current_object", lambda: app)()  # celery.current_app is a proxy
-    if isinstance(app, CelerysBackend):
-        theirs, app = app, app.app
-        make_awaitable(app)
-        return make_backend(app, theirs, **options) if options else backend_for(app, theirs)
-    make_awaitable(app)
-    return backend_of(app, **options)
-
-
-def make_awaitable(app: Any) -> None:
-    """Let Celery's own results, of this app, be awaited: a canvas that was sent with ``delay()`` gives them."""
-    for cls in (app.AsyncResult, app.ResultSet, app.GroupResult):
-        cls.__await__ = _await_result
-
-
-def _await_result(self: Any) -> Any:
-    return from_celery(self).__await__()
+#: The attribute of Celery's results that holds the type of the value, if the task converts it.
+VALUE_TYPE = "_asyncresult_type"
 
 
 class CeleryAsyncResult(AsyncResult[T_co], celery_results.ResultBase):  # type: ignore[misc]
@@ -66,23 +32,36 @@ class CeleryAsyncResult(AsyncResult[T_co], celery_results.ResultBase):  # type: 
 
     Args:
         app: Whose task it is: its backend is used where none is given, and is made at the first use.
+        theirs: Celery's result backend that has the result; None is that of the app.
     """
 
-    __slots__ = ("_app",)
+    __slots__ = ("_app", "_theirs")
 
     _backend: Store | None
 
     def __init__(
-        self, id: str, *, app: Any = None, backend: Store | None = None, parent: Node | None = None, type: Any = Any
+        self,
+        id: str,
+        *,
+        app: Any = None,
+        theirs: Any = None,
+        backend: Store | None = None,
+        parent: Node | None = None,
+        type: Any = Any,
     ) -> None:
         super().__init__(id, backend=backend, parent=parent, type=type)
         self._app = app
+        self._theirs = theirs
 
     @property
     def backend(self) -> Store:
-        """As given; else that of the app; else the current one. Raises ValueError: see :func:`connect`."""
-        if self._backend is None and self._app is not None:
-            self._backend = backend_of(self._app)
+        """As given; else the one for Celery's; else the current one.
+
+        Raises:
+            ValueError: Celery's result backend cannot be replaced; see :func:`connect`.
+        """
+        if self._backend is None and (self._app is not None or self._theirs is not None):
+            self._backend = backend_for(self._app, self._theirs)
         return super().backend
 
     def then(self, on_success: Any = None, on_error: Any = None, *, weak: bool = False) -> Any:
@@ -103,7 +82,7 @@ class CeleryAsyncResult(AsyncResult[T_co], celery_results.ResultBase):  # type: 
 
     def __copy__(self) -> CeleryAsyncResult[T_co]:
         twin: CeleryAsyncResult[T_co] = super().__copy__()  # type: ignore[assignment]
-        twin._app = self._app
+        twin._app, twin._theirs = self._app, self._theirs
         return twin
 
 
@@ -111,25 +90,75 @@ class CeleryGroupResult(GroupResult[T], celery_results.ResultBase):  # type: ign
     """The handles of a group, likewise a result to Celery's code."""
 
 
+def is_result(thing: Any) -> bool:
+    """Whether it is something that can be waited for. A task class may return what is not: a lock that is held gives
+    an EagerResult without an id, sending at the end of a transaction gives None."""
+    if isinstance(thing, (AsyncResult, ResultSet)):
+        return True
+    theirs: Any = thing
+    return isinstance(thing, celery_results.ResultBase) and getattr(theirs, "id", "") is not None
+
+
+# -- from Celery --------------------------------------------------------------------------------------------
+
+
 def from_celery(result: Any) -> Any:
     """The handle for a result of Celery's, with parents and members; a handle is given back as it is.
 
+    The handle waits where the result is kept: a result that names a backend of its own is looked for there.
+
     Raises:
         TypeError: It is no result.
+        ValueError: It contains itself.
     """
     if isinstance(result, (AsyncResult, ResultSet)):
         return result
-    theirs: Any = result  # untyped, whatever type checkers make of Celery's classes
-    if not isinstance(result, celery_results.ResultBase):
-        raise TypeError(f"from_celery() takes a result of Celery's, not {type(result).__name__}: {result!r:.60}")
-    parent = from_celery(theirs.parent) if theirs.parent is not None else None
-    if isinstance(result, celery_results.EagerResult):
+    made: dict[int, Any] = {}
+    begun: set[int] = set()
+    steps = [result]
+    # Without recursion: a chain may be long. A result is made after its parts.
+    while steps:
+        step = steps[-1]
+        missing = [part for part in _parts(step) if id(part) not in made]
+        if missing and id(step) in begun:
+            raise ValueError(f"a result that contains itself: {step!r:.60}")
+        begun.add(id(step))
+        if not missing:
+            made[id(step)] = _handle(step, made)
+            steps.pop()
+        steps += missing
+    return made[id(result)]
+
+
+def _parts(theirs: Any) -> Iterator[Any]:
+    """The results of which a result of Celery's is made."""
+    if isinstance(theirs, (AsyncResult, ResultSet)):
+        return
+    if not isinstance(theirs, celery_results.ResultBase):
+        raise TypeError(f"from_celery() takes a result of Celery's, not {type(theirs).__name__}: {theirs!r:.60}")
+    parent: Any = getattr(theirs, "parent", None)
+    if parent is not None:
+        yield parent
+    if isinstance(theirs, celery_results.ResultSet):
+        yield from theirs.results
+
+
+def _handle(theirs: Any, made: dict[int, Any]) -> Any:
+    """The handle for a result whose parts are made."""
+    if isinstance(theirs, (AsyncResult, ResultSet)):
+        return theirs
+    parent = made[id(theirs.parent)] if theirs.parent is not None else None
+    if isinstance(theirs, celery_results.EagerResult):
         return _from_eager(theirs, parent)
-    if isinstance(result, celery_results.GroupResult):
-        return CeleryGroupResult(theirs.id, map(from_celery, theirs.results), parent=parent)
-    if isinstance(result, celery_results.ResultSet):
-        return ResultSet(map(from_celery, theirs.results))
-    handle: CeleryAsyncResult[Any] = CeleryAsyncResult(theirs.id, app=theirs.app, parent=parent)
+    if isinstance(theirs, celery_results.ResultSet):
+        members = [made[id(member)] for member in theirs.results]
+        if isinstance(theirs, celery_results.GroupResult):
+            return CeleryGroupResult(theirs.id, members, parent=parent)
+        return ResultSet(members)
+    type = vars(theirs).get(VALUE_TYPE, Any)
+    handle: CeleryAsyncResult[Any] = CeleryAsyncResult(
+        theirs.id, app=theirs.app, theirs=theirs.backend, parent=parent, type=type
+    )
     handle.ignored = bool(theirs.ignored)
     return handle
 
@@ -144,24 +173,38 @@ def _from_eager(result: Any, parent: Node | None) -> EagerResult[Any]:
     return handle
 
 
+# -- to Celery ----------------------------------------------------------------------------------------------
+
+
 def to_celery(handle: Any, app: Any) -> Any:
     """Celery's own result, of ``app``, for a handle, with parents and members."""
-    if isinstance(handle, GroupResult):
-        members = [to_celery(member, app) for member in handle.results]
-        return app.GroupResult(handle.id, members, parent=_parent_to_celery(handle, app))
+    parent = None
+    for node in reversed(_chain(handle)):  # without recursion: a chain may be long
+        parent = _to_celery(node, parent, app)
+    return parent
+
+
+def _chain(handle: Any) -> list[Any]:
+    chain = [handle]
+    while (parent := chain[-1].parent) is not None:
+        chain.append(parent)
+    return chain
+
+
+def _to_celery(handle: Any, parent: Any, app: Any) -> Any:
     if isinstance(handle, ResultSet):
-        return app.ResultSet([to_celery(member, app) for member in handle.results])
+        members = [to_celery(member, app) for member in handle.results]
+        if isinstance(handle, GroupResult):
+            return app.GroupResult(handle.id, members, parent=parent)
+        return app.ResultSet(members)
     if isinstance(handle, EagerResult):
         meta = handle.snapshot
         assert meta is not None
         value = meta.result if handle.exception is None else handle.exception
         result = celery_results.EagerResult(handle.id, value, meta.status, meta.traceback, meta.name)
-        result.parent = _parent_to_celery(handle, app)
+        result.parent = parent
         return result
-    result = app.AsyncResult(handle.id, parent=_parent_to_celery(handle, app))
+    theirs = handle._theirs if isinstance(handle, CeleryAsyncResult) and handle._app is app else None
+    result = app.AsyncResult(handle.id, backend=theirs, parent=parent)
     result.ignored = handle.ignored
     return result
-
-
-def _parent_to_celery(handle: Any, app: Any) -> Any:
-    return to_celery(handle.parent, app) if handle.parent is not None else None

@@ -1,7 +1,7 @@
 """Tasks and signatures that are sent without blocking the event loop, and tasks that await.
 
-Inside, Celery goes on with its own results: only what a task's ``delay()`` and ``apply_async()`` return, and
-what the coroutines here return, is a handle. So canvases, trails, chords and workers see what they always saw.
+``delay()`` and ``apply_async()`` are Celery's, and give Celery's own result (:mod:`.awaitable`): blocking code,
+canvases, trails, chords and workers see what they always saw. The coroutines here give handles.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 from celery import Task as StockTask
 from celery.canvas import Signature
 
-from ...result import AsyncResult
-from .backend import sending
+from ...result import AsyncResult as Handle
+from .awaitable import AwaitableResult, make_awaitable, with_await
+from .backend import sending, sent
 from .config import make_backend
 from .control import in_thread
 from .coroutines import as_child, running_task, wrap_coroutine_function
-from .results import from_celery, make_awaitable
+from .results import VALUE_TYPE, from_celery, is_result
 from .rpc import watch
+from .values import returned_type, store_plain_values
+
+if TYPE_CHECKING:
+    from .canvas import TypedSignature
 
 __all__ = ["Task", "install", "task"]
 
@@ -42,11 +47,17 @@ else:
 
 
 class _Methods(_Generic[P, R]):
-    """What :class:`Task` adds to Celery's: apart, so that it can be put in front of any task class."""
+    """What :class:`Task` adds to Celery's: apart, so that it can be put in front of any task class.
+
+    Attributes:
+        convert: Whether values are made what the function's annotation says; see :func:`task`.
+    """
+
+    convert: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        wrap_coroutine_function(cls, cls.__dict__.get("run"))
+        _set_run(cls, cls.__dict__.get("run"))
 
     @classmethod
     def on_bound(cls, app: Any) -> None:
@@ -54,34 +65,64 @@ class _Methods(_Generic[P, R]):
         make_awaitable(app)
         watch(app, make_backend)
 
-    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
-        """Send the task. Blocks until the broker has it: in coroutines use :meth:`adelay`.
+    if TYPE_CHECKING:
 
-        Returns:
-            The handle: ``value = await add.delay(2, 3)``.
-        """
-        return self.apply_async(args, kwargs)
+        def delay(self, *args: P.args, **kwargs: P.kwargs) -> AwaitableResult[R]:
+            """Send the task. Blocks until the broker has it: in coroutines use :meth:`adelay`.
 
-    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[R]:
-        """:meth:`delay` with Celery's options for sending. Returns the handle."""
-        with sending(self.app), as_child():  # type: ignore[attr-defined]
-            handle: AsyncResult[R] = from_celery(super().apply_async(args, kwargs, **options))  # type: ignore[misc]
-        return handle
+            Returns:
+                Celery's own result, which can be awaited: ``value = await add.delay(2, 3)``.
+            """
+            ...
 
-    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AwaitableResult[R]:
+            """:meth:`delay` with Celery's options for sending. Returns Celery's own result, which can be awaited."""
+            ...
+
+        def s(self, *args: Any, **kwargs: Any) -> TypedSignature[R]:
+            """A signature. It may lack arguments, which a canvas adds."""
+            ...
+
+        def si(self, *args: P.args, **kwargs: P.kwargs) -> TypedSignature[R]:
+            """A signature to which a canvas adds nothing."""
+            ...
+
+    else:
+
+        def apply_async(self, *args, **options):
+            with sending(self.app), as_child():
+                result = super().apply_async(*args, **options)
+            return with_await(sent(result))
+
+    def AsyncResult(self, task_id: str, **options: Any) -> AwaitableResult[R]:
+        """Celery's own result of a task with this id, which can be awaited."""
+        result: AwaitableResult[R] = with_await(super().AsyncResult(task_id, **options))  # type: ignore[misc]
+        if self.convert:
+            setattr(result, VALUE_TYPE, self._value_type)
+        return result
+
+    @functools.cached_property
+    def _value_type(self) -> Any:
+        run: Any = self.run  # type: ignore[attr-defined]
+        return returned_type(run)
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Send the task, in a thread. Cancelling returns at once; the task may have been sent by then.
 
         Returns:
-            The handle: ``handle = await add.adelay(2, 3)``, then ``value = await handle``.
+            The handle: ``handle = await add.adelay(2, 3)``, then ``value = await handle``. Where the class of the task
+            gives no result (None, say, because it will be sent later), what it gives.
 
         Raises:
             kombu.exceptions.OperationalError: The broker cannot be reached; what else ``delay`` raises.
         """
-        return await self.aapply_async(args, kwargs)
+        handle: Handle[R] = await _send_in_thread(self, functools.partial(self.delay, *args, **kwargs))
+        return handle
 
-    async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[R]:
+    async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Handle[R]:
         """:meth:`adelay` with Celery's options for sending."""
-        return await in_thread(functools.partial(self.apply_async, args, kwargs, **options))
+        handle: Handle[R] = await _send_in_thread(self, functools.partial(self.apply_async, args, kwargs, **options))
+        return handle
 
     @property
     def request(self) -> Any:
@@ -92,11 +133,20 @@ class _Methods(_Generic[P, R]):
         return super().request  # type: ignore[misc]
 
 
+def _set_run(cls: Any, run: Any) -> None:
+    """Let a worker call ``run``, and store what it gives, if it is a coroutine function or its values are converted."""
+    if run is None:
+        return
+    wrap_coroutine_function(cls, run)
+    if cls.convert:
+        store_plain_values(cls, inspect.getattr_static(cls, "run"))
+
+
 class Task(_Methods[P, R], StockTask):  # type: ignore[misc]
     """A base class for the tasks of an app: ``Celery(task_cls="asyncresult.integrations.celery:Task")``.
 
-    ``delay()`` and ``apply_async()`` return a handle that can be awaited; ``adelay()`` and ``aapply_async()``
-    do not block the event loop. A coroutine function can be a task.
+    ``delay()`` and ``apply_async()`` are Celery's, and their results can be awaited; ``adelay()`` and
+    ``aapply_async()`` do not block the event loop, and give handles. A coroutine function can be a task.
     """
 
     abstract = True
@@ -117,49 +167,73 @@ class _BindingDecorator(Protocol):
 
 
 @overload
-def task(app: Any, *, bind: Literal[True], **options: Any) -> _BindingDecorator: ...
+def task(app: Any, *, bind: Literal[True], convert: bool = False, **options: Any) -> _BindingDecorator: ...
 @overload
-def task(app: Any, *, bind: Literal[False] = False, **options: Any) -> _Decorator: ...
-def task(app: Any, **options: Any) -> Any:
+def task(app: Any, *, bind: Literal[False] = False, convert: bool = False, **options: Any) -> _Decorator: ...
+def task(app: Any, *, convert: bool = False, **options: Any) -> Any:
     """``app.task`` for type checkers: ``@task(app)`` makes a ``Task[P, R]`` of a function ``P -> R``.
 
     So ``adelay`` takes what the function takes, and ``await`` gives what it returns.
 
     Args:
+        convert: Make values what the function's annotation says: with ``-> Report`` a handle gives a Report, and with
+            ``-> tuple[int, int]`` a tuple. The worker stores dataclasses, msgspec's, attrs' and pydantic's classes as
+            plain JSON, and the handle builds them. Celery's own ``get()`` gives the plain values.
         options: Those of ``app.task``.
     """
     if not issubclass(app.Task, _Methods):
         options.setdefault("base", Task)
-    return app.task(**options)
+    return app.task(convert=convert, **options)
 
 
 def install(app: Any) -> None:
-    """Give the tasks of an existing app what :class:`Task` has: those it has, and those it will get.
-
-    A task that is declared with a ``base=`` of its own after the app was finalized is not reached: let that
-    class derive from :class:`Task`.
-    """
+    """Give the tasks of an existing app what :class:`Task` has: those it has, whatever their base class, and those it
+    will get."""
+    app = getattr(app, "_get_current_object", lambda: app)()  # celery.current_app is a proxy
     if not issubclass(app.Task, _Methods):
         app.Task = type("Task", (_Methods, app.Task), {"__module__": __name__, "abstract": True})
     make_awaitable(app)
     watch(app, make_backend)
-    if app.finalized:
-        _adopt_all(app)
-    else:
-        app.on_after_finalize.connect(_adopt_all, weak=False)
+    registry: Any = app._tasks
+    if not isinstance(registry, _AdoptingRegistry):
+        cls = type(registry)
+        registry.__class__ = type(cls.__name__, (_AdoptingRegistry, cls), {"__module__": cls.__module__})
+    for registered in registry.values():
+        _adopt(registered)
 
 
-def _adopt_all(sender: Any, **_: object) -> None:
-    for registered in sender.tasks.values():
-        cls = type(registered)
-        if not issubclass(cls, _Methods):
-            namespace = {"__module__": cls.__module__, "__doc__": cls.__doc__}
-            adopted = type(cls.__name__, (_Methods, cls), namespace)
-            wrap_coroutine_function(adopted, inspect.getattr_static(cls, "run"))
-            registered.__class__ = adopted
+class _AdoptingRegistry:
+    """In front of the class of an app's registry of tasks, through which each task comes, however it is declared."""
+
+    def __setitem__(self, name: str, task: Any) -> None:
+        _adopt(task)
+        super().__setitem__(name, task)  # type: ignore[misc]
+
+
+def _adopt(task: Any) -> None:
+    """Put :class:`_Methods` in front of a task's class; the task stays the same object."""
+    cls = type(task)
+    if issubclass(cls, _Methods):
+        return
+    adopted = type(cls.__name__, (_Methods, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+    _set_run(adopted, inspect.getattr_static(cls, "run"))
+    task.__class__ = adopted
+    if "_orig_run" in vars(task):  # autoretry_for has put itself in front of run already
+        task._orig_run = inspect.getattr_static(adopted, "run").__get__(task, adopted)
 
 
 # -- sending ------------------------------------------------------------------------------------------------
+
+
+async def _send_in_thread(self: Any, send: Callable[[], Any]) -> Any:
+    """Have a thread send a task or signature; give the handle, or what is no result as it is."""
+
+    def call() -> Any:
+        with sending(self.app, always=True), as_child():
+            return send()
+
+    result = await in_thread(call)
+    return from_celery(result) if is_result(result) else result
 
 
 async def _aapply_async(self: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
@@ -168,13 +242,7 @@ async def _aapply_async(self: Any, args: Any = None, kwargs: Any = None, **optio
     Returns:
         The handle, with its parents; a group's has its members. None for an empty chain.
     """
-
-    def send() -> Any:
-        with sending(self.app), as_child():
-            result = self.apply_async(args, kwargs, **options)
-            return from_celery(result) if result is not None else None
-
-    return await in_thread(send)
+    return await _send_in_thread(self, functools.partial(self.apply_async, args, kwargs, **options))
 
 
 async def _adelay(self: Any, *args: Any, **kwargs: Any) -> Any:
