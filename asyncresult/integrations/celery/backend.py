@@ -50,7 +50,9 @@ def result_backend(*, app: Any, url: str | None = None, **options: Any) -> Any:
         return SentinelResultBackend(app=app, url=url, **options)
     if scheme in ("redis", "rediss", "socket"):
         return ResultBackend(app=app, url=url, **options)
-    raise UnknownBackendURL(f"asyncresult+{scheme}:// is not known; known are redis, rediss, redis+socket, sentinel and rpc")
+    raise UnknownBackendURL(
+        f"asyncresult+{scheme}:// is not known; known are redis, rediss, redis+socket, sentinel and rpc"
+    )
 
 
 class _OnRedis(Waiting):

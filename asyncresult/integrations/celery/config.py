@@ -154,8 +154,8 @@ def _elsewhere(app: Any, theirs: Any) -> Backend:
     if backend is None or backend.closed:
         if not isinstance(theirs, RedisBackend):
             raise ValueError(
-                f"a result of {app!r} is kept in a result backend of its own, a {type(theirs).__name__}: only where it is"
-                " Redis can asyncresult wait for it"
+                f"a result of {app!r} is kept in a result backend of its own, a {type(theirs).__name__}: where it is"
+                " Redis, it could be waited for"
             )
         backend = known[place] = make_backend(app, theirs, **vars(app).get("_asyncresult_options", {}))
         try:
