@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import celery
+import celery.result
 import pytest
 from celery import Celery, chain, chord, group
 from celery.exceptions import ChordError
@@ -17,10 +18,9 @@ from celery.result import ResultBase
 
 import asyncresult
 from asyncresult import AsyncResult, EagerResult, GroupResult, TaskFailed
-from asyncresult.integrations.celery import install
+from asyncresult.integrations.celery import from_celery
 from tests.integrations.celery_project import client, in_thread
-from tests.tools.celery_app import TYPED_VALUES, close_app, make_app
-from tests.tools.celery_worker import CeleryWorker
+from tests.tools.celery_app import TYPED_VALUES
 from tests.tools.servers import running_servers
 
 pytestmark = pytest.mark.celery
@@ -30,9 +30,9 @@ def task(app: Celery, name: str) -> Any:
     return app.tasks[f"project.{name}"]
 
 
-async def test_delay_gives_a_handle_that_can_be_awaited(app: Celery) -> None:
+async def test_adelay_gives_a_handle(app: Celery) -> None:
     async with asyncresult.connect(app):
-        handle = task(app, "add").delay(2, 3)
+        handle = await task(app, "add").adelay(2, 3)
         assert isinstance(handle, AsyncResult)
         assert isinstance(handle, ResultBase)
         assert await handle == 5
@@ -256,39 +256,18 @@ async def test_many_can_be_sent_at_once(app: Celery) -> None:
         assert await asyncresult.gather(*handles, timeout=30) == tuple(range(100))
 
 
-async def test_eager_tasks_give_eager_handles() -> None:
+async def test_eager_tasks() -> None:
     config: dict[str, Any] = {"broker_url": "memory://", "result_backend": "redis://127.0.0.1:1/0"}
     with client(**config, task_always_eager=True) as app:
-        handle = task(app, "add").delay(2, 3)
+        handle = await task(app, "add").adelay(2, 3)
         assert isinstance(handle, EagerResult)
         assert await handle == 5
+        assert from_celery(handle) is AsyncResult.from_celery(handle) is handle
+        result = task(app, "add").delay(2, 3)
+        assert type(result) is celery.result.EagerResult
+        assert (await result, result.get()) == (5, 5)
         with pytest.raises(ValueError, match="boom"):
             await (await task(app, "boom").adelay())
         add = task(app, "add")
         assert await (await chain(add.s(1, 1), add.s(1)).adelay()) == 3
         assert await (await group(add.s(1, 1), add.s(2, 2)).adelay()) == [2, 4]
-
-
-async def test_install_fits_an_existing_app(celery_worker: CeleryWorker) -> None:
-    """Tasks that were there, that are declared later, and that have a base class of their own."""
-
-    class Base(celery.Task):
-        flavour = "own"
-
-    def nothing() -> None: ...
-
-    app = make_app(**celery_worker.config)
-    try:
-        app.task(nothing, shared=False, name="early", base=Base)
-        before = app.tasks["tests.add"]
-        install(app)
-        app.task(nothing, shared=False, name="late")
-        async with asyncresult.connect(app):
-            assert app.tasks["tests.add"] is before
-            assert await (await before.adelay(2, 3)).get(timeout=10) == 5
-            assert isinstance(before.delay(1, 1), AsyncResult)
-            assert app.tasks["early"].flavour == "own"
-            assert hasattr(app.tasks["early"], "adelay")
-            assert hasattr(app.tasks["late"], "adelay")
-    finally:
-        close_app(app)

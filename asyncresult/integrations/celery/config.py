@@ -86,7 +86,7 @@ def _make_polled(app: Any, cls: Any, url: str | None, options: dict[str, Any]) -
 
     conf = app.conf
     bson = cls.__module__ == "celery.backends.mongodb" and conf.result_serializer == "bson"
-    settings = {
+    settings: dict[str, Any] = {
         "serializer": "json" if bson else known_serializers("result_serializer", [conf.result_serializer])[0],
         "accept": accepted(conf),
         "compression": conf.get("result_compression"),

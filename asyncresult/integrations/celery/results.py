@@ -139,8 +139,12 @@ def _parts(theirs: Any) -> Iterator[Any]:
     parent: Any = getattr(theirs, "parent", None)
     if parent is not None:
         yield parent
-    if isinstance(theirs, celery_results.ResultSet):
+    if _is_set(theirs):
         yield from theirs.results
+
+
+def _is_set(theirs: object) -> bool:
+    return isinstance(theirs, celery_results.ResultSet)
 
 
 def _handle(theirs: Any, made: dict[int, Any]) -> Any:
@@ -150,7 +154,7 @@ def _handle(theirs: Any, made: dict[int, Any]) -> Any:
     parent = made[id(theirs.parent)] if theirs.parent is not None else None
     if isinstance(theirs, celery_results.EagerResult):
         return _from_eager(theirs, parent)
-    if isinstance(theirs, celery_results.ResultSet):
+    if _is_set(theirs):
         members = [made[id(member)] for member in theirs.results]
         if isinstance(theirs, celery_results.GroupResult):
             return CeleryGroupResult(theirs.id, members, parent=parent)

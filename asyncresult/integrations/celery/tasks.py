@@ -195,8 +195,8 @@ def install(app: Any) -> None:
     make_awaitable(app)
     watch(app, make_backend)
     registry: Any = app._tasks
-    if not isinstance(registry, _AdoptingRegistry):
-        cls = type(registry)
+    cls: Any = type(registry)
+    if not issubclass(cls, _AdoptingRegistry):
         registry.__class__ = type(cls.__name__, (_AdoptingRegistry, cls), {"__module__": cls.__module__})
     for registered in registry.values():
         _adopt(registered)
