@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, overload
 from weakref import WeakValueDictionary
 
 from .. import backend as backends
@@ -16,6 +17,8 @@ from .result import AsyncResult
 from .sets import GroupResult, ResultSet
 
 __all__ = ["Backend", "connect", "current_backend"]
+
+T = TypeVar("T")
 
 
 def connect(url: Any = None, **options: Any) -> Backend:
@@ -86,10 +89,22 @@ class Backend(Blocking):
 
     # -- handles --------------------------------------------------------------------------------------
 
+    @overload
+    def result(self, id: str, *, parent: Any = None) -> AsyncResult[Any]: ...
+    @overload
+    def result(self, id: str, *, type: builtins.type[T], parent: Any = None) -> AsyncResult[T]: ...
+    @overload
+    def result(self, id: str, *, type: Any, parent: Any = None) -> AsyncResult[Any]: ...
     def result(self, id: str, *, type: Any = Any, parent: Any = None) -> AsyncResult[Any]:
         """A handle on the result of task ``id``; touches nothing."""
         return AsyncResult(id, backend=self, parent=parent, type=type)
 
+    @overload
+    def results(self, ids: Iterable[str]) -> ResultSet[Any]: ...
+    @overload
+    def results(self, ids: Iterable[str], *, type: builtins.type[T]) -> ResultSet[T]: ...
+    @overload
+    def results(self, ids: Iterable[str], *, type: Any) -> ResultSet[Any]: ...
     def results(self, ids: Iterable[str], *, type: Any = Any) -> ResultSet[Any]:
         """Handles on several results, to be waited for together; touches nothing."""
         return ResultSet([self.result(id, type=type) for id in ids])

@@ -6,14 +6,16 @@ async handle has learned is read from memory, on any thread; everything else goe
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import datetime
 from functools import cached_property
 from time import monotonic
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, overload
 
 from .._checks import DetachOrRevoke
+from .._handles.base import T_co
 from .._handles.eager import EagerResult as EagerHandle
 from .._handles.result import AsyncResult as AsyncHandle
 from .._portal import run, start
@@ -27,8 +29,6 @@ from .base import OnMessage, ResultBase, Stream, Updates, async_backend, blockin
 from .celery import assert_will_not_block, celerys_terms, in_celerys_terms
 
 __all__ = ["AsyncResult", "EagerResult"]
-
-T_co = TypeVar("T_co", covariant=True)
 
 
 class AsyncResult(ResultBase, Generic[T_co]):
@@ -57,6 +57,37 @@ class AsyncResult(ResultBase, Generic[T_co]):
 
     _handle: AsyncHandle[T_co]
 
+    @overload
+    def __init__(
+        self,
+        id: str,
+        backend: Any = None,
+        task_name: str | None = None,
+        app: Any = None,
+        parent: Any = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        id: str,
+        backend: Any = None,
+        task_name: str | None = None,
+        app: Any = None,
+        parent: Any = None,
+        *,
+        type: builtins.type[T_co],
+    ) -> None: ...
+    @overload  # for what is no class: unions, Annotated …
+    def __init__(
+        self,
+        id: str,
+        backend: Any = None,
+        task_name: str | None = None,
+        app: Any = None,
+        parent: Any = None,
+        *,
+        type: Any,
+    ) -> None: ...
     def __init__(
         self,
         id: str,

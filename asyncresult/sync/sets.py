@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Self, TypeVar, overload
+from typing import Any, ClassVar, Self, overload
 
 from .._checks import ReturnWhen
 from .._handles import forms as _forms
 from .._handles import joins as _joins
 from .._handles import sets as _sets
 from .._handles import streams as _streams
+from .._handles.base import T
 from .._portal import run
 from ..backend import Backend as AsyncBackend
 from ..backend import current_backend
@@ -26,8 +27,6 @@ from .celery import assert_will_not_block, celerys_terms, document, in_celerys_t
 from .result import AsyncResult
 
 __all__ = ["GroupResult", "ResultSet", "as_completed", "gather", "result_from_tuple", "wait"]
-
-T = TypeVar("T")
 
 
 class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
@@ -47,6 +46,10 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
         TypeError: Something else is among ``results``.
     """
 
+    @overload
+    def __init__(self, results: Iterable[AsyncResult[T]], app: Any = None, **kwargs: Any) -> None: ...
+    @overload
+    def __init__(self: ResultSet[Any], results: Iterable[Any], app: Any = None, **kwargs: Any) -> None: ...
     def __init__(self, results: Iterable[Any], app: Any = None, **kwargs: Any) -> None:
         self.results: list[Any] = [_adopt(member) for member in results]
         self._app = app

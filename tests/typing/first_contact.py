@@ -14,6 +14,7 @@ from typing import Annotated, Any, assert_type
 from uuid import uuid4
 
 import asyncresult
+import asyncresult.sync as sync
 from asyncresult import AsyncResult, Backend, EagerResult, GroupResult, ResultSet, connect, gather, scope, wait
 
 
@@ -102,3 +103,15 @@ async def answers(handle: AsyncResult[int], results: ResultSet[int]) -> None:
     assert_type(await asyncio.gather(handle.ready(), handle.state()), tuple[bool, str])
     async with asyncio.TaskGroup() as group:
         assert_type(group.create_task(results.ready()), asyncio.Task[bool])
+
+
+def blocking(task_id: str, ids: list[str]) -> None:
+    handle = sync.AsyncResult(task_id)
+    assert_type(handle, sync.AsyncResult[Any])
+    assert_type(sync.AsyncResult(task_id, type=int).get(timeout=1), int)
+    assert_type(sync.ResultSet([sync.AsyncResult(i) for i in ids]).get(), list[Any])
+    assert_type(sync.ResultSet([sync.AsyncResult(i, type=int) for i in ids]).get(), list[int])
+    with sync.connect("memory://") as backend:
+        assert_type(backend.result(task_id, type=int), sync.AsyncResult[int])
+        assert_type(backend.results(ids, type=str).get(), list[str])
+    handle.get(on_timeout="revok")  # type: ignore[arg-type]
