@@ -68,7 +68,7 @@ class Engine(ABC):
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.forks: int = Engine.fork_count
         self.codec = codec
-        self.decoding = DecodingThread(self.loop)
+        self.decoding: DecodingThread = DecodingThread(self.loop)
 
     @abstractmethod
     def read(self, key: bytes) -> asyncio.Future[bytes | None]:
