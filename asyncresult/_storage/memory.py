@@ -179,7 +179,7 @@ class MemoryEngine(Engine):
         self._backend = backend
         self._store = records
         self._channels: set[bytes] = set()
-        self.waiters = Waiters(
+        self.waiters: Waiters = Waiters(
             self,
             self.codec.decode_small,
             loop=self.loop,

@@ -89,7 +89,7 @@ class PolledDriver(Driver):
         self.share = share
         self.readers = readers
         # Shared by all backends of this process for the same store: see the top of the file.
-        self.beside = MemoryDriver(f"beside {address}").records
+        self.beside: Records = MemoryDriver(f"beside {address}").records
         self._address = address
 
     def start_engine(self, store: Store) -> Engine:
