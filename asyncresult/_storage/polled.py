@@ -35,6 +35,7 @@ from ..codec.codec import Codec
 from ..errors import BackendClosed, BackendError, BackendUnavailable
 from .engine import BackendStats, Engine
 from .memory import MemoryDriver, MemoryEngine
+from .memory import Records as KeptRecords
 from .polling import SINGLE_READS, ReaderThread, Records, Schedule, Watch
 from .store import Driver, Store
 
@@ -89,7 +90,7 @@ class PolledDriver(Driver):
         self.share = share
         self.readers = readers
         # Shared by all backends of this process for the same store: see the top of the file.
-        self.beside: Records = MemoryDriver(f"beside {address}").records
+        self.beside: KeptRecords = MemoryDriver(f"beside {address}").records
         self._address = address
 
     def start_engine(self, store: Store) -> Engine:
