@@ -11,17 +11,27 @@ import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from celery import Celery
 
 import tests.tools.celery_app  # noqa: F401 - registers its shared tasks with every app
 from asyncresult import _portal
+from asyncresult.integrations.celery import task
 from tests.tools.celery_app import CONFIG_VARIABLE, close_app
 
 __all__ = ["client", "in_thread", "make_project"]
 
 T = TypeVar("T")
+
+
+@dataclass
+class Report:
+    """What a task with ``convert=True`` returns."""
+
+    name: str
+    sizes: tuple[int, int]
 
 
 def make_project(**config: Any) -> Celery:
@@ -122,6 +132,20 @@ def _declare(project: Celery) -> None:
     async def auto() -> None:
         await asyncio.sleep(0)
         raise ValueError("again and again")
+
+    @project.task(shared=False, name="project.gives_up")
+    async def gives_up() -> None:
+        inner = asyncio.ensure_future(asyncio.sleep(60))
+        inner.cancel()
+        await inner
+
+    @task(project, convert=True, shared=False, name="project.pair")
+    async def pair(x: int) -> tuple[int, int]:
+        return x, x
+
+    @task(project, convert=True, shared=False, name="project.report")
+    def report(name: str) -> Report:
+        return Report(name, (1, 2))
 
     @project.task(shared=False, name="project.hurry", soft_time_limit=1)
     async def hurry(marker: str) -> None:

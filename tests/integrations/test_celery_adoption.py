@@ -10,6 +10,7 @@ from typing import Any
 import celery
 import pytest
 from celery import Celery, shared_task
+from celery.backends.redis import RedisBackend
 from celery.contrib.abortable import AbortableAsyncResult, AbortableTask
 from celery.result import AsyncResult as CelerysResult
 from celery.result import EagerResult as CelerysEagerResult
@@ -17,7 +18,7 @@ from celery.result import EagerResult as CelerysEagerResult
 import asyncresult
 from asyncresult import AsyncResult, Promise, ResultSet
 from asyncresult.integrations.celery import AwaitableResult, Task, install
-from tests.integrations.celery_project import in_thread
+from tests.integrations.celery_project import Report, in_thread
 from tests.tools.celery_app import close_app, make_app
 from tests.tools.celery_worker import CeleryWorker
 
@@ -174,3 +175,38 @@ async def test_an_abortable_task_keeps_its_result(app: Celery) -> None:
         assert handle.backend is backend
         await backend.store_result("patient-1", 4, "SUCCESS")
         assert await result == 4
+
+
+async def test_values_of_the_annotated_type(app: Celery) -> None:
+    async with asyncresult.connect(app):
+        assert await app.tasks["project.pair"].delay(3) == (3, 3)
+        assert await (await app.tasks["project.report"].adelay("x")) == Report("x", (1, 2))
+        assert app.tasks["project.report"]("y") == Report("y", (1, 2))
+
+
+async def test_a_coroutine_that_ends_cancelled_fails(app: Celery) -> None:
+    async with asyncresult.connect(app) as backend:
+        result = app.tasks["project.gives_up"].delay()
+        meta = await backend.result(result.id).until("FAILURE", timeout=10)
+        assert (meta.status, meta.result["exc_type"]) == ("FAILURE", "CancelledError")
+
+
+async def test_a_result_is_waited_for_where_it_is_kept(app: Celery) -> None:
+    """At another database of the server, and closed with the app's own; under keys of its own it is refused."""
+
+    class Teams(RedisBackend):  # type: ignore[misc]
+        task_keyprefix = "team-a-task-"
+
+    url = app.backend.url.rpartition("/")[0] + "/5"
+    async with asyncresult.connect(app) as own:
+        handle = AsyncResult.from_celery(app.AsyncResult("elsewhere-1", backend=RedisBackend(app=app, url=url)))
+        elsewhere = handle.backend
+        assert elsewhere is not own
+        await elsewhere.store_result("elsewhere-1", 5, "SUCCESS")
+        assert await handle == 5
+        assert await own.result("elsewhere-1").state() == "PENDING"
+        again = AsyncResult.from_celery(app.AsyncResult("elsewhere-1", backend=RedisBackend(app=app, url=url)))
+        assert again.backend is elsewhere
+        with pytest.raises(ValueError, match=r"Teams has a task_keyprefix .*team-a-task-"):
+            _ = AsyncResult.from_celery(app.AsyncResult("x", backend=Teams(app=app, url=url))).backend
+    assert elsewhere.closed

@@ -78,6 +78,8 @@ class Waiting:
             meta = _portal.run_with_callbacks(wait, interval=INTERVAL, on_interval=on_interval)
         except ResultTimeout:
             raise CeleryTimeoutError("The operation timed out.") from None
+        if on_interval is not None:
+            on_interval()  # as Celery does before it looks at the result: a parent's failure comes first
         result._maybe_set_cache(stored_fields(meta))
         return result.maybe_throw(callback=callback, propagate=propagate)
 
