@@ -6,6 +6,7 @@ data: it may hold a failure without raising it, and reading it touches no networ
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from datetime import UTC, datetime
@@ -105,7 +106,11 @@ class TaskMeta(
         at, interval = beat.get("at"), beat.get("interval")
         if not isinstance(at, (int, float)) or not isinstance(interval, (int, float)):
             return None
-        return at + MISSED_HEARTBEATS * interval
+        try:
+            due = float(at) + MISSED_HEARTBEATS * float(interval)
+        except OverflowError:  # a whole number with hundreds of digits
+            return None
+        return due if math.isfinite(due) else None  # NaN would be due at once, for ever
 
     @property
     def stale(self) -> bool:

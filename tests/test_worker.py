@@ -319,3 +319,11 @@ def test_only_who_runs_can_be_stale() -> None:
     beat = {"at": 0.0, "interval": 1.0}
     assert TaskMeta(status="PROGRESS", heartbeat=beat).stale
     assert not TaskMeta(status="SUCCESS", heartbeat=beat).stale
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 10**400])
+@pytest.mark.parametrize("field", ["at", "interval"])
+def test_a_heartbeat_that_is_no_time_says_nothing(field: str, number: float) -> None:
+    """NaN is never in the past and never in the future: a stream would look again and again."""
+    meta = TaskMeta(status="STARTED", heartbeat={"at": 1.0, "interval": 1.0, field: number})
+    assert meta.stale_at is None and not meta.stale
