@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from celery import Celery, chain, chord, group
 from celery.backends.redis import RedisBackend
-from celery.exceptions import TimeoutError
+from celery.exceptions import ChordError, TimeoutError
 from celery.result import AsyncResult, ResultSet
 
 from asyncresult import ResultDecodeError, _portal
@@ -227,3 +227,19 @@ def test_results_survive_pickling(plugin_app: Celery) -> None:
     result = pickle.loads(pickle.dumps(sent(plugin_app, "project.add", 1, 1)))
     assert result.get(timeout=10) == 2
     _portal.stop()
+
+
+def test_a_failed_header_comes_before_the_chords_own_error(plugin_app: Celery) -> None:
+    """Both are stored: Celery looks at the parents first, and so does the wait."""
+    header = plugin_app.AsyncResult(str(uuid.uuid4()))
+    body = plugin_app.AsyncResult(str(uuid.uuid4()), parent=plugin_app.GroupResult(str(uuid.uuid4()), [header]))
+
+    def fail() -> None:
+        plugin_app.backend.store_result(header.id, KeyError("the task's"), "FAILURE")
+        plugin_app.backend.store_result(body.id, ChordError("the chord's"), "FAILURE")
+
+    timer = threading.Timer(0.3, fail)
+    timer.start()
+    with pytest.raises(KeyError, match="the task's"):
+        body.get(timeout=10)
+    timer.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -197,3 +198,16 @@ async def test_sentinels() -> None:
                     await backend.store_result(f"s{prefix}", 5, "SUCCESS")
                     assert await backend.result(f"s{prefix}") == 5
                 assert app.AsyncResult(f"s{prefix}").state == "SUCCESS"
+
+
+def test_an_app_that_sends_while_it_is_configured() -> None:
+    """Reading its configuration runs its own code, which comes back to us."""
+    app = celery.Celery("sends", broker="memory://", task_cls="asyncresult.integrations.celery:Task")
+    app.add_defaults(lambda: {"result_backend": "redis://127.0.0.1:1/0", "task_ignore_result": True})
+    add = app.task(lambda: None, shared=False, name="sent")
+    app.on_after_configure.connect(lambda sender, **_: add.delay(), weak=False)
+    connecting = threading.Thread(target=asyncresult.connect, args=(app,), daemon=True)
+    connecting.start()
+    connecting.join(10)
+    assert not connecting.is_alive()
+    app.close()
