@@ -278,6 +278,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         if not self.results:
             raise ValueError("no results to wait for")
         failures: list[Exception] = []
+        failure: Exception | None = None
         async with Completed[T]([self], timeout) as completed:
             async for handle in completed:
                 value, failure = handle._settled()

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import Celery, Task
 
-app = Celery("demo", broker=os.environ["DEMO_BROKER"], backend=os.environ["DEMO_BACKEND"])
+app: Any = Celery("demo", broker=os.environ["DEMO_BROKER"], backend=os.environ["DEMO_BACKEND"])
 app.conf.update(task_track_started=True, broker_connection_retry_on_startup=True, worker_hijack_root_logger=False)
 
 
