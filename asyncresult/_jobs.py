@@ -217,7 +217,7 @@ class Job:
         handle: AsyncResult[Any],
     ) -> None:
         self.started = False
-        self._begun = self._over = False
+        self._begun = self._over = self._awaited = False
         self._session = session
         self._context = context
         self._options = options
@@ -288,7 +288,7 @@ class Job:
             raise  # this coroutine is being closed
         except BaseException as error:
             if context.over and not isinstance(error, BackendClosed):
-                self._session.failed(context.id, self._handle, error)
+                self._note_failure(error)
             elif not context.over:
                 await self._end_failed(error)
             if _may_be_ctrl_c(error):
@@ -306,11 +306,18 @@ class Job:
             await self._context.end_failed(error)
         except AsyncResultError as stored:
             logger.error("task %s failed, which could not be stored: %s", self._context.id, stored)
-        self._session.failed(self._context.id, self._handle, error)
+        self._note_failure(error)
+
+    def _note_failure(self, error: BaseException) -> None:
+        if not self._awaited:
+            self._session.failed(self._context.id, self._handle, error)
 
     def _function_over(self) -> None:
         if not self._over:
             self._over = True
+            handle = self._handle()
+            # Asked now: who waits gets the result, and may drop the handle, before the store of it is confirmed.
+            self._awaited = handle is not None and handle._table is not None
             self._session.unfinished -= 1
             self._session.changed()
 

@@ -446,6 +446,7 @@ class Handle(Node[T_co]):
         engine = backend._engine()
         key = backend.task_key(self.id)
         look: asyncio.Future[TaskMeta] = engine.loop.create_future()
+        before = self._meta
         arrived = self._table.arrived(key) if self._table is not None else 0
         payload: bytes | None = None
 
@@ -468,8 +469,8 @@ class Handle(Node[T_co]):
                 current = table.looked(key, payload, outcome, arrived)
                 # Of equal ones those who observe get the one that they have seen.
                 known = self._meta
-                if known is not None and (payload or not current):
-                    outcome = known
+                if known is not None and (payload or not current or known is not before):
+                    outcome = known  # what was learned meanwhile, by a message or by the table's own read, is newer
             self._learn(outcome)
             if not look.done():
                 look.set_result(outcome)

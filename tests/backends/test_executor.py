@@ -420,3 +420,13 @@ async def test_sys_exit_does_not_end_the_process(backend: Backend) -> None:
 async def test_wrong_numbers(backend: Backend, wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Executor(**wrong)  # type: ignore[arg-type]
+
+
+async def test_a_failure_that_was_awaited_is_not_called_unseen(
+    backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The wait ends by the published record, before the store of it is confirmed; the handle is gone by then."""
+    async with Executor(backend) as executor:
+        with pytest.raises(ZeroDivisionError):
+            await executor.submit(divmod, 1, 0)
+    assert caplog.records == []
