@@ -1,0 +1,69 @@
+"""How Sphinx builds the documentation: ``python3 dev docs``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from asyncresult import __version__  # noqa: E402  # the path above comes first
+
+project = "asyncresult"
+author = "asyncresult contributors"
+copyright = author
+release = version = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.intersphinx", "sphinx_copybutton"]
+exclude_patterns = ["_build"]
+templates_path: list[str] = []
+
+html_theme = "furo"
+html_title = f"asyncresult {release}"
+html_static_path = ["_static"]
+html_extra_path = ["llms.txt"]
+html_theme_options = {"source_repository": "https://github.com/asyncresult/asyncresult", "source_directory": "docs/"}
+html_show_sphinx = False
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
+
+# Pages are Markdown that can be read on its own, too; links between them are checked.
+source_suffix = {".md": "markdown"}
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 4
+nitpicky = False
+suppress_warnings = ["myst.xref_missing"] if "linkcheck" in sys.argv else []
+
+# Docstrings have the sections of our own that style asks for: Wire (commands sent) and Source (whose rule it is).
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_custom_sections = ["Wire", "Source", ("Raises (while iterating)", "raises")]
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+autodoc_default_options = {"members": True, "inherited-members": "object,Exception,BaseException", "show-inheritance": False}
+autodoc_mock_imports: list[str] = []
+python_maximum_signature_line_length = 88
+python_use_unqualified_type_names = True
+add_module_names = False
+
+# The inventory of Python's own documentation is not needed to build: no network.
+intersphinx_mapping: dict[str, Any] = {}
+
+linkcheck_ignore = [r"https://github\.com/asyncresult/.*", r"https://asyncresult\.github\.io/.*"]
+
+_TITLED = re.compile(r'^( *)```(\w+) title="([^"\n]*)"$', re.MULTILINE)
+
+
+def _show_titles(app: object, page: str, source: list[str]) -> None:
+    """A code block's title becomes its caption. (In plain Markdown it is passed over.)"""
+    source[0] = _TITLED.sub(r"\1```{code-block} \2\n\1:caption: \3\n", source[0])
+
+
+def setup(app: Any) -> dict[str, bool]:
+    app.connect("source-read", _show_titles)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
