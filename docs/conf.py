@@ -23,7 +23,7 @@ templates_path: list[str] = []
 
 html_theme = "furo"
 html_title = f"asyncresult {release}"
-html_static_path = ["_static"]
+html_static_path: list[str] = []
 html_extra_path = ["llms.txt"]
 html_theme_options = {"source_repository": "https://github.com/asyncresult/asyncresult", "source_directory": "docs/"}
 html_show_sphinx = False
@@ -35,7 +35,8 @@ source_suffix = {".md": "markdown"}
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 nitpicky = False
-suppress_warnings = ["myst.xref_missing"] if "linkcheck" in sys.argv else []
+# A name such as AsyncResult is there twice: asynchronous, and blocking in asyncresult.sync.
+suppress_warnings = ["ref.python"]
 
 # Docstrings have the sections of our own that style asks for: Wire (commands sent) and Source (whose rule it is).
 napoleon_google_docstring = True
@@ -45,8 +46,7 @@ napoleon_custom_sections = ["Wire", "Source", ("Raises (while iterating)", "rais
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-autodoc_default_options = {"members": True, "inherited-members": "object,Exception,BaseException", "show-inheritance": False}
-autodoc_mock_imports: list[str] = []
+autodoc_default_options = {"show-inheritance": False}
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 add_module_names = False

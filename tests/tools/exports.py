@@ -1,7 +1,6 @@
 """Writes tests/data/exports.txt, every public name with its signature: ``python3 -m tests.tools.exports``.
 
-A change of what users see is a change of that file, and so a line in the review. The tool that writes the API
-reference writes it, too.
+A change of what users see is a change of that file, and so a line in the review.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_overloads
 
-from tests.tools.api_reference import signature_text
+from tests.tools.signatures import signature_text
 
 __all__ = ["PAGE", "exports"]
 
