@@ -268,10 +268,11 @@ class PolledEngine(MemoryEngine):
     ) -> None:
         now = self.loop.time()
         thread.idle = True
-        thread.rest(cost, self._driver.share, now)
         if found is None:
+            thread.failed()
             self._failed(failure, [question for asking in asked.values() for question, _ in asking], watches, now)
         else:
+            thread.rest(cost, self._driver.share, now)
             self._recovered()
             for task_id, asking in asked.items():
                 for question, index in asking:

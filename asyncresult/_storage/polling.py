@@ -192,7 +192,8 @@ class ReaderThread:
         self.idle = True
         #: No request for the sake of waits before this time, so that they take no more than their share of it.
         self.rests_until = 0.0
-        self._cost = 0.0
+        self._cost: float | None = None
+        self._warm = False
         self._open = open_records
         self._name = name
         self._thread: threading.Thread | None = None
@@ -208,9 +209,19 @@ class ReaderThread:
         self.queue.put((job, done))
 
     def rest(self, cost: float, share: float, now: float) -> None:
-        """A request took ``cost`` seconds: rest as long as requests may not take more than ``share`` of the time."""
-        self._cost += WEIGHT_OF_LATEST * (cost - self._cost) if self._cost else cost
+        """A request took ``cost`` seconds: rest, so that requests take no more than ``share`` of the time."""
+        if not self._warm:  # the first opens connections, and imports what it needs: it says nothing about the others
+            self._warm = True
+            return
+        if self._cost is None or cost < self._cost:
+            self._cost = cost
+        else:  # one that was slow by chance counts little
+            self._cost += WEIGHT_OF_LATEST * (cost - self._cost)
         self.rests_until = now + self._cost * (1 / share - 1)
+
+    def failed(self) -> None:
+        """A request failed: the next has to open connections again."""
+        self._warm = False
 
     def stop(self, done: Callable[[], object]) -> bool:
         """Close the records behind the jobs that were submitted, and end. Whether it runs, and will call ``done``."""

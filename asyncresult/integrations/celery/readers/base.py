@@ -13,7 +13,7 @@ from ....errors import ResultEncodeError
 from ....meta import TaskMeta
 from ....states import EXCEPTION_STATES, PENDING
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "as_bytes"]
 
 
 class Reader:
@@ -125,3 +125,12 @@ def _forms(children: Any) -> Any:
     if not isinstance(children, (list, tuple)):
         return None
     return tuple(child.as_tuple() if hasattr(child, "as_tuple") else child for child in children)
+
+
+def as_bytes(value: Any) -> bytes:
+    """What a client gave, as bytes; empty for nothing. What is no bytes becomes some that the codec refuses."""
+    if value is None:
+        return b""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    return bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else f"\0{value!r:.60}".encode()

@@ -23,7 +23,7 @@ _POOL_OPTIONS = ("poolclass", "max_overflow", "echo_pool", "isolation_level")
 _COLUMNS: dict[str, Any] = {
     **dict.fromkeys(("task_id", "status", "traceback", "name", "worker", "queue"), sa.Text()),
     "retries": sa.Integer(),
-    "date_done": sa.DateTime(),
+    "date_done": None,  # as the driver has it: SQLAlchemy fails for all rows where one has no time in it
     **dict.fromkeys(("result", "children", "args", "kwargs", "stamps"), sa.LargeBinary()),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .base import Reader
+from .base import Reader, as_bytes
 
 __all__ = ["DynamoDBReader", "KeyValueReader", "MemcachedReader"]
 
@@ -41,8 +41,8 @@ class MemcachedReader(KeyValueReader):
     batch = 500
 
     def read(self, ids: Sequence[str]) -> Mapping[str, bytes]:
-        keys = {self.backend.get_key_for_task(id): id for id in ids}
-        values: Mapping[Any, Any] = self.backend.mget(list(keys))
+        keys = {key: id for id in ids if _is_possible(key := self.backend.get_key_for_task(id))}
+        values: Mapping[Any, Any] = self.backend.mget(list(keys)) if keys else {}
         return {keys[key]: payload for key, value in values.items() if (payload := as_bytes(value))}
 
     def close(self) -> None:
@@ -73,11 +73,10 @@ class DynamoDBReader(KeyValueReader):
         return found
 
 
-def as_bytes(value: Any) -> bytes:
-    """What a client gave, as bytes; empty for nothing."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass")
-    return bytes(value) if value is not None else b""
+def _is_possible(key: str | bytes) -> bool:
+    """Whether memcached takes the key. Under any other nothing can be stored, and asking for it fails for all."""
+    plain = as_bytes(key)
+    return len(plain) <= 250 and all(32 < byte < 127 for byte in plain)
 
 
 def _as_celery_has_it(payload: bytes) -> str | bytes:

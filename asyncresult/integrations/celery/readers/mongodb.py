@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .base import Reader
-from .keyvalue import as_bytes
+from .base import Reader, as_bytes
 from .rows import document
 
 __all__ = ["MongoReader"]

@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from ....codec.codec import Codec
-from ....errors import ResultDecodeError, ResultEncodeError, ResultTooLarge
+from ....errors import ResultTooLarge
 from ....meta import TaskMeta
 from ....states import READY_STATES
+from .base import as_bytes
 from .pickled import is_pickled, load_plain
 
 __all__ = ["document"]
@@ -31,7 +32,7 @@ def document(codec: Codec, task_id: str, columns: Mapping[str, Any], extra: Mapp
     Returns:
         What :meth:`Codec.decode` reads; also for a row that it will refuse, which is no concern of its neighbours.
     """
-    cells = {name: bytes(columns[name]) for name in _SERIALIZED if columns.get(name) is not None}
+    cells = {name: as_bytes(columns[name]) for name in _SERIALIZED if columns.get(name) is not None}
     result = cells.get("result", b"")
     try:
         if is_pickled(result):
@@ -42,7 +43,7 @@ def document(codec: Codec, task_id: str, columns: Mapping[str, Any], extra: Mapp
         else:
             values = {name: codec.decode_value(task_id, cell) for name, cell in cells.items()}
         return codec.encode(_record(task_id, columns, values, extra))
-    except (ResultDecodeError, ResultEncodeError, ValueError) as error:
+    except Exception as error:
         # The codec will refuse these bytes, in an error for this task alone. The nul: a result by itself must not be
         # taken for the whole record.
         return result if is_pickled(result) or isinstance(error, ResultTooLarge) else b"\0" + result
@@ -87,6 +88,7 @@ def _record(
 def _date_done(columns: Mapping[str, Any]) -> str | None:
     """When the task ended. The column is touched by every state."""
     done = columns.get("date_done")
-    if columns.get("status") not in READY_STATES or not isinstance(done, datetime):
+    if columns.get("status") not in READY_STATES or done is None:
         return None
-    return done.isoformat()
+    # SQLite has text, with a blank between.
+    return done.isoformat() if isinstance(done, datetime) else str(done).replace(" ", "T", 1)
