@@ -223,13 +223,14 @@ class Many:
 class Join:
     """The callback of all members of a join.
 
-    Its future is given None, or what to raise; see :func:`.raise_reason`.
+    When its future is done, :meth:`take_reason` gives None, or what to raise (:func:`.raise_reason`). It is not given
+    to the future, which would keep it: what a callback has raised holds, by its traceback, this join.
 
     Args:
         groups: As of :class:`Many`.
     """
 
-    __slots__ = ("callback", "fail_fast", "future", "many", "pending")
+    __slots__ = ("callback", "fail_fast", "future", "many", "pending", "reason")
 
     def __init__(
         self,
@@ -242,6 +243,7 @@ class Join:
         self.fail_fast = fail_fast
         self.callback = callback
         self.many: Many | None = None
+        self.reason: Any = None
         waiting: dict[int, Handle] = {}
         for handle in handles:
             if handle._is_ready():
@@ -279,7 +281,12 @@ class Join:
 
     def end(self, reason: Any) -> None:
         if not self.future.done():
-            self.future.set_result(reason)
+            self.reason = reason
+            self.future.set_result(None)
+
+    def take_reason(self) -> Any:
+        reason, self.reason = self.reason, None
+        return reason
 
     def detach(self) -> None:
         """Take the callback off whoever still holds it."""
@@ -297,12 +304,12 @@ async def finish(join: Join, leaves: list[Handle], timeout: float | None) -> Non
 
         timer = asyncio.get_running_loop().call_later(timeout, expire, join)
     try:
-        reason = await join.future
+        await join.future
+        reason = join.take_reason()
     finally:
         if timer is not None:
             timer.cancel()
         join.detach()
-        del join  # its future holds the reason, which will hold this frame
     if reason is not None:
         try:
             raise_reason(reason)

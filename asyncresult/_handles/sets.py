@@ -304,7 +304,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         def settle(ended: asyncio.Future[Any]) -> None:
             join.detach()
             try:
-                if (reason := ended.result()) is not None:
+                if (reason := join.take_reason()) is not None:
                     raise_reason(reason)
                 promise._resolve(values_of(members, True))
             except Exception as failure:

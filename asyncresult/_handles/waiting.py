@@ -21,6 +21,7 @@ __all__ = ["await_outcome", "raise_reason", "wait"]
 T = TypeVar("T")
 
 _EXPIRED: Any = object()
+_RAISED: Any = object()
 
 
 def await_outcome(handle: Handle[T]) -> Generator[Any, None, T]:
@@ -82,8 +83,13 @@ async def wait(
         return reason
     if reason is _EXPIRED:
         raise _timed_out(handle, timeout)
-    del future, wake, alone, feed  # one of them holds the reason, which will hold this frame
-    raise_reason(reason)
+    if reason is _RAISED:
+        assert feed is not None
+        reason, feed.error = feed.error, None
+    try:
+        raise_reason(reason)
+    finally:
+        del reason  # it would hold this frame, which holds it
 
 
 async def _look_once(handle: Handle[Any], timeout: float | None, follow_parents: bool) -> Handle[Any] | None:
@@ -138,11 +144,12 @@ class _Alone:
 class _MessageFeed:
     """``get(on_message=…)``: a feed that keeps nothing. What the function raises ends the wait."""
 
-    __slots__ = ("_fn", "_future")
+    __slots__ = ("_fn", "_future", "error")
 
     def __init__(self, fn: Callable[[TaskMeta], object], future: asyncio.Future[Any]) -> None:
         self._fn = fn
         self._future = future
+        self.error: Any = None  # not in the future, which would keep it
 
     def put(self, meta: TaskMeta) -> None:
         try:
@@ -151,7 +158,8 @@ class _MessageFeed:
             raise
         except BaseException as error:
             if not self._future.done():
-                self._future.set_result(error)
+                self.error = error
+                self._future.set_result(_RAISED)
 
     def fail(self, reason: Reason) -> None: ...
 

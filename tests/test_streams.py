@@ -1,0 +1,199 @@
+"""Streams over many results: as_completed() and the updates of a set, also when they are interrupted or closed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+import asyncresult
+from asyncresult import FIRST_EXCEPTION, AsyncResult, Backend, ResultDecodeError, ResultSet, as_completed, wait
+from tests.backends.waiting import until, waits_for
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[Backend]:
+    async with asyncresult.connect("memory://") as backend:
+        yield backend
+
+
+def nobody_waits(backend: Backend) -> bool:
+    return backend.stats().pending == backend.stats().subscribed == 0
+
+
+STREAMS: list[Callable[[], Any]] = [
+    lambda: AsyncResult("t").updates(),
+    lambda: ResultSet([AsyncResult("t")]).updates(),
+    lambda: ResultSet([AsyncResult("t")]).as_completed(),
+]
+NAMES = ["updates", "updates of a set", "as_completed"]
+
+
+@pytest.mark.parametrize("make", STREAMS, ids=NAMES)
+@pytest.mark.parametrize("ticks", range(6))
+async def test_a_cancelled_anext_loses_nothing(backend: Backend, make: Callable[[], Any], ticks: int) -> None:
+    """In whatever moment: a stream to a browser is looked at with a timeout, for the sake of keep-alives."""
+    stream = make()
+    for _ in range(2):
+        reader = asyncio.ensure_future(anext(stream))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        reader.cancel()
+        await asyncio.wait([reader])
+    await backend.mark_as_done("t", 1)
+    async with asyncio.timeout(5):
+        items = [item async for item in stream]
+    last = items[-1][1] if isinstance(items[-1], tuple) else items[-1]
+    assert last.status == "SUCCESS" if hasattr(last, "status") and not callable(last.status) else last.value == 1
+    await until(lambda: nobody_waits(backend))
+
+
+@pytest.mark.parametrize("make", STREAMS, ids=NAMES)
+async def test_a_closed_stream_ends(backend: Backend, make: Callable[[], Any]) -> None:
+    """For who reads it now, too."""
+    await backend.mark_as_started("t")
+    stream = make()
+    if "Completed" not in type(stream).__name__:
+        await anext(stream)
+    reader = asyncio.ensure_future(anext(stream, "the end"))
+    await waits_for(backend, 1)
+    await stream.aclose()
+    assert await reader == "the end"
+    assert [item async for item in stream] == []
+    await until(lambda: nobody_waits(backend))
+
+
+@pytest.mark.parametrize("make", STREAMS, ids=NAMES)
+async def test_a_second_reader_is_refused_and_disturbs_nobody(backend: Backend, make: Callable[[], Any]) -> None:
+    await backend.mark_as_started("t")
+    stream = make()
+    if "Completed" not in type(stream).__name__:
+        await anext(stream)
+    reader = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0.01)  # it reads
+    await waits_for(backend, 1)
+    with pytest.raises(RuntimeError, match="one reader"):
+        async with asyncio.timeout(5):
+            await anext(stream)
+    await backend.mark_as_done("t", 1)
+    assert await reader
+
+
+async def test_what_is_added_to_a_stream_that_is_over_is_not_waited_for(backend: Backend) -> None:
+    await backend.mark_as_done("t", 1)
+    for close in (True, False):
+        results = backend.results(["t"])
+        stream = results.as_completed()
+        async for _ in stream:
+            if close:
+                break
+        if close:
+            await stream.aclose()
+        await until(lambda: nobody_waits(backend))
+        results.add(AsyncResult(f"later {close}"))
+        assert backend.stats().pending == 0
+
+
+async def test_members_that_come_and_go_under_a_loop(backend: Backend) -> None:
+    results = backend.results(["a", "b"])
+    seen: list[str] = []
+
+    async def loop() -> None:
+        async for handle in results.as_completed():
+            seen.append(handle.id)
+
+    looping = asyncio.ensure_future(loop())
+    await waits_for(backend, 2)
+    results.add(ResultSet([AsyncResult("c"), AsyncResult("d")]))  # type: ignore[arg-type]
+    results.remove("b")
+    await waits_for(backend, 3)
+    for id in ("c", "a", "b"):
+        await backend.mark_as_done(id, 1)
+    await until(lambda: len(seen) == 2)
+    assert not looping.done()
+    results.clear()
+    async with asyncio.timeout(5):
+        await looping
+    assert seen == ["c", "a"]
+    await until(lambda: nobody_waits(backend))
+
+
+async def test_a_handle_that_is_there_twice_comes_out_once(backend: Backend) -> None:
+    handle = AsyncResult[Any]("t")
+    await backend.mark_as_done("t", 1)
+    assert [h.id async for h in as_completed([handle, handle, AsyncResult("t")])] == ["t", "t"]
+
+
+async def test_wait_counts_tasks(backend: Backend) -> None:
+    first = AsyncResult[Any]("first")
+    await backend.mark_as_done("first", 1)
+    waiting = asyncio.ensure_future(wait([first, first, AsyncResult("first"), AsyncResult("second")], count=2))
+    await waits_for(backend, 1)
+    await backend.mark_as_done("second", 2)
+    done, pending = await waiting
+    assert {handle.id for handle in done} == {"first", "second"} and not pending
+    done, pending = await wait([first, AsyncResult("never")], count=0)
+    assert len(done) + len(pending) == 2
+    done, _ = await wait([first, first], count=5, timeout=5)
+    assert len(done) == 1
+    with pytest.raises(ValueError, match="negative"):
+        await wait([first], count=-1)
+
+
+async def test_ignored_results_are_over_in_every_form(backend: Backend) -> None:
+    def ignored() -> AsyncResult[Any]:
+        handle = AsyncResult[Any]("ignored")
+        handle.ignored = True
+        return handle
+
+    called = asyncio.get_running_loop().create_future()
+    ignored().add_done_callback(called.set_result)
+    async with asyncio.timeout(5):
+        assert await ignored() is None
+        assert await ignored().then(lambda value: value) is None
+        assert await ignored().as_future() is None
+        assert (await called).value is None
+        assert [handle.value async for handle in as_completed([ignored()])] == [None]
+        done, _ = await wait([ignored()], return_when=FIRST_EXCEPTION)
+        assert [handle.exception for handle in done] == [None]
+        assert [meta async for meta in ignored().updates()] == []
+        assert (await ignored().until("SUCCESS")).status == "PENDING"
+        assert await ResultSet([ignored()]).first_success() is None
+        assert await ResultSet([ignored()]).get(0) == [None]
+        assert await ignored().ready() and await ResultSet([ignored()]).ready()
+    assert ignored().done()
+
+
+async def test_an_unreadable_member_ends_the_updates_of_the_others_not(backend: Backend) -> None:
+    """It is raised when they have ended."""
+    await backend._engine().put(backend.task_key("bad"), b"garbage", None)
+    seen: list[str] = []
+
+    async def follow() -> None:
+        async for handle, meta in backend.results(["bad", "good"]).updates():
+            seen.append(f"{handle.id} {meta.status}")
+
+    following = asyncio.ensure_future(follow())
+    await until(lambda: seen)
+    await backend.mark_as_done("good", 1)
+    with pytest.raises(ResultDecodeError):
+        await following
+    assert seen == ["good PENDING", "good SUCCESS"]
+
+
+@pytest.mark.parametrize("make", STREAMS, ids=NAMES)
+async def test_a_stream_that_was_dropped_takes_its_subscription_along(
+    backend: Backend, make: Callable[[], Any]
+) -> None:
+    await backend.mark_as_started("t")
+    stream = make()
+    reader = asyncio.ensure_future(anext(stream))
+    await waits_for(backend, 1)
+    reader.cancel()
+    await asyncio.wait([reader])
+    del stream, reader
+    gc.collect()
+    await until(lambda: nobody_waits(backend))

@@ -1,0 +1,108 @@
+"""The states of one task as a stream: their order, and where it begins and ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+import asyncresult
+from asyncresult import AsyncResult, Backend, EagerResult, TaskMeta
+from tests.backends.waiting import until, waits_for
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[Backend]:
+    async with asyncresult.connect("memory://") as backend:
+        yield backend
+
+
+async def test_values_that_cannot_be_compared_are_given_all_the_same(backend: Backend) -> None:
+    """A Decimal sNaN raises on each comparison. And nobody else notices."""
+    bystander = asyncio.ensure_future(AsyncResult("bystander").get())
+    seen: list[TaskMeta] = []
+
+    async def follow() -> None:
+        async for meta in AsyncResult("t").updates():
+            seen.append(meta)
+
+    following = asyncio.ensure_future(follow())
+    await until(lambda: seen)
+    for n in range(2):
+        text = (
+            b'{"status": "PROGRESS", "result": [%d, {"__type__": "decimal", "__value__": "sNaN"}], "task_id": "t"}' % n
+        )
+        await backend._engine().put(backend.task_key("t"), text, None)
+    await until(lambda: len(seen) == 3)
+    await backend.mark_as_done("t", 1)
+    await backend.mark_as_done("bystander", 2)
+    await following
+    assert [meta.status for meta in seen] == ["PENDING", "PROGRESS", "PROGRESS", "SUCCESS"]
+    assert await bystander == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status"),
+    [("STARTED", "PROGRESS"), ("STARTED", "RETRY"), ("RECEIVED", "STARTED"), ("STARTED", "of my own")],
+)
+async def test_until_is_over_when_a_state_has_been_passed(backend: Backend, wanted: str, status: str) -> None:
+    await backend.store_result("t", None, status)
+    assert (await AsyncResult("t").until(wanted, timeout=5)).status == status
+
+
+@pytest.mark.parametrize(("wanted", "status"), [("STARTED", "RECEIVED"), ("PROGRESS", "STARTED")])
+async def test_until_waits_for_a_state_that_is_to_come(backend: Backend, wanted: str, status: str) -> None:
+    await backend.store_result("t", None, status)
+    waiting = asyncio.ensure_future(AsyncResult("t").until(wanted))
+    await waits_for(backend, 1)
+    await backend.store_result("t", None, wanted)
+    assert (await waiting).status == wanted
+
+
+async def test_a_look_does_not_take_a_stream_back(backend: Backend) -> None:
+    """Its answer was under way when the next state came."""
+    handle = AsyncResult[None]("t")
+    seen: list[str] = []
+
+    async def follow() -> None:
+        async for meta in handle.updates():
+            seen.append(meta.status)
+
+    following = asyncio.ensure_future(follow())
+    await until(lambda: seen)
+    await waits_for(backend, 1)
+    engine = backend._engine()
+    late: asyncio.Future[bytes | None] = engine.loop.create_future()
+    engine.read = lambda key: late  # type: ignore[method-assign]
+    look = asyncio.ensure_future(handle.meta())
+    await asyncio.sleep(0)
+    await backend.mark_as_started("t")
+    old = await engine.read_many([backend.task_key("t")])
+    await backend.store_result("t", None, "PROGRESS")
+    await until(lambda: seen[-1] == "PROGRESS")
+    late.set_result(old[0])
+    assert (await look).status == "PROGRESS"
+    assert handle.snapshot is not None and handle.snapshot.status == "PROGRESS"
+    await backend.mark_as_done("t", 1)
+    await following
+    assert seen == ["PENDING", "STARTED", "PROGRESS", "SUCCESS"]
+
+
+async def test_a_look_whose_read_is_given_up_ends(backend: Backend) -> None:
+    """However the read ends, so does the look."""
+    engine = backend._engine()
+    for end in ("cancel", "set_exception"):
+        reply: asyncio.Future[bytes | None] = engine.loop.create_future()
+        engine.read = lambda key, reply=reply: reply  # type: ignore[method-assign,misc]
+        look = AsyncResult("t")._look()
+        getattr(reply, end)(*([] if end == "cancel" else [OSError("of any kind")]))
+        async with asyncio.timeout(5):
+            await asyncio.wait([look])
+        assert look.cancelled() or isinstance(look.exception(), OSError)
+
+
+async def test_updates_of_a_result_that_is_known_already(backend: Backend) -> None:
+    for state, value in (("SUCCESS", 1), ("RETRY", ValueError("again"))):
+        async with asyncio.timeout(5):
+            assert [meta.status async for meta in EagerResult("e", value, state).updates()] == [state]
