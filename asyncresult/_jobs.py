@@ -26,7 +26,7 @@ from . import _background
 from ._handles.result import AsyncResult
 from ._handles.sets import ResultSet
 from ._storage.keys import HISTORY
-from ._storage.store import Store
+from ._storage.store import Store, engine_of
 from .control import Revocation
 from .errors import AsyncResultError, BackendClosed, TaskFailed
 from .states import FAILURE, REVOKED
@@ -242,7 +242,7 @@ class Job:
     def _forget_earlier_run(self) -> asyncio.Future[int]:
         backend, id = self._session.backend, self._context.id
         keys = [backend.task_key(id), backend.key_beside(id, HISTORY)]
-        future = backend._engine().delete(keys, forever=True)
+        future = engine_of(backend).delete(keys, forever=True)
         future.add_done_callback(functools.partial(_background.log_failure, what=f"task {id}: its earlier run"))
         return future
 

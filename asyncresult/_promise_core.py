@@ -24,12 +24,13 @@ import asyncio
 import contextvars
 import inspect
 import reprlib
+import weakref
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
-from .errors import BackendClosed
+from ._promise_rejections import Rejection, orphans, report_orphans
 
 __all__ = [
     "FULFILLED",
@@ -65,9 +66,6 @@ Callback: TypeAlias = Callable[..., object]
 #: The tasks that promises started. The loop itself holds tasks weakly.
 _running: Final[set[asyncio.Future[Any]]] = set()
 
-#: Reports for loops that were not running in the thread that noticed. Bounded: they may never run again.
-_orphans: Final[deque[tuple[asyncio.AbstractEventLoop, dict[str, Any]]]] = deque(maxlen=100)
-
 
 class Promised:
     """What has its outcome as a promise, which is followed without a detour."""
@@ -94,8 +92,8 @@ class BasePromise(Awaitable[T_co]):
         self._reactions: dict[Reaction | asyncio.Future[None], None] | None = None
         self._source: Source | asyncio.Future[Any] | None = None
         self._silent = False
-        if _orphans:
-            self._loop.call_soon(_report_orphans, self._loop)
+        if orphans:
+            self._loop.call_soon(report_orphans, self._loop)
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -383,35 +381,118 @@ class Settler:
         return promise
 
 
-class Rejection:
-    """Why a promise failed. If it goes away unseen, the loop's exception handler hears of it."""
+class Then(Reaction):
+    """Calls ``on_success`` or ``on_error``, and resolves ``target`` with what comes back."""
 
-    __slots__ = ("loop", "reason", "seen", "traceback")
+    __slots__ = ("on_error", "on_success", "target")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, reason: BaseException, seen: bool) -> None:
-        self.loop = loop
-        self.reason = reason
-        self.seen = seen or isinstance(reason, BackendClosed)  # a clean shutdown is nothing that anybody must see
-        self.traceback = reason.__traceback__
+    def __init__(
+        self,
+        parent: BasePromise[Any],
+        target: BasePromise[Any],
+        on_success: Callback | None,
+        on_error: Callback | None,
+        *,
+        weak: bool,
+    ) -> None:
+        self.on_success = weakly(on_success) if weak else on_success
+        self.on_error = weakly(on_error) if weak else on_error
+        self.target = target
+        target._source = self
+        super().__init__(parent, contextvars.copy_context())
 
-    def take(self) -> BaseException:
-        """Return the exception, without the frames that earlier raising has added to it."""
-        self.seen = True
-        return self.reason.with_traceback(self.traceback)
-
-    def __del__(self) -> None:
-        # A finalizer may run anywhere, within any lock: only note it here, and report from the loop.
-        if self.seen:
-            return
+    def react(self, parent: BasePromise[Any]) -> None:
+        if parent._state == FULFILLED:
+            callback, argument = self.on_success, parent._outcome
+        else:
+            callback, argument = self.on_error, parent._outcome.take()
+            if not isinstance(argument, Exception):  # cancellation and exits pass, as they pass "except Exception"
+                callback = None
+        if isinstance(callback, weakref.ref):
+            callback = callback()
         try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        context = {"message": "Promise rejection was never handled", "exception": self.reason}
-        if running is self.loop:
-            self.loop.call_soon(self.loop.call_exception_handler, context)
-        else:  # another thread collected it, or the loop stands still: the next promise made there reports it
-            _orphans.append((self.loop, context))
+            if callback is None:
+                self.target._adopt(parent)
+            else:
+                settle_with(self.target, callback, argument)
+        finally:
+            del self, parent, argument
+
+
+class Finally(Reaction):
+    """Calls ``fn``, waits for what it returns, and gives ``target`` the outcome of the parent."""
+
+    __slots__ = ("fn", "target")
+
+    def __init__(self, parent: BasePromise[Any], target: BasePromise[Any], fn: Callable[[], object]) -> None:
+        self.fn = fn
+        self.target = target
+        target._source = self
+        super().__init__(parent, contextvars.copy_context())
+
+    def react(self, parent: BasePromise[Any]) -> None:
+        cleanup: BasePromise[Any] = BasePromise()
+        if parent._state == REJECTED:
+            parent._outcome.seen = True
+        self.target._source = Link(cleanup, partial(self._finish, parent), owned=True)
+        try:
+            settle_with(cleanup, self.fn)
+        finally:
+            del self, parent, cleanup
+
+    def _finish(self, parent: BasePromise[Any], cleanup: BasePromise[Any]) -> None:
+        self.target._adopt(parent if cleanup._state == FULFILLED else cleanup)
+
+
+class Join(Source):
+    """Tells ``each`` how every one of ``items`` ends, until ``target`` is done and the rest is let go.
+
+    ``each`` gets the index, the value, and the reason or None.
+    """
+
+    __slots__ = ("each", "links", "target")
+
+    def __init__(
+        self, target: BasePromise[Any], items: list[object], each: Callable[[int, Any, BaseException | None], None]
+    ) -> None:
+        self.target = target
+        self.each = each
+        self.links: list[Link] = []
+        target._source = self
+        for index, item in enumerate(items):
+            promise = self._promise_of(item)
+            promise._silence()
+            self.links.append(Link(promise, partial(self.react, index), owned=promise is not item))
+
+    @staticmethod
+    def _promise_of(item: object) -> BasePromise[Any]:
+        if isinstance(item, BasePromise):
+            return item
+        promise: BasePromise[Any] = BasePromise()
+        try:
+            if isinstance(item, Promised):
+                return item._promise()  # which ends with the last link to it
+            promise._resolve(item)
+        except Exception as error:
+            promise._reject(error.with_traceback(None))
+        return promise
+
+    def react(self, index: int, settled: BasePromise[Any]) -> None:
+        if settled._state == FULFILLED:
+            self.each(index, settled._outcome, None)
+        else:
+            self.each(index, None, settled._outcome.take())
+        if self.target.done():
+            for link in self._release():
+                link.let_go()
+
+    def stop(self) -> None:
+        for link in self._release():
+            link.stop()
+
+    def _release(self) -> list[Link]:
+        links, self.links = self.links, []  # a link holds its join
+        return links
 
 
 def settle_with(target: BasePromise[Any], fn: Callback, *args: object) -> None:
@@ -427,6 +508,13 @@ def settle_with(target: BasePromise[Any], fn: Callback, *args: object) -> None:
             raise
     finally:
         del target, args
+
+
+def weakly(callback: Callback | None) -> weakref.ref[Callback] | None:
+    """A weak reference to a callback. Raises TypeError where there can be none."""
+    if callback is None:
+        return None
+    return weakref.WeakMethod(callback) if inspect.ismethod(callback) else weakref.ref(callback)
 
 
 def check_callable(name: str, value: object) -> None:
@@ -450,15 +538,3 @@ def _start(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any]) -> asynci
 
 async def _await(awaitable: Awaitable[R]) -> R:
     return await awaitable
-
-
-def _report_orphans(loop: asyncio.AbstractEventLoop) -> None:
-    for _ in range(len(_orphans)):
-        try:
-            owner, context = _orphans.popleft()
-        except IndexError:  # the loop of another thread took it
-            return
-        if owner is loop:
-            loop.call_exception_handler(context)
-        elif not owner.is_closed():
-            _orphans.append((owner, context))

@@ -37,7 +37,7 @@ from . import _background
 from ._checks import check_task_id
 from ._storage.engine import Engine
 from ._storage.keys import REVOKE as REVOKE_REQUEST
-from ._storage.store import Store
+from ._storage.store import Store, engine_of
 from .errors import AsyncResultError, BackendClosed, BackendError
 from .meta import TaskMeta
 
@@ -113,7 +113,7 @@ async def revoke(
         TypeError, ValueError: One of ``ids`` cannot be a task's id.
     """
     ids = [check_task_id(id) for id in ids]
-    present = await backend._engine().exists(backend.workers_key())
+    present = await engine_of(backend).exists(backend.workers_key())
     answers = [
         way.revoke(ids, terminate=terminate, signal=signal, wait=wait, timeout=timeout) for way in backend.controllers
     ]
@@ -188,7 +188,7 @@ class Revocation:
         self._worker = worker
         self._abort = abort
         self._seen: str | None = None  # the last request: it is read again in each sweep
-        self._engine = backend._engine()
+        self._engine = engine_of(backend)
         self._engine.waiters.add(backend.key_beside(task_id, REVOKE_REQUEST), task_id, self)
         _announce(backend, self._engine)
 
@@ -223,7 +223,7 @@ async def _revoke_own(
     backend: Store, ids: Sequence[str], *, terminate: bool, wait: bool, timeout: float | None, present: bool
 ) -> list[Reply]:
     """Send the request. Unless workers are ``present`` it is withdrawn if none of them answers."""
-    engine = backend._engine()
+    engine = engine_of(backend)
     request = {"id": uuid.uuid4().hex, "terminate": terminate, "reply": wait or not present}
     replies = _Replies(backend, engine, ids if request["reply"] else (), str(request["id"]))
     keys = [backend.key_beside(id, REVOKE_REQUEST) for id in ids]

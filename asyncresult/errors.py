@@ -22,7 +22,7 @@ All of them survive pickling with their attributes. None of them ever holds a pa
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, TypeVar
 
 __all__ = [
     "AsyncResultError",
@@ -54,16 +54,6 @@ def _rebuild(cls: type[AsyncResultError], args: tuple[Any, ...], state: dict[str
 
 class AsyncResultError(Exception):
     """Base of every error that asyncresult raises on purpose."""
-
-    def _copy(self) -> Self:
-        """The same error once more, without a traceback: whoever it is raised for gets an instance of its own."""
-        twin: Self = type(self).__new__(type(self), *self.args)
-        twin.args = self.args
-        twin.__dict__.update(self.__dict__)
-        twin.__cause__ = self.__cause__
-        if notes := getattr(self, "__notes__", None):
-            twin.__notes__ = list(notes)
-        return twin
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Subclasses take keyword arguments, which Exception's own pickling would lose.
@@ -173,3 +163,17 @@ class BackendUnavailable(BackendError, ConnectionError):
 
 class BackendPermissionError(BackendError, PermissionError):
     """The store refuses the credentials, or its access rules lack one that is needed."""
+
+
+ErrorT = TypeVar("ErrorT", bound=AsyncResultError)
+
+
+def copy_error(error: ErrorT) -> ErrorT:
+    """The same error once more, without a traceback: everyone for whom it is raised gets an instance of their own."""
+    twin = type(error).__new__(type(error), *error.args)
+    twin.args = error.args
+    twin.__dict__.update(error.__dict__)
+    twin.__cause__ = error.__cause__
+    if notes := getattr(error, "__notes__", None):
+        twin.__notes__ = list(notes)
+    return twin

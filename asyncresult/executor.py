@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from ._checks import check_task_id
+from ._handles.base import handles_in
 from ._handles.result import AsyncResult
 from ._handles.sets import GroupResult, ResultSet
 from ._jobs import Job, JobContext, Options, Session, is_coroutine_function, is_handle
@@ -302,7 +303,7 @@ def _parent(awaited: list[Any]) -> AsyncResult[Any] | GroupResult[Any] | None:
     """What must succeed first, as one handle."""
     if not awaited or (len(awaited) == 1 and isinstance(awaited[0], (AsyncResult, GroupResult))):
         return awaited[0] if awaited else None
-    group: GroupResult[Any] = GroupResult(results=[leaf for handle in awaited for leaf in handle._leaves()])
+    group: GroupResult[Any] = GroupResult(results=[leaf for handle in awaited for leaf in handles_in(handle)])
     return group
 
 

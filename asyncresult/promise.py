@@ -7,32 +7,27 @@ Source: Promises/A+ 1.1, clauses 2.1 to 2.3; ECMAScript for ``finally_``, ``all`
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import inspect
-import weakref
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
 from typing import Any, Generic, Literal, Never, TypeAlias, TypeVar, overload
 
 import msgspec
 
 from ._promise_core import (
     FULFILLED,
-    REJECTED,
     BasePromise,
-    Callback,
-    Link,
+    Finally,
+    Join,
     Promised,
     Reaction,
     Settler,
-    Source,
+    Then,
     check_callable,
     check_reason,
-    settle_with,
+    weakly,
 )
 
-__all__ = ["AwaitedPromise", "Promise", "Settled", "Thenable"]
+__all__ = ["Promise", "Settled", "Thenable"]
 
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
@@ -201,14 +196,14 @@ class Promise(BasePromise[T_co], Thenable[T_co]):
         """See :meth:`Thenable.then`. Source: Promises/A+ 2.2."""
         self._check_loop()
         target: Promise[Any] = Promise()
-        _Then(self, target, on_success, on_error, weak=weak)
+        Then(self, target, on_success, on_error, weak=weak)
         return target
 
     def _finally(self, fn: Callable[[], object]) -> Promise[T_co]:
         """See :meth:`Thenable.finally_`. Source: ECMAScript, Promise.prototype.finally."""
         self._check_loop()
         target: Promise[T_co] = Promise()
-        _Finally(self, target, fn)
+        Finally(self, target, fn)
         return target
 
     @overload
@@ -268,7 +263,7 @@ class Promise(BasePromise[T_co], Thenable[T_co]):
                 promise._settle(FULFILLED, [values[i] for i in range(len(inputs))])
 
         if inputs:
-            _Join(promise, inputs, each)
+            Join(promise, inputs, each)
         else:
             promise._settle(FULFILLED, [])
         return promise
@@ -292,7 +287,7 @@ class Promise(BasePromise[T_co], Thenable[T_co]):
                 promise._settle(FULFILLED, [records[i] for i in range(len(inputs))])
 
         if inputs:
-            _Join(promise, inputs, each)
+            Join(promise, inputs, each)
         else:
             promise._settle(FULFILLED, [])
         return promise
@@ -327,7 +322,7 @@ class Promise(BasePromise[T_co], Thenable[T_co]):
                 promise._reject(BaseExceptionGroup("every promise was rejected", errors) if errors else ordered[0])
 
         if inputs:
-            _Join(promise, inputs, each)
+            Join(promise, inputs, each)
         else:
             promise._reject(ValueError("Promise.any() of nothing"))
         return promise
@@ -349,7 +344,7 @@ class Promise(BasePromise[T_co], Thenable[T_co]):
             else:
                 promise._reject(reason)
 
-        _Join(promise, list(items), each)
+        Join(promise, list(items), each)
         return promise
 
 
@@ -367,7 +362,14 @@ class AwaitedPromise(Promise[T_co]):
         self._silence()
         self._end: Callable[[], object] | None = None
 
-    def _ends_with(self, end: Callable[[], object]) -> None:
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        """Give the outcome: ``value``, or ``error`` if there is one. Only the first call counts."""
+        if error is None:
+            self._resolve(value)
+        else:
+            self._reject(error)
+
+    def ends_with(self, end: Callable[[], object]) -> None:
         """Have ``end`` called when the outcome is not wanted any more."""
         self._end = end
 
@@ -382,130 +384,10 @@ class AwaitedPromise(Promise[T_co]):
             end()
 
 
-class _Then(Reaction):
-    """Calls ``on_success`` or ``on_error``, and resolves ``target`` with what comes back."""
-
-    __slots__ = ("on_error", "on_success", "target")
-
-    def __init__(
-        self,
-        parent: BasePromise[Any],
-        target: BasePromise[Any],
-        on_success: Callback | None,
-        on_error: Callback | None,
-        *,
-        weak: bool,
-    ) -> None:
-        self.on_success = _weak(on_success) if weak else on_success
-        self.on_error = _weak(on_error) if weak else on_error
-        self.target = target
-        target._source = self
-        super().__init__(parent, contextvars.copy_context())
-
-    def react(self, parent: BasePromise[Any]) -> None:
-        if parent._state == FULFILLED:
-            callback, argument = self.on_success, parent._outcome
-        else:
-            callback, argument = self.on_error, parent._outcome.take()
-            if not isinstance(argument, Exception):  # cancellation and exits pass, as they pass "except Exception"
-                callback = None
-        if isinstance(callback, weakref.ref):
-            callback = callback()
-        try:
-            if callback is None:
-                self.target._adopt(parent)
-            else:
-                settle_with(self.target, callback, argument)
-        finally:
-            del self, parent, argument
-
-
-class _Finally(Reaction):
-    """Calls ``fn``, waits for what it returns, and gives ``target`` the outcome of the parent."""
-
-    __slots__ = ("fn", "target")
-
-    def __init__(self, parent: BasePromise[Any], target: BasePromise[Any], fn: Callable[[], object]) -> None:
-        self.fn = fn
-        self.target = target
-        target._source = self
-        super().__init__(parent, contextvars.copy_context())
-
-    def react(self, parent: BasePromise[Any]) -> None:
-        cleanup: BasePromise[Any] = BasePromise()
-        if parent._state == REJECTED:
-            parent._outcome.seen = True
-        self.target._source = Link(cleanup, partial(self._finish, parent), owned=True)
-        try:
-            settle_with(cleanup, self.fn)
-        finally:
-            del self, parent, cleanup
-
-    def _finish(self, parent: BasePromise[Any], cleanup: BasePromise[Any]) -> None:
-        self.target._adopt(parent if cleanup._state == FULFILLED else cleanup)
-
-
-class _Join(Source):
-    """Tells ``each`` how every one of ``items`` ends, until ``target`` is done and the rest is let go.
-
-    ``each`` gets the index, the value, and the reason or None.
-    """
-
-    __slots__ = ("each", "links", "target")
-
-    def __init__(
-        self, target: BasePromise[Any], items: list[object], each: Callable[[int, Any, BaseException | None], None]
-    ) -> None:
-        self.target = target
-        self.each = each
-        self.links: list[Link] = []
-        target._source = self
-        for index, item in enumerate(items):
-            promise = self._promise_of(item)
-            promise._silence()
-            self.links.append(Link(promise, partial(self.react, index), owned=promise is not item))
-
-    @staticmethod
-    def _promise_of(item: object) -> BasePromise[Any]:
-        if isinstance(item, BasePromise):
-            return item
-        promise: BasePromise[Any] = BasePromise()
-        try:
-            if isinstance(item, Thenable):
-                return item._promise()  # which ends with the last link to it
-            promise._resolve(item)
-        except Exception as error:
-            promise._reject(error.with_traceback(None))
-        return promise
-
-    def react(self, index: int, settled: BasePromise[Any]) -> None:
-        if settled._state == FULFILLED:
-            self.each(index, settled._outcome, None)
-        else:
-            self.each(index, None, settled._outcome.take())
-        if self.target.done():
-            for link in self._release():
-                link.let_go()
-
-    def stop(self) -> None:
-        for link in self._release():
-            link.stop()
-
-    def _release(self) -> list[Link]:
-        links, self.links = self.links, []  # a link holds its join
-        return links
-
-
-def _weak(callback: Callback | None) -> weakref.ref[Callback] | None:
-    if callback is None:
-        return None
-    return weakref.WeakMethod(callback) if inspect.ismethod(callback) else weakref.ref(callback)
-
-
 def check_callbacks(on_success: object, on_error: object, *, weak: bool) -> None:
     """Raise TypeError for a callback that ``then`` cannot take."""
     for name, callback in (("on_success", on_success), ("on_error", on_error)):
         if callback is not None:
             check_callable(name, callback)
             if weak:
-                _weak(callback)  # type: ignore[arg-type]
+                weakly(callback)  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ from . import _background
 from ._checks import check_lifetime, check_task_id
 from ._handles.base import Node
 from ._storage.keys import REVOKE
-from ._storage.store import Store
+from ._storage.store import Store, engine_of
 from .control import Revocation
 from .errors import AsyncResultError, BackendClosed, BackendError, ResultDecodeError, ResultEncodeError, TaskRevoked
 from .states import FAILURE, PROGRESS, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
@@ -255,7 +255,7 @@ class TaskContext:
         if not stored and self.revoked is None:
             # Revoked, or its result is ignored, or the queue delivers again what is over: that is its business.
             marker = self._backend.key_beside(self.id, REVOKE)
-            if await self._backend._engine().exists(marker):
+            if await engine_of(self._backend).exists(marker):
                 self.revoked = "revoked"
         if self.revoked is not None:
             await self.end_revoked()
@@ -449,7 +449,7 @@ class TaskContext:
         assert self._heartbeat is not None
         self._beat_timer = asyncio.get_running_loop().call_later(self._heartbeat, self._beat)
         try:
-            reading = self._backend._engine().read(self._backend.task_key(self.id))
+            reading = engine_of(self._backend).read(self._backend.task_key(self.id))
         except AsyncResultError as error:
             logger.warning("task %s: its heartbeat could not be stored: %s", self.id, error)
         else:

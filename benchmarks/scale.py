@@ -11,10 +11,10 @@ import gc
 import time
 import tracemalloc
 from collections.abc import Iterable
-from typing import Any
 
 import asyncresult
 from asyncresult import Backend
+from asyncresult._storage.store import engine_of
 from tests.backends.waiting import until
 from tests.tools.servers import Cluster, RedisServer
 
@@ -31,10 +31,6 @@ def names(count: int, prefix: str = "") -> list[str]:
 
 async def subscribed(backends: Iterable[Backend], each: int) -> None:
     await until(lambda: all(engine_of(backend).waiters.subscribed >= each for backend in backends), timeout=60)
-
-
-def engine_of(backend: Backend) -> Any:
-    return backend._engine()
 
 
 def used_memory(servers: Iterable[RedisServer]) -> int:

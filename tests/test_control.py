@@ -12,6 +12,7 @@ import pytest
 
 import asyncresult
 from asyncresult import Backend, BackendClosed, BackendError, Executor, TaskRevoked, control
+from asyncresult._storage.store import engine_of
 from asyncresult.control import Reply, Revocation, revoke, revoke_by_stamped_headers
 from tests.backends.waiting import until, waits_for
 from tests.tools.proxy import FaultProxy
@@ -198,7 +199,7 @@ class TestPresence:
         Holder(ours, "a").close()
         await until(lambda: redis_server.cli("EXISTS", "asyncresult-workers"))
         redis_server.cli("FLUSHALL")
-        control._announced[ours._engine()] -= control.ANNOUNCE_INTERVAL
+        control._announced[engine_of(ours)] -= control.ANNOUNCE_INTERVAL
         Holder(ours, "b").close()
         await until(lambda: redis_server.cli("EXISTS", "asyncresult-workers"))
 
@@ -248,7 +249,7 @@ class TestNonsense:
         """A worker writes its reply under a key made of the request's id: it must be one that we have made."""
         holder = Holder(backend, "a")
         request = {"status": "REVOKE", "task_id": "a", "result": {"id": id, "terminate": True, "reply": True}}
-        await backend._engine().put(backend.key_beside("a", "revoke"), json.dumps(request).encode(), None)
+        await engine_of(backend).put(backend.key_beside("a", "revoke"), json.dumps(request).encode(), None)
         await until(lambda: "is ignored" in caplog.text)
         assert holder.seen == []
         assert [key for key in backend.driver.records._values if b"reply" in key] == []  # type: ignore[attr-defined]
@@ -263,7 +264,7 @@ class TestNonsense:
     async def test_in_place_of_a_request(self, backend: Backend, request_record: dict[str, Any]) -> None:
         holder = Holder(backend, "a")
         payload = json.dumps({"status": "X", "task_id": "a", **request_record}).encode()
-        await backend._engine().put(backend.key_beside("a", "revoke"), payload, None)
+        await engine_of(backend).put(backend.key_beside("a", "revoke"), payload, None)
         await revoke(backend, ["a"], wait=True, timeout=20)
         assert holder.seen == [False]
         holder.close()
@@ -271,7 +272,7 @@ class TestNonsense:
     async def test_unreadable(self, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
         """The task cannot be revoked then; it says so, and runs."""
         async with Executor() as executor:
-            await backend._engine().put(backend.key_beside("a", "revoke"), b"{", None)
+            await engine_of(backend).put(backend.key_beside("a", "revoke"), b"{", None)
             handle = executor.options(task_id="b").submit(asyncio.sleep, 0, "ran")
             assert await handle.get(timeout=20) == "ran"
             holder = Holder(backend, "a")
@@ -285,7 +286,7 @@ class TestNonsense:
         payload, _ = backend.driver.records._values[backend.key_beside("a", "revoke")]  # type: ignore[attr-defined]
         key = backend.key_beside("b", f"reply-{json.loads(payload)['result']['id']}")
         for nonsense in ({"status": "REPLY", "result": 7}, {"status": "OTHER", "result": {}}):
-            await backend._engine().put(key, json.dumps({"task_id": "b", **nonsense}).encode(), None)
+            await engine_of(backend).put(key, json.dumps({"task_id": "b", **nonsense}).encode(), None)
         other = Holder(backend, "b", "w2")
         assert sorted(reply.worker for reply in await asking) == ["w", "w2"]
         holder.close()

@@ -24,6 +24,7 @@ import pytest
 import asyncresult
 from asyncresult import AsyncResult, Backend, ResultSet
 from asyncresult._redis.wire import Wire
+from asyncresult._storage.store import engine_of
 from tests.tools.servers import RedisServer
 
 N = 1000
@@ -125,7 +126,7 @@ def announced(backend: Backend) -> bytes:
 def arrive(backend: Backend, data: bytes) -> None:
     """What the connection does with what one read from the socket gave."""
     messages, _ = Wire().receive(data)
-    pushed = backend._engine().waiters.pushed
+    pushed = engine_of(backend).waiters.pushed
     for channel, payload in zip(messages[::2], messages[1::2], strict=True):
         pushed(channel, payload)
 

@@ -8,6 +8,7 @@ import time
 
 from asyncresult import connect
 from asyncresult._storage.decoding import DecodingThread
+from asyncresult._storage.store import engine_of
 from asyncresult.codec import LARGE_PAYLOAD_BYTES, Codec
 from asyncresult.errors import ResultDecodeError
 from asyncresult.meta import TaskMeta
@@ -96,7 +97,7 @@ async def test_the_applications_threads_do_not_matter() -> None:
 
 async def test_a_record_of_any_size_has_one_way() -> None:
     async with connect("memory://") as backend:
-        engine, codec = backend._engine(), Codec()
+        engine, codec = engine_of(backend), Codec()
         for value in (None, "small", "x" * LARGE_PAYLOAD_BYTES):
             got: asyncio.Future[TaskMeta | ResultDecodeError] = asyncio.get_running_loop().create_future()
             meta = TaskMeta(task_id="t", status="SUCCESS" if value else "PENDING", result=value)

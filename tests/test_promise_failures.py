@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from asyncresult import _promise_core as _promise
+from asyncresult._promise_rejections import orphans
 from asyncresult.promise import Promise
 from tests.tools.promises import Thenable, deferred, loop_errors, ticks
 
@@ -196,7 +196,7 @@ async def test_a_rejection_collected_in_another_thread_is_reported_by_the_next_p
     Promise.resolve()
     await ticks()
     assert [type(error) for error in errors] == [Unseen]
-    assert not _promise._orphans
+    assert not orphans
 
 
 def test_a_rejection_collected_while_its_loop_stands_still_is_reported_when_it_runs() -> None:
@@ -228,9 +228,9 @@ def test_reports_for_closed_loops_are_dropped() -> None:
         await ticks()
 
     asyncio.run(reject())
-    assert len(_promise._orphans) == 1
+    assert len(orphans) == 1
     asyncio.run(another())
-    assert not _promise._orphans
+    assert not orphans
 
 
 async def test_settled_promises_leave_no_cycles() -> None:

@@ -22,7 +22,7 @@ else:
     T = TypeVar("T")
     T_co = TypeVar("T_co", covariant=True)
 
-__all__ = ["Node", "ResultBase", "SupportsAsyncResult", "T", "T_co", "as_result"]
+__all__ = ["Node", "ResultBase", "SupportsAsyncResult", "T", "T_co", "as_result", "handles_in", "members_in"]
 
 
 class ResultBase(Thenable[T_co]):
@@ -80,6 +80,19 @@ class ResultBase(Thenable[T_co]):
     @abstractmethod
     def _values(self, propagate: bool) -> Any:
         """The outcome, once everything is over."""
+
+
+# What the rest of the package wants of these. Not public methods: all that is public on a handle is the users'.
+
+
+def handles_in(node: ResultBase[Any]) -> Iterator[Any]:
+    """The handles of single tasks, from left to right."""
+    return node._leaves()
+
+
+def members_in(node: ResultBase[Any]) -> Sequence[ResultBase[Any]]:
+    """Those of a set or group."""
+    return node._members()
 
 
 class Node(ResultBase[T_co]):

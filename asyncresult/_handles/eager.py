@@ -8,7 +8,7 @@ from .._storage.store import Store
 from ..control import Reply
 from ..errors import TaskRevoked
 from ..meta import TaskMeta
-from ..states import EXCEPTION_STATES, PROPAGATE_STATES, READY_STATES, REVOKED, SUCCESS
+from ..states import EXCEPTION_STATES, PROPAGATE_STATES, REVOKED, SUCCESS
 from .base import T_co
 from .lookup import lookup
 from .result import AsyncResult
@@ -31,6 +31,8 @@ class EagerResult(AsyncResult[T_co]):
     """
 
     __slots__ = ("_raised",)
+
+    _is_eager = True  # also in RETRY: nobody will run it again
 
     def __init__(
         self,
@@ -55,18 +57,9 @@ class EagerResult(AsyncResult[T_co]):
             task_id=self.id, status=state, result=ret_value, traceback=traceback, name=name, _children=()
         )
 
-    def _is_ready(self) -> bool:
-        return True  # also in RETRY: nobody will run it again
-
     def _failure(self, meta: TaskMeta) -> Exception | None:
         # Its own exception, not a rebuilt one; without the frames of earlier raises.
         return self._raised.with_traceback(None) if self._raised is not None else None
-
-    def _outcome(self, *, propagate: bool) -> Any:
-        assert self._meta is not None
-        if self._meta.status not in READY_STATES:
-            return None
-        return super()._outcome(propagate=propagate)
 
     @lookup
     async def exists(self) -> bool:

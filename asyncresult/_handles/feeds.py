@@ -19,7 +19,7 @@ from .._checks import LOOK_ONCE_TIMEOUT
 from ..errors import AsyncResultError
 from .handle import Reason
 
-__all__ = ["Feed", "Stream", "deadline_of_look"]
+__all__ = ["Feed", "Stream", "deadline_of_look", "is_over"]
 
 ItemT = TypeVar("ItemT")
 
@@ -140,6 +140,11 @@ class Stream(AsyncIterator[ItemT]):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._end()
+
+
+def is_over(stream: Stream[Any]) -> bool:
+    """Whether the stream gives nothing more. Not a method, as the stream is the users'."""
+    return stream._over
 
 
 def deadline_of_look(timeout: float | None) -> float | None:

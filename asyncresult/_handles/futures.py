@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..errors import BackendClosed
-from .handle import Handle, Reason, fresh
+from .handle import Handle, Reason, fresh, listen, settled, unlisten
 
 __all__ = ["DoneCallback", "concurrent_future", "result_future"]
 
@@ -48,7 +48,7 @@ def result_future(handle: Handle[T]) -> asyncio.Future[T]:
     """A future with the task's outcome. Cancelling or dropping it ends the wait."""
     future: _Future[T] = _Future(loop=asyncio.get_running_loop())
     future.settler = _Settler(future, handle)
-    handle._listen(future.settler)
+    listen(handle, future.settler)
     return future
 
 
@@ -56,7 +56,7 @@ def concurrent_future(handle: Handle[T]) -> concurrent.futures.Future[T]:
     """The same for another thread."""
     future: _ConcurrentFuture[T] = _ConcurrentFuture()
     future.settler = _Settler(future, handle)
-    handle._listen(future.settler)
+    listen(handle, future.settler)
     return future
 
 
@@ -76,7 +76,7 @@ class _Settler:
         future, self.held = self._future(), None
         if future is None or future.done():
             return
-        value, error = (None, fresh(reason)) if reason is not None else handle._settled()
+        value, error = (None, fresh(reason)) if reason is not None else settled(handle)
         try:
             if error is None:
                 future.set_result(value)
@@ -91,13 +91,13 @@ class _Settler:
         """Called on any thread."""
         self.held = None
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._handle._unlisten, self)
+            self._loop.call_soon_threadsafe(unlisten, self._handle, self)
 
     def _dropped(self, _: object) -> None:
         # The collector may run on any thread and at any time: no I/O, no lock. Elsewhere than on the loop's own
         # thread the end of the task finds the future gone.
         if threading.get_ident() == self._thread and not self._loop.is_closed():
-            self._loop.call_soon(self._handle._unlisten, self)
+            self._loop.call_soon(unlisten, self._handle, self)
 
 
 class _Future(asyncio.Future[T]):

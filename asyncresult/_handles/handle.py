@@ -19,18 +19,44 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from .._checks import check_task_id
 from .._storage.current import current_store
-from .._storage.store import Store
+from .._storage.store import Store, engine_of
 from ..codec.convert import convert
-from ..errors import AsyncResultError, BackendClosed, BackendError, NotReady, ResultDecodeError
+from ..errors import AsyncResultError, BackendClosed, BackendError, NotReady, ResultDecodeError, copy_error
 from ..meta import TaskMeta
 from ..promise import AwaitedPromise, Promise
 from ..states import EXCEPTION_STATES, PROPAGATE_STATES, READY_STATES, SUCCESS
-from .base import Node, ResultBase, T_co
+from .base import Node, ResultBase, T_co, members_in
 
 if TYPE_CHECKING:
     from .._storage.waiters import Waiters
 
-__all__ = ["Callback", "Handle", "Observer", "Reason", "ancestors", "fresh", "unwatch", "watch"]
+__all__ = [
+    "Callback",
+    "Handle",
+    "Observer",
+    "Reason",
+    "ancestors",
+    "end_with",
+    "forget_record",
+    "fresh",
+    "give_up",
+    "has_failed",
+    "info_of",
+    "is_ready",
+    "learn",
+    "listen",
+    "needs_read",
+    "observe",
+    "outcome",
+    "read_record",
+    "settled",
+    "unlisten",
+    "unlisten_all",
+    "unlisten_equal",
+    "unobserve",
+    "unwatch",
+    "watch",
+]
 
 Reason: TypeAlias = "AsyncResultError | Handle[Any]"
 """Why a wait is over without a record: the error, or the task before this one that failed. See :func:`fresh`."""
@@ -51,10 +77,10 @@ class Observer(Protocol):
 def fresh(reason: Reason) -> Exception:
     """What to raise for a reason: a new instance each time."""
     if isinstance(reason, Handle):
-        failure = reason._settled()[1]
+        failure = settled(reason)[1]
         assert failure is not None
         return failure
-    return reason._copy()
+    return copy_error(reason)
 
 
 def ancestors(node: ResultBase[Any]) -> list[Handle[Any]]:
@@ -70,7 +96,7 @@ def ancestors(node: ResultBase[Any]) -> list[Handle[Any]]:
             continue
         found[id(above)] = above
         todo.append(above.parent)
-        todo += above._members()
+        todo += members_in(above)
     return [above for above in reversed(found.values()) if isinstance(above, Handle)]
 
 
@@ -78,12 +104,12 @@ def watch(tasks: Iterable[Handle[Any]], owner: Dependent) -> list[_Watcher]:
     """Have ``owner`` called when one of ``tasks`` fails, never at once; until :func:`unwatch`."""
     watchers: list[_Watcher] = []
     for task in tasks:
-        if task._has_failed():
+        if has_failed(task):
             asyncio.get_running_loop().call_soon(owner._ancestor_failed, task)
-        elif not task.ignored and not task._is_ready():
+        elif not task.ignored and not is_ready(task):
             watcher = _Watcher(task, owner)
             try:
-                task._observe(watcher)
+                observe(task, watcher)
             except (AsyncResultError, RuntimeError):
                 continue  # what cannot be waited for says nothing about those behind it
             watchers.append(watcher)
@@ -92,7 +118,7 @@ def watch(tasks: Iterable[Handle[Any]], owner: Dependent) -> list[_Watcher]:
 
 def unwatch(watchers: Iterable[_Watcher]) -> None:
     for watcher in watchers:
-        watcher.task._unobserve(watcher)
+        unobserve(watcher.task, watcher)
 
 
 class Dependent(Protocol):
@@ -137,6 +163,9 @@ class Handle(Node[T_co]):
         "parent",
     )
 
+    #: Whether the record that the handle knows is the last one, whatever its state.
+    _is_eager = False
+
     def __init__(
         self,
         id: str | uuid.UUID,
@@ -180,11 +209,7 @@ class Handle(Node[T_co]):
     def done(self) -> bool:
         """Whether this handle has learned how the task ended, or that there is no result to wait for: its record
         cannot be had, a task before it in a chain has failed, or it is ignored."""
-        return self._error is not None or self.ignored or self._is_ready()
-
-    def _is_ready(self) -> bool:
-        meta = self._meta
-        return meta is not None and meta.status in READY_STATES
+        return self._error is not None or self.ignored or is_ready(self)
 
     @property
     def value(self) -> T_co:
@@ -194,7 +219,7 @@ class Handle(Node[T_co]):
             NotReady: Nothing was learned yet.
             Exception: The task's own, rebuilt; or why the record cannot be had.
         """
-        return self._outcome(propagate=True)  # type: ignore[no-any-return]
+        return outcome(self, propagate=True)  # type: ignore[no-any-return]
 
     @property
     def exception(self) -> Exception | None:
@@ -204,7 +229,7 @@ class Handle(Node[T_co]):
             NotReady: Nothing was learned yet.
         """
         if self.done():
-            return self._settled()[1]
+            return settled(self)[1]
         raise self._not_ready()
 
     @property
@@ -215,48 +240,6 @@ class Handle(Node[T_co]):
     def _not_ready(self) -> NotReady:
         return NotReady(f"the result of task {self.id} is not known yet: await the handle first")
 
-    def _settled(self) -> tuple[Any, Exception | None]:
-        """The value of a handle that is done, or the exception in its place. Nothing is raised but NotReady."""
-        if self.ignored:
-            return None, None
-        if self._is_ready():
-            meta = self._meta
-            assert meta is not None
-            if meta.status != SUCCESS:
-                return None, self._failure(meta)
-            if self._type is Any:
-                return meta.result, None
-            try:
-                if self._value is _NOT_CONVERTED:
-                    self._value = convert(meta.result, self._type, task_id=self.id)
-                return self._value, None
-            except ResultDecodeError as error:
-                return None, error.with_traceback(None)
-        if self._error is not None:
-            return None, fresh(self._error)
-        raise self._not_ready()
-
-    def _outcome(self, *, propagate: bool) -> Any:
-        """The value; or else the exception, raised, or given where it need not ``propagate``."""
-        meta = self._meta
-        # The rule, without another call (benchmarks: gather).
-        if meta is not None and meta.status == SUCCESS and self._type is Any and not self.ignored:
-            return meta.result
-        value, error = self._settled()
-        if error is None:
-            return value
-        try:
-            # That a record cannot be had, or is not of the type, is not the task's exception.
-            if propagate or isinstance(error, ResultDecodeError | BackendError | BackendClosed):
-                raise error
-            return error
-        finally:
-            del error  # it would hold this frame, which holds it
-
-    def _forgotten(self) -> None:
-        self._meta = self._error = None
-        self._value = _NOT_CONVERTED
-
     def _failure(self, meta: TaskMeta) -> Exception | None:
         """The exception that a record holds, a fresh instance each time: tracebacks must not pile up."""
         return self.backend.codec.exception(meta) if meta.status in EXCEPTION_STATES else None
@@ -266,67 +249,15 @@ class Handle(Node[T_co]):
 
     def _values(self, propagate: bool) -> Any:
         if propagate:
-            return self._outcome(propagate=True)
-        value, error = self._settled()
+            return outcome(self, propagate=True)
+        value, error = settled(self)
         return value if error is None else error
 
     # -- the table's side, and who wants to know ------------------------------------------------------------
 
-    def _listen(self, callback: Callback, *, read_early: bool = True) -> None:
-        """Have ``callback`` called once: with the end, or with what ends the wait. Never at once.
-
-        ``read_early``: see :meth:`.Waiters.add`.
-        """
-        if self.ignored or self._is_ready():
-            asyncio.get_running_loop().call_soon(callback, self, None)
-            return
-        self._enter_table(read_early)
-        held = self._callbacks
-        if held is None:
-            self._callbacks = callback
-        elif isinstance(held, dict):
-            held[id(callback)] = callback
-        else:
-            self._callbacks = {id(held): held, id(callback): callback}
-        if self.parent is not None and self._watchers is None:
-            self._watchers = watch(ancestors(self), self)
-
-    def _unlisten(self, callback: Callback) -> None:
-        """Take ``callback`` off. Harmless when it is not there."""
-        held = self._callbacks
-        if isinstance(held, dict):
-            held.pop(id(callback), None)
-            if held:
-                return
-        elif held is not callback:
-            return
-        self._callbacks = None
-        self._leave_table_if_unwanted()
-
-    def _unlisten_equal(self, callback: Callback) -> int:
-        """Take off all that are equal to ``callback``; how many there were."""
-        held = self._callbacks
-        equal = [other for other in (held.values() if isinstance(held, dict) else (held,)) if other == callback]
-        for other in equal:
-            assert other is not None
-            self._unlisten(other)
-        return len(equal)
-
-    def _observe(self, feed: Observer) -> None:
-        """Have ``feed`` see every record until the end."""
-        self._enter_table()
-        if self._feeds is None:
-            self._feeds = {}
-        self._feeds[id(feed)] = feed
-
-    def _unobserve(self, feed: Observer) -> None:
-        if self._feeds is not None and self._feeds.pop(id(feed), None) is not None and not self._feeds:
-            self._feeds = None
-            self._leave_table_if_unwanted()
-
     def _enter_table(self, read_early: bool = True) -> None:
         backend = self.backend
-        table = backend._engine().waiters
+        table = engine_of(backend).waiters
         if self._table is table:
             return
         if self._table is not None:
@@ -352,7 +283,7 @@ class Handle(Node[T_co]):
 
     def _on_record(self, meta: TaskMeta) -> None:
         """Called by the table. First final record wins."""
-        if self._is_ready():
+        if is_ready(self):
             return
         self._meta = meta
         ready = meta.status in READY_STATES
@@ -382,21 +313,10 @@ class Handle(Node[T_co]):
 
     def _ancestor_failed(self, ancestor: Handle[Any]) -> None:
         """A task before this one has failed, so this one will not run."""
-        if self._callbacks is None or self._is_ready():
+        if self._callbacks is None or is_ready(self):
             return
         # As in Celery, the first of them that is known to have failed: the order in which they become known is chance.
-        self._end_with(next((one for one in ancestors(self) if one._has_failed()), ancestor))
-
-    def _end_with(self, reason: Reason) -> None:
-        """End the wait, but for those who only want to see this task's own record."""
-        self._error = reason
-        callbacks, self._callbacks = self._callbacks, None
-        self._leave_table_if_unwanted()
-        self._callbacks = callbacks
-        self._fire(reason)
-
-    def _has_failed(self) -> bool:
-        return self._is_ready() and self._meta is not None and self._meta.status in PROPAGATE_STATES
+        end_with(self, next((one for one in ancestors(self) if has_failed(one)), ancestor))
 
     def _fire(self, reason: Reason | None) -> None:
         callbacks, self._callbacks = self._callbacks, None
@@ -421,67 +341,7 @@ class Handle(Node[T_co]):
             {"message": f"a callback for the result of task {self.id} failed", "exception": error}
         )
 
-    def _learn(self, meta: TaskMeta) -> bool:
-        """Take a record that was read beside the table; whether the task is over now."""
-        if self._is_ready():
-            return True
-        table = self._table
-        if meta.status not in READY_STATES:
-            if table is None:  # else the table knows better what is the latest
-                self._meta = meta
-            return False
-        if table is None:  # nobody to tell (benchmarks: join-stored)
-            self._meta = meta
-            self._error = None
-        else:
-            self._on_record(meta)
-            table.discard(self.backend.task_key(self.id), self)
-        return True
-
     # -- one read -----------------------------------------------------------------------------------------
-
-    def _look(self) -> asyncio.Future[TaskMeta]:
-        """Read the record once and learn from it."""
-        backend = self.backend
-        engine = backend._engine()
-        key = backend.task_key(self.id)
-        look: asyncio.Future[TaskMeta] = engine.loop.create_future()
-        before = self._meta
-        arrived = self._table.arrived(key) if self._table is not None else 0
-        payload: bytes | None = None
-
-        def answered(reply: asyncio.Future[bytes | None]) -> None:
-            nonlocal payload
-            try:
-                payload = reply.result()
-                engine.decode_then(self.id, payload, seen)
-            except asyncio.CancelledError:
-                look.cancel()
-            except Exception as error:
-                fail(error)
-
-        def seen(outcome: TaskMeta | AsyncResultError) -> None:
-            if isinstance(outcome, AsyncResultError):
-                fail(outcome)
-                return
-            table, known = self._table, self._meta
-            if table is not None and not self._is_ready():
-                current = table.looked(key, payload, outcome, arrived)
-                # Of equal ones those who observe get the one that they have seen.
-                known = self._meta
-                if known is not None and (payload or not current or known is not before):
-                    outcome = known  # what was learned meanwhile, by a message or by the table's own read, is newer
-            self._learn(outcome)
-            if not look.done():
-                look.set_result(outcome)
-
-        def fail(error: Exception) -> None:
-            if not look.done():
-                look.set_exception(error)
-                look.exception()  # looked at: a stream that was left early does not ask any more
-
-        engine.read(key).add_done_callback(answered)
-        return look
 
     async def meta(self) -> TaskMeta:
         """The record as it is now; reads of one loop tick travel together. Final records are remembered.
@@ -493,16 +353,10 @@ class Handle(Node[T_co]):
 
         Wire: MGET, unless the record is known to be final.
         """
-        if self._is_ready():
+        if is_ready(self):
             assert self._meta is not None
             return self._meta
-        return await self._look()
-
-    def _told(self, meta: TaskMeta) -> Any:
-        if meta.status == SUCCESS:
-            return self._outcome(propagate=False)
-        failure = self._failure(meta)
-        return meta.result if failure is None else failure  # its class may have a __bool__ or __len__
+        return await read_record(self)
 
     # -- as a promise ---------------------------------------------------------------------------------------
 
@@ -510,12 +364,232 @@ class Handle(Node[T_co]):
         promise: AwaitedPromise[T_co] = AwaitedPromise()
 
         def settle(handle: Handle[Any], reason: Reason | None) -> None:
-            value, error = (None, fresh(reason)) if reason is not None else handle._settled()
-            if error is None:
-                promise._resolve(value)
-            else:
-                promise._reject(error)
+            value, error = (None, fresh(reason)) if reason is not None else settled(handle)
+            promise.settle(value, error)
 
-        self._listen(settle)
-        promise._ends_with(lambda: self._unlisten(settle))
+        listen(self, settle)
+        promise.ends_with(lambda: unlisten(self, settle))
         return promise
+
+
+# What the other modules of this folder do with a handle. Not methods: all that is public on a handle is the users'.
+
+
+def is_ready(handle: Handle[Any]) -> bool:
+    """Whether the handle knows the task's last record."""
+    meta = handle._meta
+    return meta is not None and (meta.status in READY_STATES or handle._is_eager)
+
+
+def needs_read(handle: Handle[Any]) -> bool:
+    """Whether the end of the task is not known, and nobody reads the record for this handle."""
+    return handle._table is None and not handle.ignored and not is_ready(handle)
+
+
+def has_failed(handle: Handle[Any]) -> bool:
+    """Whether the handle knows that the task has failed, or was revoked."""
+    return is_ready(handle) and handle._meta is not None and handle._meta.status in PROPAGATE_STATES
+
+
+def settled(handle: Handle[Any]) -> tuple[Any, Exception | None]:
+    """The value of a handle that is done, or the exception in its place. Nothing is raised but NotReady."""
+    if handle.ignored:
+        return None, None
+    if is_ready(handle):
+        meta = handle._meta
+        assert meta is not None
+        if meta.status != SUCCESS:
+            return None, handle._failure(meta)
+        if handle._type is Any:
+            return meta.result, None
+        try:
+            if handle._value is _NOT_CONVERTED:
+                handle._value = convert(meta.result, handle._type, task_id=handle.id)
+            return handle._value, None
+        except ResultDecodeError as error:
+            return None, error.with_traceback(None)
+    if handle._error is not None:
+        return None, fresh(handle._error)
+    raise handle._not_ready()
+
+
+def outcome(handle: Handle[Any], *, propagate: bool) -> Any:
+    """The value; or else the exception, raised, or given where it need not ``propagate``."""
+    meta = handle._meta
+    # The rule, without another call (benchmarks: gather).
+    if meta is not None and meta.status == SUCCESS and handle._type is Any and not handle.ignored:
+        return meta.result
+    if meta is not None and handle._is_eager and meta.status not in READY_STATES:
+        return None  # run on the spot, and to be retried: there is nobody to do that
+    value, error = settled(handle)
+    if error is None:
+        return value
+    try:
+        # That a record cannot be had, or is not of the type, is not the task's exception.
+        if propagate or isinstance(error, ResultDecodeError | BackendError | BackendClosed):
+            raise error
+        return error
+    finally:
+        del error  # it would hold this frame, which holds it
+
+
+def listen(handle: Handle[Any], callback: Callback, *, read_early: bool = True) -> None:
+    """Have ``callback`` called once: with the end, or with what ends the wait. Never at once.
+
+    ``read_early``: see :meth:`.Waiters.add`.
+    """
+    if handle.ignored or is_ready(handle):
+        asyncio.get_running_loop().call_soon(callback, handle, None)
+        return
+    handle._enter_table(read_early)
+    held = handle._callbacks
+    if held is None:
+        handle._callbacks = callback
+    elif isinstance(held, dict):
+        held[id(callback)] = callback
+    else:
+        handle._callbacks = {id(held): held, id(callback): callback}
+    if handle.parent is not None and handle._watchers is None:
+        handle._watchers = watch(ancestors(handle), handle)
+
+
+def unlisten(handle: Handle[Any], callback: Callback) -> None:
+    """Take ``callback`` off. Harmless when it is not there."""
+    held = handle._callbacks
+    if isinstance(held, dict):
+        held.pop(id(callback), None)
+        if held:
+            return
+    elif held is not callback:
+        return
+    handle._callbacks = None
+    handle._leave_table_if_unwanted()
+
+
+def unlisten_equal(handle: Handle[Any], callback: Callback) -> int:
+    """Take off all that are equal to ``callback``; how many there were."""
+    held = handle._callbacks
+    equal = [other for other in (held.values() if isinstance(held, dict) else (held,)) if other == callback]
+    for other in equal:
+        assert other is not None
+        unlisten(handle, other)
+    return len(equal)
+
+
+def observe(handle: Handle[Any], feed: Observer) -> None:
+    """Have ``feed`` see every record until the end."""
+    handle._enter_table()
+    if handle._feeds is None:
+        handle._feeds = {}
+    handle._feeds[id(feed)] = feed
+
+
+def unobserve(handle: Handle[Any], feed: Observer) -> None:
+    """Take ``feed`` off. Harmless when it is not there."""
+    if handle._feeds is not None and handle._feeds.pop(id(feed), None) is not None and not handle._feeds:
+        handle._feeds = None
+        handle._leave_table_if_unwanted()
+
+
+def unlisten_all(handles: Iterable[Handle[Any]], callback: Callback) -> None:
+    """Take ``callback`` off each of them that still has one."""
+    for handle in handles:
+        if handle._callbacks is not None:
+            unlisten(handle, callback)
+
+
+def end_with(handle: Handle[Any], reason: Reason) -> bool:
+    """End the wait, but for those who only want to see this task's own record.
+
+    Returns:
+        False, and nothing happened, where nobody waits.
+    """
+    if handle._callbacks is None:
+        return False
+    handle._error = reason
+    callbacks, handle._callbacks = handle._callbacks, None
+    handle._leave_table_if_unwanted()
+    handle._callbacks = callbacks
+    handle._fire(reason)
+    return True
+
+
+def give_up(handle: Handle[Any], reason: Reason) -> None:
+    """Have the handle know why there is no record, without calling anybody."""
+    handle._error = reason
+
+
+def learn(handle: Handle[Any], meta: TaskMeta) -> bool:
+    """Take a record that was read beside the table; whether the task is over now."""
+    if is_ready(handle):
+        return True
+    table = handle._table
+    if meta.status not in READY_STATES:
+        if table is None:  # else the table knows better what is the latest
+            handle._meta = meta
+        return False
+    if table is None:  # nobody to tell (benchmarks: join-stored)
+        handle._meta = meta
+        handle._error = None
+    else:
+        handle._on_record(meta)
+        table.discard(handle.backend.task_key(handle.id), handle)
+    return True
+
+
+def read_record(handle: Handle[Any]) -> asyncio.Future[TaskMeta]:
+    """Read the record once and learn from it."""
+    backend = handle.backend
+    engine = engine_of(backend)
+    key = backend.task_key(handle.id)
+    look: asyncio.Future[TaskMeta] = engine.loop.create_future()
+    before = handle._meta
+    arrived = handle._table.arrived(key) if handle._table is not None else 0
+    payload: bytes | None = None
+
+    def answered(reply: asyncio.Future[bytes | None]) -> None:
+        nonlocal payload
+        try:
+            payload = reply.result()
+            engine.decode_then(handle.id, payload, seen)
+        except asyncio.CancelledError:
+            look.cancel()
+        except Exception as error:
+            fail(error)
+
+    def seen(outcome: TaskMeta | AsyncResultError) -> None:
+        if isinstance(outcome, AsyncResultError):
+            fail(outcome)
+            return
+        table, known = handle._table, handle._meta
+        if table is not None and not is_ready(handle):
+            current = table.looked(key, payload, outcome, arrived)
+            # Of equal ones those who observe get the one that they have seen.
+            known = handle._meta
+            if known is not None and (payload or not current or known is not before):
+                outcome = known  # what was learned meanwhile, by a message or by the table's own read, is newer
+        learn(handle, outcome)
+        if not look.done():
+            look.set_result(outcome)
+
+    def fail(error: Exception) -> None:
+        if not look.done():
+            look.set_exception(error)
+            look.exception()  # looked at: a stream that was left early does not ask any more
+
+    engine.read(key).add_done_callback(answered)
+    return look
+
+
+def info_of(handle: Handle[Any], meta: TaskMeta) -> Any:
+    """What a record says: the value, the exception, or what the state tells."""
+    if meta.status == SUCCESS:
+        return outcome(handle, propagate=False)
+    failure = handle._failure(meta)
+    return meta.result if failure is None else failure  # its class may have a __bool__ or __len__
+
+
+def forget_record(handle: Handle[Any]) -> None:
+    """Have the handle know nothing."""
+    handle._meta = handle._error = None
+    handle._value = _NOT_CONVERTED

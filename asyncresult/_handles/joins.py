@@ -17,14 +17,32 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .._checks import LOOK_ONCE_TIMEOUT
-from .._storage.store import Store
+from .._storage.store import Store, engine_of
 from .._storage.waiters import READ_CHUNK
 from ..codec.codec import LARGE_PAYLOAD_BYTES, Codec
-from ..errors import AsyncResultError, ResultTimeout
+from ..errors import AsyncResultError, ResultTimeout, copy_error
 from ..meta import TaskMeta
 from ..states import SUCCESS
-from .base import ResultBase
-from .handle import Callback, Reason, ancestors, unwatch, watch
+from .base import ResultBase, handles_in, members_in
+from .handle import (
+    Callback,
+    Reason,
+    ancestors,
+    end_with,
+    give_up,
+    has_failed,
+    is_ready,
+    learn,
+    listen,
+    needs_read,
+    outcome,
+    read_record,
+    settled,
+    unlisten,
+    unlisten_all,
+    unwatch,
+    watch,
+)
 from .result import AsyncResult
 from .waiting import raise_reason
 
@@ -58,13 +76,13 @@ class Group:
     __slots__ = ("leaves", "many", "tasks")
 
     def __init__(self, node: ResultBase[Any]) -> None:
-        self.leaves: list[Handle] = list(node._leaves())
+        self.leaves: list[Handle] = list(handles_in(node))
         self.tasks = ancestors(node)
         self.many: Many | None = None
 
     def failed(self) -> Any:
         """The first of the tasks that is known to have failed."""
-        return next((task for task in self.tasks if task._has_failed()), None)
+        return next((task for task in self.tasks if has_failed(task)), None)
 
     def _ancestor_failed(self, ancestor: Any) -> None:
         many = self.many
@@ -81,7 +99,7 @@ def groups_of(nodes: Iterable[ResultBase[Any]]) -> list[Group]:
     while todo:
         node = todo.pop()
         if not isinstance(node, AsyncResult):
-            todo += node._members()
+            todo += members_in(node)
             if node.parent is not None:
                 groups.append(Group(node))
     return groups
@@ -112,10 +130,10 @@ class Many:
         try:
             for handle in handles:
                 # What is in the table was read for somebody else, or is about to be.
-                if len(handles) < READ_FIRST or handle._table is not None or handle.ignored or handle._is_ready():
-                    handle._listen(callback)
-                else:
+                if len(handles) >= READ_FIRST and needs_read(handle):
                     unread.setdefault(handle.backend, []).append(handle)
+                else:
+                    listen(handle, callback)
             for backend, own in unread.items():
                 self._read(backend, own, 0)
             for group in groups:
@@ -129,30 +147,26 @@ class Many:
         """Take the callback off whoever still holds it."""
         self._ended = True
         unwatch(self._watchers)
-        for handle in self._handles:
-            if handle._callbacks is not None:
-                handle._unlisten(self._callback)
+        unlisten_all(self._handles, self._callback)
 
     def leave_out(self, handle: Handle) -> None:
         """Do not wait for this one any more."""
-        handle._unlisten(self._callback)
+        unlisten(handle, self._callback)
         if self._left_out is None:
             self._left_out = set()
         self._left_out.add(id(handle))
 
     def fail(self, handle: Handle, reason: Reason) -> None:
         """End the wait for a member that will never run."""
-        if self._ended or handle._is_ready() or handle.ignored:
+        if self._ended or is_ready(handle) or handle.ignored:
             return
-        if handle._callbacks is not None:
-            handle._end_with(reason)
-        else:
+        if not end_with(handle, reason):
             self._failed = {**(self._failed or {}), id(handle): reason}
 
     def _read(self, backend: Store, handles: list[Handle], start: int) -> None:
         """Read a chunk of the handles from ``start`` on, and see what to do about the others."""
         chunk, others = handles[start : start + READ_CHUNK], start + READ_CHUNK
-        engine = backend._engine()
+        engine = engine_of(backend)
         answer = engine.read_many([backend.task_key(handle.id) for handle in chunk])
         timer = engine.loop.call_later(OVERDUE, answer.cancel)
 
@@ -188,7 +202,7 @@ class Many:
             if payload:
                 try:
                     meta = codec.decode_small(handle.id, payload)
-                    done = meta is not None and handle._learn(meta)
+                    done = meta is not None and learn(handle, meta)
                 except Exception:
                     pass
                 # What is large or unreadable the table reads again, and sees to it.
@@ -211,12 +225,12 @@ class Many:
             reason = self._failed.get(id(handle)) if self._failed is not None else None
             if reason is None:
                 try:
-                    handle._listen(self._callback, read_early=read_early)
+                    listen(handle, self._callback, read_early=read_early)
                     continue
                 except (AsyncResultError, RuntimeError) as error:  # closed meanwhile, or awaited on another loop
                     reason = error if isinstance(error, AsyncResultError) else AsyncResultError(str(error))
-                    reason = reason._copy()
-            handle._error = reason
+                    reason = copy_error(reason)
+            give_up(handle, reason)
             self._callback(handle, reason)
 
 
@@ -246,7 +260,7 @@ class Join:
         self.reason: Any = None
         waiting: dict[int, Handle] = {}
         for handle in handles:
-            if handle._is_ready():
+            if is_ready(handle):
                 self._look_at(handle, None)
             elif not handle.ignored:
                 waiting[id(handle)] = handle
@@ -268,10 +282,10 @@ class Join:
     def _look_at(self, handle: Handle, reason: Reason | None) -> None:
         if self.future.done():
             return
-        if self.fail_fast and (reason is not None or handle._has_failed()):
+        if self.fail_fast and (reason is not None or has_failed(handle)):
             self.end(reason or handle)
         elif self.callback is not None:
-            value, error = handle._settled()
+            value, error = settled(handle)
             try:
                 self.callback(handle.id, value if error is None else error)
             except (KeyboardInterrupt, SystemExit):
@@ -322,45 +336,43 @@ async def look_at_all(leaves: list[Handle]) -> list[TaskMeta]:
     unknown: dict[Store, list[Handle]] = {}
     metas: dict[int, TaskMeta] = {}
     for leaf in leaves:
-        if not leaf._is_ready():
+        if not is_ready(leaf):
             unknown.setdefault(leaf.backend, []).append(leaf)
     for backend, some in unknown.items():
         for leaf, meta in zip(some, await backend.get_many(leaf.id for leaf in some), strict=True):
-            leaf._learn(meta)
+            learn(leaf, meta)
             metas[id(leaf)] = meta
     return [_latest(leaf, metas) for leaf in leaves]
 
 
 def _latest(leaf: Handle, metas: dict[int, TaskMeta]) -> TaskMeta:
-    if leaf._is_ready() or id(leaf) not in metas:
-        assert leaf._meta is not None
-        return leaf._meta
-    return metas[id(leaf)]
+    known = leaf.snapshot
+    return known if known is not None and (is_ready(leaf) or id(leaf) not in metas) else metas[id(leaf)]
 
 
 async def look_once(leaves: Iterable[Handle], groups: Iterable[Group]) -> None:
     """Have the handles learn what is stored now about them, and about the tasks before them, as far as that can be
     had in the time of a look."""
-    waited_for = [leaf for leaf in leaves if not leaf.ignored and not leaf._is_ready()]
+    waited_for = [leaf for leaf in leaves if not leaf.ignored and not is_ready(leaf)]
     above = {id(leaf): ancestors(leaf) for leaf in waited_for if leaf.parent is not None}
     groups = list(groups)
     tasks: dict[int, Any] = {id(leaf): leaf for leaf in waited_for}
     for some in (*above.values(), *(group.tasks for group in groups)):
-        tasks.update((id(task), task) for task in some if not task.ignored and not task._is_ready())
-    looks = {id: task._look() for id, task in tasks.items()}
+        tasks.update((id(task), task) for task in some if not task.ignored and not is_ready(task))
+    looks = {id: read_record(task) for id, task in tasks.items()}
     if looks:
         await asyncio.wait(looks.values(), timeout=LOOK_ONCE_TIMEOUT)
     for group in groups:
         above.update((id(leaf), above.get(id(leaf), []) + group.tasks) for leaf in group.leaves)
     for leaf in waited_for:
-        if leaf._is_ready():
+        if is_ready(leaf):
             continue
         look = looks[id(leaf)]
         error = look.exception() if look.done() and not look.cancelled() else None
         if isinstance(error, AsyncResultError):
-            leaf._error = error._copy()
-        elif (failed := next((task for task in above.get(id(leaf), ()) if task._has_failed()), None)) is not None:
-            leaf._error = failed
+            give_up(leaf, copy_error(error))
+        elif (failed := next((task for task in above.get(id(leaf), ()) if has_failed(task)), None)) is not None:
+            give_up(leaf, failed)
 
 
 def timed_out(waiting: Sequence[Handle], all: Sequence[Handle], timeout: float | None) -> ResultTimeout:
@@ -395,7 +407,7 @@ def end_at_once(
     if fail_fast:
         for leaf in leaves:
             if leaf.done():
-                leaf._outcome(propagate=True)
+                outcome(leaf, propagate=True)
     waiting = [leaf for leaf in leaves if not over(leaf)]
     if waiting:
         raise timed_out(waiting, leaves, timeout)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .._checks import DetachOrRevoke, check_choice
 from .._extensions import integration_for
-from .._storage.store import Store
+from .._storage.store import Store, engine_of
 from ..codec.exceptions import printable
 from ..errors import ResultTimeout
 from ..meta import TaskMeta
 from ..states import PENDING, RECEIVED, STARTED
-from .base import Node, T_co
+from .base import Node, T_co, handles_in
 from .futures import DoneCallback, concurrent_future, result_future
-from .handle import Handle, fresh
+from .handle import Handle, forget_record, fresh, info_of, is_ready, listen, outcome, unlisten_equal
 from .lookup import lookup
 from .updates import Updates
 from .waiting import await_outcome, raise_reason, wait
@@ -160,7 +160,7 @@ class AsyncResult(Handle[T_co]):
         if self.ignored:
             return None  # type: ignore[return-value]
         failed: Handle[Any] | None = None
-        if not self._is_ready():
+        if not is_ready(self):
             try:
                 failed = await wait(self, timeout, follow_parents, on_message)
             except ResultTimeout:
@@ -175,7 +175,7 @@ class AsyncResult(Handle[T_co]):
                 raise
         if failed is not None and propagate:
             raise_reason(failed)
-        value: Any = fresh(failed) if failed is not None else self._outcome(propagate=propagate)
+        value: Any = fresh(failed) if failed is not None else outcome(self, propagate=propagate)
         if callback is not None:
             callback(self.id, value)
         return value  # type: ignore[no-any-return]
@@ -224,11 +224,11 @@ class AsyncResult(Handle[T_co]):
 
         Raises: as :meth:`then`.
         """
-        self._listen(DoneCallback(fn))
+        listen(self, DoneCallback(fn))
 
     def remove_done_callback(self, fn: Callable[[AsyncResult[T_co]], object]) -> int:
         """Take ``fn`` off; how often it was there."""
-        return self._unlisten_equal(DoneCallback(fn))
+        return unlisten_equal(self, DoneCallback(fn))
 
     def as_future(self) -> asyncio.Future[T_co]:
         """A future of this loop with the task's outcome, for ``asyncio.wait`` and friends.
@@ -262,7 +262,7 @@ class AsyncResult(Handle[T_co]):
 
         Raises: as :meth:`meta`; ResultTypeError when the value is not of the ``type``.
         """
-        return self._told(await self.meta())
+        return info_of(self, await self.meta())
 
     info = result
 
@@ -340,7 +340,7 @@ class AsyncResult(Handle[T_co]):
         Wire: STRLEN.
         """
         backend = self.backend
-        return await backend._engine().exists(backend.task_key(self.id))
+        return await engine_of(backend).exists(backend.task_key(self.id))
 
     async def forget(self) -> None:
         """Delete the record and those of the parents, and what this handle knows.
@@ -354,10 +354,10 @@ class AsyncResult(Handle[T_co]):
         ids = [self.id]
         node = self.parent
         while node is not None:
-            ids += [leaf.id for leaf in node._leaves()]
+            ids += [leaf.id for leaf in handles_in(node)]
             node = node.parent
         await self.backend.forget(*ids)
-        self._forgotten()
+        forget_record(self)
 
     # -- control ------------------------------------------------------------------------------------------
 
@@ -421,7 +421,7 @@ class AsyncResult(Handle[T_co]):
         return self._maybe_throw(await self.meta(), propagate, callback)
 
     def _maybe_throw(self, meta: TaskMeta, propagate: bool, callback: Callable[[str, Any], object] | None) -> Any:
-        value = self._outcome(propagate=propagate) if self._is_ready() else self._told(meta)
+        value = outcome(self, propagate=propagate) if is_ready(self) else info_of(self, meta)
         if callback is not None:
             callback(self.id, value)
         return value

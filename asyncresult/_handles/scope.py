@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 from .. import _background
 from .._checks import DetachOrRevoke, check_choice
 from ..errors import AsyncResultError
-from .base import SupportsAsyncResult, as_result
+from .base import SupportsAsyncResult, as_result, handles_in
 from .result import AsyncResult
 from .sets import ResultSet
 
@@ -52,7 +52,7 @@ class Scope:
         if exc is None:
             return
         choice = self._on_cancel if isinstance(exc, asyncio.CancelledError) else self._on_error
-        running: ResultSet[Any] = ResultSet([leaf for leaf in self._adopted._leaves() if not leaf.done()])
+        running: ResultSet[Any] = ResultSet([leaf for leaf in handles_in(self._adopted) if not leaf.done()])
         if choice != "revoke" or not running:
             return
         # A task of its own: this one may be cancelled, and the revocation must go out all the same.

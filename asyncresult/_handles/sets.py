@@ -21,6 +21,7 @@ from ..errors import BackendClosed, ResultDecodeError, ResultTimeout
 from ..meta import TaskMeta
 from ..promise import AwaitedPromise, Promise
 from .base import Node, ResultBase, SupportsAsyncResult, T, as_result
+from .handle import forget_record, settled
 from .joins import Join, end_at_once, finish, groups_of, leaves_of, look_at_all, look_once, over, values_of
 from .lookup import lookup
 from .result import AsyncResult
@@ -281,7 +282,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         failure: Exception | None = None
         async with Completed[T]([self], timeout) as completed:
             async for handle in completed:
-                value, failure = handle._settled()
+                value, failure = settled(handle)
                 if failure is None:
                     return value  # type: ignore[no-any-return]
                 failures.append(failure)
@@ -306,12 +307,12 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
             try:
                 if (reason := join.take_reason()) is not None:
                     raise_reason(reason)
-                promise._resolve(values_of(members, True))
+                promise.settle(values_of(members, True), None)
             except Exception as failure:
-                promise._reject(failure.with_traceback(None))  # this frame holds the promise: no cycle
+                promise.settle(None, failure.with_traceback(None))  # this frame holds the promise: no cycle
 
         join.future.add_done_callback(settle)
-        promise._ends_with(join.detach)
+        promise.ends_with(join.detach)
         return promise
 
     # -- one look at all of them ------------------------------------------------------------------------------
@@ -369,7 +370,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         for backend, leaves in by_backend.items():
             await backend.forget(*(leaf.id for leaf in leaves))
             for leaf in leaves:
-                leaf._forgotten()
+                forget_record(leaf)
 
     async def revoke(
         self, *, terminate: bool = False, signal: str | None = None, wait: bool = False, timeout: float | None = None

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from .._checks import looks_once
-from ..errors import AsyncResultError, BackendUnavailable
+from ..errors import AsyncResultError, BackendUnavailable, copy_error
 from ..meta import TaskMeta
-from .base import ResultBase
-from .feeds import Feed, Stream, deadline_of_look
-from .handle import Reason
+from .base import ResultBase, handles_in
+from .feeds import Feed, Stream, deadline_of_look, is_over
+from .handle import Reason, is_ready, observe, read_record, unobserve
 from .joins import Group, Handle, Many, groups_of, look_once, over, timed_out
 from .result import AsyncResult
 from .updates import same_state
@@ -57,7 +57,7 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
         if self._over:
             return
         members = list(members)
-        new = {id(leaf): leaf for member in members for leaf in member._leaves() if id(leaf) not in self._handles}
+        new = {id(leaf): leaf for member in members for leaf in handles_in(member) if id(leaf) not in self._handles}
         self._handles.update(new)
         groups = groups_of(members)
         self._groups += groups
@@ -68,7 +68,7 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
     def _remove(self, members: Iterable[ResultBase[Any]]) -> None:
         """Do not wait for these any more."""
         for member in members:
-            for leaf in member._leaves():
+            for leaf in handles_in(member):
                 if id(leaf) not in self._given and self._handles.pop(id(leaf), None) is not None:
                     for wait in self._waits:
                         wait.leave_out(leaf)
@@ -181,12 +181,12 @@ class SetUpdates(Stream[tuple[AsyncResult[Any], TaskMeta]]):
 
         running: list[Handle] = []
         for handle in self._handles:
-            if handle._is_ready():
-                feed.put((handle, handle._meta))
+            if is_ready(handle):
+                feed.put((handle, handle.snapshot))
             else:
                 running.append(handle)
                 tagged.append(tag := _Tagged(handle, feed))
-                handle._observe(tag)
+                observe(handle, tag)
                 _look(weakref.ref(self), tag)
         if self._groups or any(handle.parent is not None for handle in running):
             waits.append(Many(running, ended, self._groups))
@@ -212,27 +212,27 @@ class _Tagged:
 def _look(stream: weakref.ref[SetUpdates], tag: _Tagged) -> None:
     """Have a handle's record as it is now put behind what has come so far; it is never older than that."""
     try:
-        tag.handle._look().add_done_callback(functools.partial(_looked, stream, tag))
+        read_record(tag.handle).add_done_callback(functools.partial(_looked, stream, tag))
     except AsyncResultError as closed:
-        tag.fail(closed._copy())
+        tag.fail(copy_error(closed))
 
 
 def _looked(stream: weakref.ref[SetUpdates], tag: _Tagged, look: asyncio.Future[TaskMeta]) -> None:
     owner = stream()
-    if owner is None or owner._over or look.cancelled():
+    if owner is None or is_over(owner) or look.cancelled():
         return
     error = look.exception()
     if isinstance(error, BackendUnavailable):
         _look(stream, tag)  # an outage does not end a wait
     elif isinstance(error, AsyncResultError):
-        tag.fail(error._copy())
+        tag.fail(copy_error(error))
     elif error is None:
         tag.put(look.result())
 
 
 def _untag(tagged: list[_Tagged]) -> None:
     for tag in tagged:
-        tag.handle._unobserve(tag)
+        unobserve(tag.handle, tag)
 
 
 def _is_final(item: tuple[Handle, TaskMeta | Reason]) -> bool:

@@ -14,10 +14,11 @@ import msgspec
 
 from .._checks import looks_once
 from .._storage.keys import HISTORY
-from ..errors import AsyncResultError, BackendUnavailable, ResultTimeout
+from .._storage.store import engine_of
+from ..errors import AsyncResultError, BackendUnavailable, ResultTimeout, copy_error
 from ..meta import TaskMeta
-from .feeds import Feed, Stream, deadline_of_look
-from .handle import Handle, Reason
+from .feeds import Feed, Stream, deadline_of_look, is_over
+from .handle import Handle, Reason, is_ready, listen, observe, read_record, unlisten, unobserve
 from .waiting import raise_reason
 
 __all__ = ["Updates", "same_state"]
@@ -93,29 +94,29 @@ class Updates(Stream[TaskMeta]):
                 feed.fail(reason)
 
         def detach() -> None:
-            handle._unobserve(feed)
-            handle._unlisten(parent_failed)
+            unobserve(handle, feed)
+            unlisten(handle, parent_failed)
 
         feed: Feed[TaskMeta] = Feed(self, detach, maxsize=self._maxsize, final=_is_ready)
         self._feed = feed
-        meta = handle._meta
-        if handle._is_ready() and meta is not None:
+        meta = handle.snapshot
+        if is_ready(handle) and meta is not None:
             feed.put(meta)
         elif handle.ignored:
             self._end()
         else:
-            handle._observe(feed)
+            observe(handle, feed)
             if handle.parent is not None:
-                handle._listen(parent_failed)
+                listen(handle, parent_failed)
             self._look(feed)
         return feed
 
     def _look(self, feed: Feed[TaskMeta]) -> None:
         """Have the record as it is now put behind what has come so far; it is never older than that."""
         try:
-            look = self._handle._look()
+            look = read_record(self._handle)
         except AsyncResultError as closed:
-            feed.fail(closed._copy())
+            feed.fail(copy_error(closed))
             return
         self._looking = True
         look.add_done_callback(functools.partial(_looked, weakref.ref(self), feed))
@@ -162,7 +163,7 @@ class Updates(Stream[TaskMeta]):
 
     async def _read_kept(self) -> list[tuple[str, TaskMeta]]:
         backend, task_id = self._handle.backend, self._handle.id
-        reading = backend._engine().history(backend.key_beside(task_id, HISTORY), self.last_id or "0")
+        reading = engine_of(backend).history(backend.key_beside(task_id, HISTORY), self.last_id or "0")
         try:
             left = None if self._deadline is None else max(0.0, self._deadline - asyncio.get_running_loop().time())
             await asyncio.wait([reading], timeout=left)
@@ -182,7 +183,7 @@ class Updates(Stream[TaskMeta]):
         return meta.stale and not told
 
     def _hand_out(self, meta: TaskMeta) -> TaskMeta:
-        if meta.ready or (meta is self._handle._meta and self._handle._is_ready()):  # an eager one may end in RETRY
+        if meta.ready or (meta is self._handle.snapshot and is_ready(self._handle)):  # an eager one may end in RETRY
             self._end()
         elif self._only_looks:
             self._deadline = asyncio.get_running_loop().time()
@@ -203,14 +204,14 @@ _HISTORY_ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
 def _looked(stream: weakref.ref[Updates], feed: Feed[TaskMeta], look: asyncio.Future[TaskMeta]) -> None:
     """A look was answered. Not a method: the callback of a future would hold the stream."""
     owner = stream()
-    if owner is None or owner._over:
+    if owner is None or is_over(owner):
         return
     owner._looking = False
     error = look.exception() if not look.cancelled() else None
     if isinstance(error, BackendUnavailable):
         owner._look(feed)  # an outage does not end a wait, and says nothing about the worker
     elif isinstance(error, AsyncResultError):
-        feed.fail(error._copy())
+        feed.fail(copy_error(error))
     elif error is None and not look.cancelled():
         feed.put(look.result())
     feed.wake()

@@ -12,9 +12,24 @@ from collections.abc import Callable, Generator
 from typing import Any, NoReturn, TypeVar
 
 from .._checks import LOOK_ONCE_TIMEOUT, looks_once
+from .._storage.store import engine_of
 from ..errors import AsyncResultError, ResultTimeout
 from ..meta import TaskMeta
-from .handle import Callback, Handle, Reason, ancestors, fresh
+from .handle import (
+    Callback,
+    Handle,
+    Reason,
+    ancestors,
+    fresh,
+    has_failed,
+    is_ready,
+    listen,
+    observe,
+    outcome,
+    read_record,
+    unlisten,
+    unobserve,
+)
 
 __all__ = ["await_outcome", "raise_reason", "wait"]
 
@@ -27,17 +42,17 @@ _RAISED: Any = object()
 def await_outcome(handle: Handle[T]) -> Generator[Any, None, T]:
     """``get()`` for a task without parents. Two frames less: a quarter of the memory of a task that waits, and of
     the time to wake it (benchmarks: gather, waiting-tasks)."""
-    if not handle._is_ready():
+    if not is_ready(handle):
         future: asyncio.Future[Reason | None] = asyncio.get_running_loop().create_future()
         wake = functools.partial(_wake, future)
-        handle._listen(wake)
+        listen(handle, wake)
         try:
             reason = yield from future
         finally:
-            handle._unlisten(wake)
+            unlisten(handle, wake)
         if reason is not None:
             raise_reason(reason)
-    return handle._outcome(propagate=True)  # type: ignore[no-any-return]
+    return outcome(handle, propagate=True)  # type: ignore[no-any-return]
 
 
 async def wait(
@@ -64,21 +79,21 @@ async def wait(
     timer = None
     try:
         if follow_parents:
-            handle._listen(wake)
+            listen(handle, wake)
         else:
-            handle._observe(alone)
+            observe(handle, alone)
         if feed is not None:
-            handle._observe(feed)
+            observe(handle, feed)
         if timeout is not None:
             timer = loop.call_later(timeout, _wake, future, handle, _EXPIRED)
         reason = await future
     finally:
         if timer is not None:
             timer.cancel()
-        handle._unlisten(wake)
-        handle._unobserve(alone)
+        unlisten(handle, wake)
+        unobserve(handle, alone)
         if feed is not None:
-            handle._unobserve(feed)
+            unobserve(handle, feed)
     if reason is None or isinstance(reason, Handle):
         return reason
     if reason is _EXPIRED:
@@ -94,17 +109,17 @@ async def wait(
 
 async def _look_once(handle: Handle[Any], timeout: float | None, follow_parents: bool) -> Handle[Any] | None:
     above = ancestors(handle) if follow_parents else []
-    look = handle._look()
-    looks = [look, *(task._look() for task in above if not task._is_ready() and not task.ignored)]
+    look = read_record(handle)
+    looks = [look, *(read_record(task) for task in above if not is_ready(task) and not task.ignored)]
     done, _ = await asyncio.wait(looks, timeout=LOOK_ONCE_TIMEOUT)
     if look in done and look.exception() is not None:
         error = look.exception()
         del look, looks, done
         raise_reason(error)
-    failed = next((task for task in above if task._has_failed()), None)
-    if failed is None and not handle._is_ready():
+    failed = next((task for task in above if has_failed(task)), None)
+    if failed is None and not is_ready(handle):
         raise _timed_out(handle, timeout)
-    return None if handle._is_ready() else failed
+    return None if is_ready(handle) else failed
 
 
 def raise_reason(reason: Any) -> NoReturn:
@@ -118,7 +133,7 @@ def raise_reason(reason: Any) -> NoReturn:
 
 def _timed_out(handle: Handle[Any], timeout: float | None) -> ResultTimeout:
     error = f"task {handle.id} did not end within {timeout} s"
-    trouble = handle.backend._engine().last_error
+    trouble = engine_of(handle.backend).last_error
     if trouble:
         error += f" (and {handle.backend} is not reachable: {trouble})"
     return ResultTimeout(error, task_id=handle.id, timeout=timeout)

@@ -26,7 +26,7 @@ from .keys import HISTORY, REVOKE, Keys
 if TYPE_CHECKING:
     from .waiters import Waiters
 
-__all__ = ["Driver", "Store"]
+__all__ = ["Driver", "Store", "engine_of"]
 
 DEFAULT_EXPIRES = 86400.0
 #: In place of a state, in what is kept beside records.
@@ -120,7 +120,7 @@ class Store(Keys, ABC):
 
         Wire: one MGET for all reads of a loop tick.
         """
-        return await self._decoded(task_id, await self._engine().read(self.task_key(task_id)))
+        return await self._decoded(task_id, await engine_of(self).read(self.task_key(task_id)))
 
     async def get_many(self, ids: Iterable[str]) -> list[TaskMeta]:
         """The records of many tasks, in the order of ``ids``.
@@ -130,7 +130,7 @@ class Store(Keys, ABC):
         Wire: one MGET for each 1,000 ids.
         """
         ids = list(ids)
-        payloads = await self._engine().read_many([self.task_key(id) for id in ids])
+        payloads = await engine_of(self).read_many([self.task_key(id) for id in ids])
         decode = self.codec.decode_small
         metas: list[TaskMeta] = []
         size = 0
@@ -150,7 +150,7 @@ class Store(Keys, ABC):
 
         Wire: MGET.
         """
-        return await self._engine().read(self.task_key(task_id))
+        return await engine_of(self).read(self.task_key(task_id))
 
     async def get_lifetime(self, task_id: str) -> float | None:
         """Seconds that a record is still kept; None where it is kept for ever, or is not there.
@@ -159,7 +159,7 @@ class Store(Keys, ABC):
 
         Wire: PTTL.
         """
-        return await self._engine().lifetime(self.task_key(task_id))
+        return await engine_of(self).lifetime(self.task_key(task_id))
 
     async def task_ids(self, *, limit: int) -> AsyncIterator[str]:
         """Ids of stored records, in no order; one that is written meanwhile may be missing. For tools, not for programs
@@ -174,7 +174,7 @@ class Store(Keys, ABC):
         """
         prefix = self.task_key("")
         seen: set[bytes] = set()
-        async for keys in self._engine().scan(prefix):
+        async for keys in engine_of(self).scan(prefix):
             for key in keys:
                 if key not in seen:  # a scan may meet a key twice
                     seen.add(key)
@@ -190,7 +190,7 @@ class Store(Keys, ABC):
             BackendUnavailable, BackendPermissionError, BackendClosed: As :meth:`get_meta`.
         """
         try:
-            return await self._engine().command(*words)
+            return await engine_of(self).command(*words)
         except NotImplementedError:
             raise BackendError(f"{self} has no server that takes commands") from None
 
@@ -199,7 +199,7 @@ class Store(Keys, ABC):
         meta = self.codec.decode_small(task_id, payload or b"")
         if meta is not None:
             return meta
-        return await self._engine().on_thread(lambda: self.codec.decode_large(task_id, payload or b""))
+        return await engine_of(self).on_thread(lambda: self.codec.decode_large(task_id, payload or b""))
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -256,7 +256,7 @@ class Store(Keys, ABC):
         """
         key = self.task_key(task_id)
         payload = self.codec.encode(self._record(task_id, result, state, traceback, request))
-        return self._engine().store(
+        return engine_of(self).store(
             key,
             payload,
             state,
@@ -319,7 +319,7 @@ class Store(Keys, ABC):
         """
         if not ids:
             return 0
-        engine = self._engine()
+        engine = engine_of(self)
         beside = engine.delete([self.key_beside(id, what) for id in ids for what in (HISTORY, REVOKE)])
         records, _ = await asyncio.gather(engine.delete([self.task_key(id) for id in ids]), beside)
         return records
@@ -343,7 +343,7 @@ class Store(Keys, ABC):
         """
         key = self.own_key(task_id, name)
         payload = self.codec.encode(TaskMeta(task_id=task_id, status=_BESIDE, result=value))
-        await self._engine().put(key, payload, self._lifetime(_BESIDE, expires))
+        await engine_of(self).put(key, payload, self._lifetime(_BESIDE, expires))
 
     async def get_beside(self, task_id: str, name: str) -> Any:
         """What :meth:`put_beside` keeps there; None where there is nothing.
@@ -352,7 +352,7 @@ class Store(Keys, ABC):
 
         Wire: one MGET for all reads of a loop tick.
         """
-        return (await self._decoded(task_id, await self._engine().read(self.own_key(task_id, name)))).result
+        return (await self._decoded(task_id, await engine_of(self).read(self.own_key(task_id, name)))).result
 
     async def save_group(self, group: Any) -> None:
         """Store which results belong to a group, in Celery's form.
@@ -366,7 +366,7 @@ class Store(Keys, ABC):
         Wire: SET with EX, PUBLISH.
         """
         payload = self.codec.encode_group(group.as_tuple())
-        await self._engine().put(self.group_key(group.id), payload, self._lifetime(SUCCESS, None))
+        await engine_of(self).put(self.group_key(group.id), payload, self._lifetime(SUCCESS, None))
 
     async def restore_group(self, id: str) -> Any:
         """The ``as_tuple`` form of a saved group, or None. See :meth:`GroupResult.restore`.
@@ -375,12 +375,12 @@ class Store(Keys, ABC):
 
         Wire: MGET.
         """
-        payload = await self._engine().read(self.group_key(id))
+        payload = await engine_of(self).read(self.group_key(id))
         if not payload:
             return None
         if len(payload) < LARGE_PAYLOAD_BYTES:
             return self.codec.decode_group(id, payload)
-        return await self._engine().on_thread(lambda: self.codec.decode_group(id, payload))
+        return await engine_of(self).on_thread(lambda: self.codec.decode_group(id, payload))
 
     async def delete_group(self, id: str) -> None:
         """Delete a saved group; its members' results stay.
@@ -389,7 +389,7 @@ class Store(Keys, ABC):
 
         Wire: DEL.
         """
-        await self._engine().delete([self.group_key(id)])
+        await engine_of(self).delete([self.group_key(id)])
 
     def _record(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> TaskMeta:
         """The document of one state. Source: celery/backends/base.py (5.7), ``_get_result_meta``."""
@@ -444,21 +444,6 @@ class Store(Keys, ABC):
 
     # -- connections --------------------------------------------------------------------------------
 
-    def _engine(self) -> Engine:
-        """The engine of the running loop and process, started on first use.
-
-        Raises:
-            BackendClosed: The backend was closed.
-            RuntimeError: No loop is running.
-        """
-        loop = asyncio.get_running_loop()
-        engine = self._engines.latest
-        if engine is not None and engine.loop is loop and engine.forks == Engine.fork_count:
-            return engine
-        if self._closed:
-            raise BackendClosed(f"{self!r} was closed; enter it again, or connect() anew")
-        return self._engines.of(loop, self._start_engine)
-
     def _start_engine(self) -> Engine:
         return self.driver.start_engine(self)
 
@@ -507,3 +492,19 @@ class Store(Keys, ABC):
     def __str__(self) -> str:
         """The backend's address without secrets."""
         return self._address
+
+
+def engine_of(store: Store) -> Engine:
+    """The engine of the running loop and process, started on first use.
+
+    Raises:
+        BackendClosed: The backend was closed.
+        RuntimeError: No loop is running.
+    """
+    loop = asyncio.get_running_loop()
+    engine = store._engines.latest
+    if engine is not None and engine.loop is loop and engine.forks == Engine.fork_count:
+        return engine
+    if store._closed:
+        raise BackendClosed(f"{store!r} was closed; enter it again, or connect() anew")
+    return store._engines.of(loop, store._start_engine)

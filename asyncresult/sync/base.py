@@ -14,13 +14,13 @@ from typing import Any, Self, TypeVar
 
 from .. import backend as backends
 from .._extensions import current_app
-from .._handles.handle import Handle
+from .._handles.base import handles_in
+from .._handles.handle import Handle, observe, unobserve
 from .._portal import Post, refuse_running_loop, run, run_with_callbacks, start
-from .._promise_core import check_callable
+from .._promise_core import check_callable, weakly
 from .._storage.current import entered_store
 from ..errors import AsyncResultError
 from ..meta import TaskMeta
-from ..promise import _weak
 from .celery import celerys_terms, document, in_celerys_terms
 
 __all__ = [
@@ -124,7 +124,7 @@ class ResultBase(Blocking):
         check_callable("callback", callback)
         if on_error is not None:
             check_callable("on_error", on_error)
-        hold: Any = _weak if weak else _strong
+        hold: Any = weakly if weak else _strong
         return start(self._call_back, hold(callback), hold(on_error), executor)
 
     async def _call_back(self, callback: Any, on_error: Any, executor: Executor | None) -> Any:
@@ -235,15 +235,17 @@ def blocking_get(
 def _watching(node: Any, on_message: OnMessage | None, post: Post) -> Generator[None]:
     """While the block runs, each record that arrives for a task of ``node`` is posted to ``on_message``."""
     feeds: list[Any] = (
-        [_Messages(leaf, partial(post, on_message)) for leaf in node._leaves() if not leaf.done()] if on_message else []
+        [_Messages(leaf, partial(post, on_message)) for leaf in handles_in(node) if not leaf.done()]
+        if on_message
+        else []
     )
     try:
         for feed in feeds:
-            feed.handle._observe(feed)
+            observe(feed.handle, feed)
         yield
     finally:
         for feed in feeds:
-            feed.handle._unobserve(feed)
+            unobserve(feed.handle, feed)
 
 
 class _Messages:
@@ -265,11 +267,11 @@ class _Messages:
 
 
 def _strong(callback: Any) -> Callable[[], Any] | None:
-    """As :func:`promise._weak`, for callbacks that are to stay."""
+    """As :func:`._promise_core.weakly`, for callbacks that are to stay."""
     return (lambda: callback) if callback is not None else None
 
 
 def _failure_of(node: Any) -> Exception | None:
     """The exception of the first task that failed."""
-    failures = (leaf.exception for leaf in node._leaves() if not leaf.ignored)
+    failures = (leaf.exception for leaf in handles_in(node) if not leaf.ignored)
     return next((in_celerys_terms(failure) for failure in failures if failure is not None), None)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Generic, Self, overload
 from .._checks import DetachOrRevoke
 from .._handles.base import T_co
 from .._handles.eager import EagerResult as EagerHandle
+from .._handles.handle import info_of, is_ready, outcome
 from .._handles.result import AsyncResult as AsyncHandle
 from .._portal import run, start
 from ..codec.exceptions import printable
@@ -228,8 +229,8 @@ class AsyncResult(ResultBase, Generic[T_co]):
             assert_will_not_block()
         handle = self._handle
         with celerys_terms:
-            if handle._is_ready():
-                value = handle._outcome(propagate=propagate)
+            if is_ready(handle):
+                value = outcome(handle, propagate=propagate)
             else:
                 value = blocking_get(
                     handle,
@@ -279,7 +280,7 @@ class AsyncResult(ResultBase, Generic[T_co]):
         """
         handle = self._handle
         known = handle.snapshot
-        return known if known is not None and handle._is_ready() else run(handle.meta)
+        return known if known is not None and is_ready(handle) else run(handle.meta)
 
     @property
     def state(self) -> str:
@@ -291,7 +292,7 @@ class AsyncResult(ResultBase, Generic[T_co]):
     @property
     def result(self) -> Any:
         """The value, the task's exception (not raised), or what the state tells."""
-        return in_celerys_terms(self._handle._told(self.meta()))
+        return in_celerys_terms(info_of(self._handle, self.meta()))
 
     info = result
 
@@ -409,7 +410,7 @@ class AsyncResult(ResultBase, Generic[T_co]):
             callback: Called with id and value, unless raised.
         """
         value = self.result
-        if propagate and self._handle._is_ready() and isinstance(value, Exception) and self.state != SUCCESS:
+        if propagate and is_ready(self._handle) and isinstance(value, Exception) and self.state != SUCCESS:
             raise value
         if callback is not None:
             callback(self.id, value)

@@ -16,6 +16,7 @@ from .._handles import joins as _joins
 from .._handles import sets as _sets
 from .._handles import streams as _streams
 from .._handles.base import T
+from .._handles.handle import is_ready
 from .._portal import run
 from ..backend import Backend as AsyncBackend
 from ..backend import current_backend
@@ -290,7 +291,7 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
     def _metas(self) -> list[TaskMeta]:
         """The records of all leaves: from memory if they are over, else by one look at those that are not."""
         group = self._async()
-        known = [leaf.snapshot if leaf._is_ready() else None for leaf in group._leaves()]
+        known = [leaf.snapshot if is_ready(leaf) else None for leaf in group._leaves()]
         return run(group._metas) if None in known else [meta for meta in known if meta is not None]
 
     def maybe_throw(self, callback: Callable[[str, Any], object] | None = None, propagate: bool = True) -> None:

@@ -15,6 +15,7 @@ from asyncresult._redis import connection as _connection
 from asyncresult._redis.address import Address
 from asyncresult._redis.urls import parse_cluster
 from asyncresult._redis.wire import Dropped, Refused, Wire, slot_of
+from asyncresult._storage.store import engine_of
 from tests.tools import servers
 from tests.tools.proxy import FaultProxy
 from tests.tools.servers import Certificates, Cluster, RedisServer
@@ -264,7 +265,7 @@ async def test_nodes_that_name_each_other_do_not_keep_us_running(cluster: Cluste
     """MOVED in a circle: the command waits for a look at the slots between its attempts."""
     async with asyncresult.connect(cluster.url(), retry=0.3) as backend:
         await backend.mark_as_started("x")
-        engine: Any = backend._engine()
+        engine: Any = engine_of(backend)
         owner = cluster.owner(slot_of(backend.task_key("x")))
         async with FaultProxy(owner) as proxy:
             slot = slot_of(backend.task_key("x"))
@@ -322,7 +323,7 @@ async def test_a_frozen_master_holds_up_its_own_keys_only(cluster: Cluster) -> N
     async with asyncresult.connect(cluster.url()) as backend:
         by_owner = owners(cluster, backend, ids)
         await asyncio.gather(*(backend.mark_as_done(id, id) for id in ids))
-        engine: Any = backend._engine()
+        engine: Any = engine_of(backend)
         waiting = asyncio.ensure_future(backend.result("never").get())
         await waits_for(backend, 1)
         frozen = next(master for master in cluster.masters if engine._subscribed_at.port != master.port)
@@ -350,7 +351,7 @@ async def test_the_node_that_is_listened_to_freezes(own_cluster: Cluster) -> Non
         ids = new_ids(30)
         waiting = start_waits(backend, ids)
         await waits_for(backend, len(ids))
-        engine: Any = backend._engine()
+        engine: Any = engine_of(backend)
         listened_to = own_cluster.at(engine._subscribed_at.port)
         listened_to.pause()
         by_owner = owners(own_cluster, backend, ids)
@@ -373,7 +374,7 @@ async def test_a_node_that_fell_out_of_the_cluster_is_not_listened_to(
     async with asyncresult.connect(cluster.url(), heartbeat=0.2) as backend:
         waiting = asyncio.ensure_future(backend.result("x").get())
         await waits_for(backend, 1)
-        engine: Any = backend._engine()
+        engine: Any = engine_of(backend)
         fallen_out = engine._subscribed_at
 
         async def query(options: Any, address: Address, *rest: Any) -> list[Any]:

@@ -29,6 +29,7 @@ from asyncresult import (
     TaskMeta,
     TaskRevoked,
 )
+from asyncresult._storage.store import engine_of
 
 from .conftest import POLLED, ROWS
 from .waiting import until, waits_for
@@ -420,7 +421,7 @@ async def test_key_prefixes_are_separate_worlds(make_backend: Callable[..., Back
 
 async def put_raw(backend: Backend, id: str, payload: bytes) -> None:
     """Store and publish bytes as they are."""
-    await backend._engine().put(backend.task_key(id), payload, None)
+    await engine_of(backend).put(backend.task_key(id), payload, None)
 
 
 @pytest.mark.parametrize("stored_before", [True, False], ids=["stored", "live"])
@@ -460,7 +461,7 @@ async def test_a_published_lie_does_not_beat_the_stored_key(backend: Backend) ->
     """A notification is a hint: when it cannot be read, the key decides."""
     waiting = asyncio.ensure_future(AsyncResult(id := new_id()).get())
     await waits_for(backend, 1)
-    engine = backend._engine()
+    engine = engine_of(backend)
     engine.waiters.pushed(backend.task_key(id), b"garbage")
     await backend.mark_as_done(id, "the truth")
     assert await waiting == "the truth"

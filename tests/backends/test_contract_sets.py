@@ -28,6 +28,7 @@ from asyncresult import (
     result_from_tuple,
 )
 from asyncresult._handles.joins import READ_FIRST
+from asyncresult._storage.store import engine_of
 from asyncresult._storage.waiters import READ_CHUNK
 from asyncresult.codec import LARGE_PAYLOAD_BYTES
 
@@ -88,7 +89,7 @@ async def test_exceptions_as_values(backend: Backend) -> None:
     for kwargs in ({"return_exceptions": True}, {"propagate": False}):
         value, error = await backend.results(["t0", "t1"]).get(**kwargs)
         assert value == 0 and isinstance(error, ValueError)
-    await backend._engine().put(backend.task_key("broken"), b"garbage", None)
+    await engine_of(backend).put(backend.task_key("broken"), b"garbage", None)
     value, error = await backend.results(["t0", "broken"]).get(return_exceptions=True)
     assert value == 0 and isinstance(error, ResultDecodeError)
 
@@ -141,7 +142,7 @@ async def test_many_in_every_condition(backend: Backend) -> None:
     count = 3 * READ_FIRST
     await store(backend, count - 50)
     await fail(backend, "failed")
-    await backend._engine().put(backend.task_key("broken"), b"garbage", None)
+    await engine_of(backend).put(backend.task_key("broken"), b"garbage", None)
     await backend.mark_as_done("large", "x" * LARGE_PAYLOAD_BYTES)
     await backend.mark_as_started("begun")
     twice = AsyncResult("t7")
@@ -191,7 +192,7 @@ async def test_many_are_cancelled_while_they_are_read(backend: Backend, ticks: i
     waiting.cancel()
     await asyncio.wait([waiting])
     assert waiting.cancelled()
-    await backend.get_meta("behind the reads")
+    await backend.get_meta("behind-the-reads")
     await until(lambda: backend.stats().pending == backend.stats().subscribed == 0)
 
 
@@ -424,7 +425,7 @@ async def test_groups_are_saved_and_restored_with_parents(
 
 @pytest.mark.not_over(*ROWS, reason="rows of an SQL table cannot be any bytes")
 async def test_a_broken_group(backend: Backend) -> None:
-    await backend._engine().put(backend.group_key("bad"), b'{"result": 3}', None)
+    await engine_of(backend).put(backend.group_key("bad"), b'{"result": 3}', None)
     with pytest.raises(ResultDecodeError):
         await GroupResult.restore("bad")
 

@@ -24,6 +24,7 @@ from asyncresult import (
     ResultTooLarge,
     connect,
 )
+from asyncresult._storage.store import engine_of
 from tests.tools.servers import RedisServer, free_port
 
 from .waiting import until, waits_for
@@ -59,7 +60,7 @@ async def test_5000_waits_cost_two_connections_and_no_thread(redis_server: Redis
         await until(lambda: not redis_server.channels())
         assert cost(redis_server, before, "unsubscribe") <= 20
         assert backend.stats().pending == backend.stats().subscribed == 0
-        assert not backend._engine().waiters._entries
+        assert not engine_of(backend).waiters._entries
     assert not connections(redis_server)
 
 
@@ -68,7 +69,7 @@ async def test_an_id_awaited_by_1000_handles_is_subscribed_and_decoded_once(
 ) -> None:
     async with connect(redis_url) as backend:
         decoded: list[str] = []
-        table = backend._engine().waiters
+        table = engine_of(backend).waiters
         decode = table._decode
         monkeypatch.setattr(table, "_decode", lambda id, *payload: decoded.append(id) or decode(id, *payload))
         waiting = [asyncio.ensure_future(AsyncResult("one").get()) for _ in range(1000)]

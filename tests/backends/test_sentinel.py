@@ -15,6 +15,7 @@ from asyncresult import Backend, BackendPermissionError, BackendUnavailable
 from asyncresult._redis.address import Address
 from asyncresult._redis.sentinel import SentinelEngine
 from asyncresult._redis.urls import parse_sentinel
+from asyncresult._storage.store import engine_of
 from tests.tools.servers import Certificates, Sentinels
 
 from .stock import new_ids, stock_store
@@ -182,7 +183,7 @@ async def test_a_demoted_primary_is_noticed_by_its_role(own_sentinels: Sentinels
 async def test_a_write_that_meets_a_replica_goes_to_the_primary(own_sentinels: Sentinels, backend: Backend) -> None:
     """READONLY: the engine believed in a server that is none; it asks again and stores once more."""
     await backend.mark_as_started("x")
-    engine: Any = backend._engine()
+    engine: Any = engine_of(backend)
     (replica,) = own_sentinels.replicas
     engine._reset("test")
     engine._connected_to = Address(replica.host, replica.port)
@@ -247,7 +248,7 @@ async def test_the_newest_configuration_wins(sentinels: Sentinels, monkeypatch: 
 
     monkeypatch.setattr(SentinelEngine, "_ask_sentinel", answer)
     async with asyncresult.connect(sentinels.url()) as backend:
-        engine: Any = backend._engine()
+        engine: Any = engine_of(backend)
         assert await engine._resolve() == new
 
 
@@ -269,7 +270,7 @@ async def test_a_failover_during_the_question_makes_the_answer_void(
         return True
 
     async with asyncresult.connect(sentinels.url()) as backend:
-        engine: Any = backend._engine()
+        engine: Any = engine_of(backend)
         monkeypatch.setattr(SentinelEngine, "_ask_sentinels", ask)
         monkeypatch.setattr(SentinelEngine, "_is_primary", is_primary)
         assert await engine._resolve() == new

@@ -10,6 +10,7 @@ import pytest
 from asyncresult import Backend, BackendClosed, BackendError, BackendPermissionError, connect
 from asyncresult._redis import writes as _stores
 from asyncresult._redis.writes import RECORDS_PER_CALL, RECORDS_PER_JOB, Script, Write, WriteBatch
+from asyncresult._storage.store import engine_of
 from tests.tools.servers import RedisServer
 
 
@@ -138,7 +139,7 @@ async def test_a_read_only_server_is_waited_for(redis_server: RedisServer, redis
 async def test_after_closing_each_is_refused(redis_url: str) -> None:
     backend = connect(redis_url)
     await store(backend, ["warm"])
-    engine = backend._engine()
+    engine = engine_of(backend)
     storing = [engine.store(backend.task_key(id), b"{}", "SUCCESS", None) for id in ids(20)]
     await engine.aclose(0)
     more = [engine.store(backend.task_key(id), b"{}", "SUCCESS", None) for id in ids(20)]

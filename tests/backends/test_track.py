@@ -23,6 +23,7 @@ from asyncresult import (
     scope,
 )
 from asyncresult._handles.updates import Updates
+from asyncresult._storage.store import engine_of
 
 from .conftest import POLLED, MakeBackend
 from .waiting import until, waits_for
@@ -361,7 +362,7 @@ class TestHeartbeat:
     async def test_signs_of_life_are_not_kept(self, backend: Backend) -> None:
         async with backend.track("t", heartbeat=0.001, history=100):
             await until_later(backend, await backend.get_meta("t"))
-        kept = await backend._engine().history(backend.key_beside("t", "history"), "0")
+        kept = await engine_of(backend).history(backend.key_beside("t", "history"), "0")
         assert len(kept) == len(["STARTED", "SUCCESS"])
 
     async def test_nobody_promised_anything(self, backend: Backend) -> None:

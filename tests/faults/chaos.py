@@ -28,6 +28,7 @@ import hiredis
 import pytest
 
 from asyncresult import AsyncResult, Backend, ResultDecodeError, ResultSet, ResultTimeout, connect
+from asyncresult._storage.store import engine_of
 from tests.tools.leaks import _sockets
 from tests.tools.proxy import FaultProxy
 from tests.tools.servers import RedisServer
@@ -396,7 +397,7 @@ async def _ended(*tasks: asyncio.Task[Any]) -> None:
 
 
 async def _nothing_left(report: Report, server: RedisServer, backend: Backend) -> None:
-    table = backend._engine().waiters
+    table = engine_of(backend).waiters
     await _until(lambda: not server.channels() and not table._entries)
     report.left += [f"channel {channel}" for channel in sorted(server.channels())]
     report.left += [f"entry {key!r}" for key in table._entries]

@@ -10,6 +10,7 @@ from typing import Any
 import hiredis
 
 from asyncresult import AsyncResult, Backend
+from asyncresult._storage.store import engine_of
 from tests.backends.waiting import until
 from tests.tools.servers import RedisServer
 
@@ -69,6 +70,6 @@ async def outcome(waits: Sequence[asyncio.Task[Any]], within: float) -> float:
 
 async def nothing_left(server: RedisServer, backend: Backend) -> None:
     """No channel, no entry, no listener is left behind."""
-    await until(lambda: not server.channels() and not backend._engine().waiters._entries)
+    await until(lambda: not server.channels() and not engine_of(backend).waiters._entries)
     stats = backend.stats()
     assert (stats.pending, stats.subscribed) == (0, 0)

@@ -26,6 +26,7 @@ from asyncresult import (
     TaskRevoked,
     connect,
 )
+from asyncresult._storage.store import engine_of
 from asyncresult.codec import LARGE_PAYLOAD_BYTES, Codec, codec, compression, pieces
 from tests.backends.waiting import waits_for
 from tests.tools.servers import RedisServer
@@ -299,7 +300,7 @@ async def test_p8_a_bomb_does_not_stop_the_loop(backend: Backend, monkeypatch: p
 
     monkeypatch.setattr(codec, "decompressed", decompressed)
     payload, expected = KINDS["a decompression bomb"]
-    await backend._engine().put(backend.task_key("bomb"), payload, None)
+    await engine_of(backend).put(backend.task_key("bomb"), payload, None)
     for look in (backend.result("bomb").get(timeout=20), backend.get_meta("bomb"), backend.result("bomb").state()):
         with pytest.raises(expected):
             await look
