@@ -46,7 +46,6 @@ napoleon_custom_sections = ["Wire", "Source", ("Raises (while iterating)", "rais
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-autodoc_default_options = {"show-inheritance": False}
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 add_module_names = False
