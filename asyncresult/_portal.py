@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures.thread  # noqa: F401  it cannot be imported any more while the interpreter ends, and redis-py does
+
+# It cannot be imported any more while the interpreter ends, and redis-py does.
+import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport]
 import functools
 import os
 import sys

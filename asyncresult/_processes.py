@@ -12,7 +12,8 @@ from __future__ import annotations
 import atexit
 import functools
 import multiprocessing
-import multiprocessing.util
+import multiprocessing.process
+import multiprocessing.util  # pyright: ignore[reportUnusedImport]  # see below
 import os
 import signal
 import sys
@@ -74,9 +75,10 @@ class WorkerProcess:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), name=_STARTING, daemon=False)
+        process = context.Process(target=_serve, args=(theirs,), name=_STARTING, daemon=False)
+        self._process = process
         try:
-            self._process.start()
+            process.start()
         finally:
             theirs.close()
         _running.add(self)

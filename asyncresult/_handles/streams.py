@@ -19,7 +19,7 @@ from .result import AsyncResult
 from .updates import same_state
 from .waiting import raise_reason
 
-__all__ = ["Completed", "SetUpdates"]
+__all__ = ["Completed", "SetUpdates", "has_more"]
 
 T = TypeVar("T")
 
@@ -48,7 +48,8 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
         self._deadline = None if timeout is None or self._only_looks else loop.time() + timeout
         waits: list[Many] = []
         self._waits = waits
-        self._feed: Feed[AsyncResult[T]] = Feed(self, lambda: _end(waits), maxsize=_UNBOUNDED, final=lambda _: True)
+        self._done: Feed[AsyncResult[T]] = Feed(self, lambda: _end(waits), maxsize=_UNBOUNDED, final=lambda _: True)
+        self._feed = self._done
         self._groups: list[Group] = []
         self._add(members)
 
@@ -62,7 +63,7 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
         groups = groups_of(members)
         self._groups += groups
         if not self._only_looks:
-            feed = self._feed
+            feed = self._done
             self._waits.append(Many(list(new.values()), lambda handle, reason: feed.put(handle), groups))
 
     def _remove(self, members: Iterable[ResultBase[Any]]) -> None:
@@ -72,10 +73,10 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
                 if id(leaf) not in self._given and self._handles.pop(id(leaf), None) is not None:
                     for wait in self._waits:
                         wait.leave_out(leaf)
-        self._feed.wake()
+        self._done.wake()
 
     async def _next_item(self) -> AsyncResult[T]:
-        feed = self._feed
+        feed = self._done
         if self._only_looks:
             await look_once(self._handles.values(), self._groups)
             self._only_looks = False
@@ -94,6 +95,11 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
                 raise timed_out([handle for handle in handles if not over(handle)], handles, self._timeout)
             await feed.wait(self._deadline)
         raise StopAsyncIteration
+
+
+def has_more(completed: Completed[Any]) -> bool:
+    """Whether the next handle comes without a wait. Not a method, as the stream is the users'."""
+    return bool(completed._done.items)
 
 
 def _end(waits: list[Many]) -> None:

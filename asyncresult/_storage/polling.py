@@ -45,6 +45,7 @@ class Records(Protocol):
 
     def read(self, ids: Sequence[str]) -> Mapping[str, bytes]:
         """The records of these tasks, as Celery's Redis backend would store them; none where nothing is stored."""
+        ...
 
     def write(self, task_id: str, payload: bytes, status: str) -> None:
         """Store a record of this status."""

@@ -26,7 +26,7 @@ from .keys import HISTORY, REVOKE, Keys
 if TYPE_CHECKING:
     from .waiters import Waiters
 
-__all__ = ["Driver", "Store", "engine_of"]
+__all__ = ["Driver", "Store", "engine_of", "lifetime_of"]
 
 DEFAULT_EXPIRES = 86400.0
 #: In place of a state, in what is kept beside records.
@@ -260,7 +260,7 @@ class Store(Keys, ABC):
             key,
             payload,
             state,
-            self._lifetime(state, expires),
+            lifetime_of(self, state, expires),
             unless=self.key_beside(task_id, REVOKE) if start else None,
             history=(self.key_beside(task_id, HISTORY), history) if history else None,
         )
@@ -343,7 +343,7 @@ class Store(Keys, ABC):
         """
         key = self.own_key(task_id, name)
         payload = self.codec.encode(TaskMeta(task_id=task_id, status=_BESIDE, result=value))
-        await engine_of(self).put(key, payload, self._lifetime(_BESIDE, expires))
+        await engine_of(self).put(key, payload, lifetime_of(self, _BESIDE, expires))
 
     async def get_beside(self, task_id: str, name: str) -> Any:
         """What :meth:`put_beside` keeps there; None where there is nothing.
@@ -366,7 +366,7 @@ class Store(Keys, ABC):
         Wire: SET with EX, PUBLISH.
         """
         payload = self.codec.encode_group(group.as_tuple())
-        await engine_of(self).put(self.group_key(group.id), payload, self._lifetime(SUCCESS, None))
+        await engine_of(self).put(self.group_key(group.id), payload, lifetime_of(self, SUCCESS, None))
 
     async def restore_group(self, id: str) -> Any:
         """The ``as_tuple`` form of a saved group, or None. See :meth:`GroupResult.restore`.
@@ -418,15 +418,6 @@ class Store(Keys, ABC):
                     "queue": delivery.get("routing_key"),
                 }
         return TaskMeta(**fields)
-
-    def _lifetime(self, state: str, expires: float | None) -> float | None:
-        """Seconds to keep a record; None for ever. Celery's rule: whole seconds, and 0 means for ever."""
-        check_lifetime("expires", expires)
-        if expires is None:
-            expires = self.failure_expires if state == FAILURE else None
-            if expires is None:
-                expires = self.expires
-        return int(expires) or None if expires is not None else None
 
     def precedes(self, key: bytes, old: bytes | None, status: str) -> bool:
         """Whether the record ``old`` under ``key`` may not be replaced by one of ``status``.
@@ -508,3 +499,13 @@ def engine_of(store: Store) -> Engine:
     if store._closed:
         raise BackendClosed(f"{store!r} was closed; enter it again, or connect() anew")
     return store._engines.of(loop, store._start_engine)
+
+
+def lifetime_of(store: Store, state: str, expires: float | None) -> float | None:
+    """Seconds to keep a record; None for ever. Celery's rule: whole seconds, and 0 means for ever."""
+    check_lifetime("expires", expires)
+    if expires is None:
+        expires = store.failure_expires if state == FAILURE else None
+        if expires is None:
+            expires = store.expires
+    return int(expires) or None if expires is not None else None

@@ -154,7 +154,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """The commands of a parser by name."""
-    (action,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    kind = argparse._SubParsersAction  # pyright: ignore[reportPrivateUsage]
+    (action,) = [action for action in parser._actions if isinstance(action, kind)]
     return dict(action.choices)
 
 

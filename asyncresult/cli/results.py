@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 from .. import AsyncResult, ResultSet
@@ -86,7 +87,7 @@ async def _wait(arguments: argparse.Namespace) -> int:
     return max(statuses)
 
 
-async def _as_they_come(backend: Backend, ids: list[str], state: str | None) -> Any:
+async def _as_they_come(backend: Backend, ids: list[str], state: str | None) -> AsyncIterator[Any]:
     """Pairs of id and record, or error, as the tasks end or reach ``state``."""
     if state is None:
         async with ResultSet([backend.result(id) for id in ids]).as_completed() as done:

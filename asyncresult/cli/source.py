@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -26,7 +26,7 @@ def run(main: Coroutine[Any, Any, int]) -> int:
 
 
 @contextmanager
-def errors_as_statuses() -> Iterator[None]:
+def errors_as_statuses() -> Generator[None]:
     """Each kind of error that talking to a backend may raise, as one line and its exit status."""
     try:
         yield
@@ -81,7 +81,7 @@ def load_app(name: str) -> Any:
 
 
 @asynccontextmanager
-async def connected(arguments: argparse.Namespace) -> AsyncIterator[Backend]:
+async def connected(arguments: argparse.Namespace) -> AsyncGenerator[Backend]:
     """The backend, once it has answered. Only this first contact has a limit: a wait outlasts outages.
 
     Raises:

@@ -22,6 +22,7 @@ from celery import Celery
 from sqlalchemy import event
 
 from asyncresult import AsyncResult, Backend, BackendUnavailable, ResultDecodeError, connect
+from asyncresult._storage.store import engine_of
 from asyncresult.codec import Codec
 from asyncresult.integrations.celery import Reader, install_trigger, register_reader, trigger_sql
 from asyncresult.integrations.celery.config import make_backend
@@ -364,7 +365,7 @@ def notifying_app(postgres_server: PostgresServer) -> Iterator[Celery]:
 
 
 def listening(backend: Backend) -> bool:
-    engine: Any = backend._engine()
+    engine: Any = engine_of(backend)
     return bool(engine.listening)
 
 

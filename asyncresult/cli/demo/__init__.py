@@ -20,7 +20,7 @@ def demo(arguments: argparse.Namespace) -> int:
         scenes.where_to_go_next()
         return Status.SUCCESS
     try:
-        import celery  # noqa: F401
+        import celery  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError:
         raise CommandError(
             "the demo runs a Celery worker: pip install 'asyncresult[demo]', or see it with --memory"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ STOP_SECONDS = 10.0
 
 
 @contextmanager
-def private_server() -> Iterator[str]:
+def private_server() -> Generator[str]:
     """Start a Redis or Valkey server; gives its URL, without a database.
 
     Raises:
@@ -38,7 +38,7 @@ def private_server() -> Iterator[str]:
 
 
 @contextmanager
-def worker(*, broker: str, backend: str) -> Iterator[subprocess.Popen[bytes]]:
+def worker(*, broker: str, backend: str) -> Generator[subprocess.Popen[bytes]]:
     """Start a Celery worker of the demo's tasks.
 
     Raises:
@@ -86,7 +86,7 @@ def _answers(port: int) -> bool:
 
 
 @contextmanager
-def _running(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _running(command: list[str], log: Path, environment: dict[str, str]) -> Generator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
         # A session of its own: Ctrl-C goes to the demo, which ends the others in order.
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)

@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     @overload
     def group(*tasks: TypedSignature[R], **options: Any) -> GroupSignature[R]: ...
     @overload
-    def group(*tasks: Any, **options: Any) -> GroupSignature[Any]: ...
+    def group(*tasks: Any, **options: Any) -> GroupSignature[Any]: ...  # pyright: ignore[reportOverlappingOverload]
     def group(*tasks: Any, **options: Any) -> Any:
         """Celery's: tasks that run beside each other."""
 
@@ -98,7 +98,7 @@ if TYPE_CHECKING:
     @overload
     def chain(a: Any, b: Any, c: Any, d: Any, last: TypedSignature[R], /, **options: Any) -> TypedSignature[R]: ...
     @overload
-    def chain(*tasks: Any, **options: Any) -> TypedSignature[Any]: ...
+    def chain(*tasks: Any, **options: Any) -> TypedSignature[Any]: ...  # pyright: ignore[reportOverlappingOverload]
     def chain(*tasks: Any, **options: Any) -> Any:
         """Celery's: tasks that run one after the other, each with what the one before returned."""
 

@@ -48,7 +48,7 @@ def make_driver(app: Any, cls: type, url: str | None, options: dict[str, Any]) -
 
 def expires_of(app: Any) -> float | None:
     """Celery's ``result_expires`` in seconds, where the store keeps to it."""
-    expires = maybe_timedelta(app.conf.result_expires)
+    expires: Any = maybe_timedelta(app.conf.result_expires)  # typed as if None came never out
     return expires.total_seconds() if expires is not None else None
 
 

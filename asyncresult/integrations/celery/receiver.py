@@ -57,7 +57,7 @@ class _Stop(Exception):
 class _ReplyQueue(Queue):
     """That it was there once says nothing: it expires."""
 
-    can_cache_declaration = False
+    can_cache_declaration: Any = False
 
 
 # kombu has types in part.

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..._storage.keys import HISTORY
 from ..._storage.memory import Records
-from ..._storage.store import Store
+from ..._storage.store import Store, lifetime_of
 from ...backend import Backend
 from ...codec.codec import LARGE_PAYLOAD_BYTES
 from ...errors import BackendError, ResultDecodeError
@@ -236,7 +236,7 @@ class Replies:
         try:
             decode = rules.codec.decode_large if len(payload) >= LARGE_PAYLOAD_BYTES else rules.codec.decode
             status = decode(task_id, payload).status
-            lifetime = rules._lifetime(status, None)
+            lifetime = lifetime_of(rules, status, None)
         except ResultDecodeError as error:
             self._refuse(f"{message.content_type} is not accepted, or: {error}", task_id)
         self.records.receive(

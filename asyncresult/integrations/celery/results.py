@@ -140,7 +140,8 @@ def _parts(theirs: Any) -> Iterator[Any]:
     if parent is not None:
         yield parent
     if _is_set(theirs):
-        yield from theirs.results
+        members: Any = theirs
+        yield from members.results
 
 
 def _is_set(theirs: object) -> bool:
@@ -208,7 +209,9 @@ def _to_celery(handle: Any, parent: Any, app: Any) -> Any:
         result = celery_results.EagerResult(handle.id, value, meta.status, meta.traceback, meta.name)
         result.parent = parent
         return result
-    theirs = handle._theirs if isinstance(handle, CeleryAsyncResult) and handle._app is app else None
+    theirs: Any = None
+    if isinstance(handle, CeleryAsyncResult) and handle._app is app:
+        theirs = handle._theirs
     result = app.AsyncResult(handle.id, backend=theirs, parent=parent)
     result.ignored = handle.ignored
     return result

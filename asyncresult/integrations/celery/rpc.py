@@ -72,7 +72,7 @@ class _Local(threading.local):
         return None
 
     @property
-    def oid(self) -> str:
+    def oid(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # it may change, so is not cached
         replies = self._replies()
         if replies is not None:
             return replies.queue
@@ -295,7 +295,7 @@ class RpcResultBackend(Waiting, RPCBackend):  # type: ignore[misc]
         return self._replies.waiting
 
     @property
-    def oid(self) -> str:
+    def oid(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # it may change, so is not cached
         return self._replies.queue
 
     def on_task_call(self, producer: Any, task_id: str) -> None:

@@ -13,7 +13,7 @@ from celery.exceptions import TimeoutError as CeleryTimeoutError
 from ... import _portal
 from ..._handles.result import AsyncResult
 from ..._handles.sets import ResultSet
-from ..._handles.streams import Completed
+from ..._handles.streams import Completed, has_more
 from ...backend import Backend
 from ...errors import ResultTimeout
 from ...meta import TaskMeta, stored_fields
@@ -137,6 +137,6 @@ async def _take(completed: Completed[Any]) -> list[AsyncResult[Any]]:
     done = []
     async for handle in completed:
         done.append(handle)
-        if not completed._feed.items:
+        if not has_more(completed):
             break
     return done

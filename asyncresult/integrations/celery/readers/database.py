@@ -56,11 +56,15 @@ class DatabaseReader(Reader):
             return self._ask(ids)
 
     def _ask(self, ids: Sequence[str]) -> Sequence[Mapping[str, Any]]:
-        if self._engine is None:
-            self._open()
-        with self._engine.connect() as connection:
+        with self._opened().connect() as connection:
             rows: Sequence[Mapping[str, Any]] = connection.execute(self._select, {"ids": ids}).mappings().all()
         return rows
+
+    def _opened(self) -> Any:
+        """SQLAlchemy's engine, made at the first use."""
+        if self._engine is None:
+            self._open()
+        return self._engine
 
     def _open(self) -> None:
         backend = self.backend
@@ -86,12 +90,11 @@ class DatabaseReader(Reader):
         return document(self.codec, row["task_id"], row, stamps(self.codec, row["task_id"], row.get("stamps")))
 
     def read_group(self, group_id: str) -> bytes | None:
-        if self._engine is None:
-            self._open()
+        engine = self._opened()
         table = self.backend.taskset_cls.__table__
         result = sa.column("result", sa.LargeBinary())
         source = sa.table(table.name, sa.column("taskset_id"), result, schema=table.schema)
-        with self._engine.connect() as connection:
+        with engine.connect() as connection:
             cell = connection.execute(sa.select(source.c.result).where(source.c.taskset_id == group_id)).scalar()
         # A saved group is a document with one field, so is made like one with all the others.
         return document(self.codec, group_id, {"status": "SUCCESS", "result": cell}) if cell is not None else None

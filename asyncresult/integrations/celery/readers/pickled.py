@@ -52,7 +52,7 @@ def load_plain(cell: bytes) -> Any:
     return _Wrapping(len(cell) * _VALUES_A_BYTE).wrap(value, 0)
 
 
-_InPython: Any = pickle._Unpickler  # type checkers take it for the one in C
+_InPython: Any = pickle._Unpickler
 
 
 class _PlainUnpickler(_InPython):  # type: ignore[misc]

@@ -1,0 +1,82 @@
+"""Names with an underscore belong to the file that defines them: what other files touch is listed here.
+
+What a module has for the others beside a class of the users' is a function of the same file
+(:func:`asyncresult._handles.handle.is_ready`), not a private method.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncresult
+
+PACKAGE = Path(asyncresult.__file__).parent
+
+#: Of 1,000 lines, so many may touch a private name of another file.
+MOST = 3.0
+
+#: Names of the standard library, Celery, kombu, Django, and SQLAlchemy: not ours to rename.
+FOREIGN = {
+    "_SubParsersAction": "argparse",
+    "_Unpickler": "pickle, in Python",
+    "_actions": "argparse",
+    "_backend_cache": "celery.app.base",
+    "_default_manager": "django.db.models",
+    "_get_task_meta_for": "celery.backends.base",
+    "_key_field": "celery.backends.mongodb, dynamodb …",
+    "_local": "celery.app.base",
+    "_log_destroy_pending": "asyncio.tasks",
+    "_maybe_set_cache": "celery.result",
+    "_set_with_state": "celery.backends.base",
+    "_tasks": "celery.app.base",
+    "_transport_options": "celery.backends.redis",
+    "_value_field": "celery.backends.dynamodb",
+}
+
+
+def touched(source: str) -> Iterator[tuple[int, str]]:
+    """Line and name of each private attribute of something else than ``self`` that this source does not define."""
+    tree = ast.parse(source)
+    own: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                own.add(name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                own.add(name)
+            case ast.Attribute(attr=name, value=ast.Name(id="self" | "cls"), ctx=ast.Store()):
+                own.add(name)
+            case ast.Constant(value=str(name)) if name.startswith("_"):  # __slots__
+                own.add(name)
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                pass
+            case ast.Attribute(value=ast.Call(func=ast.Name(id="super"))):
+                pass
+            case ast.Attribute(attr=name) if name.startswith("_") and not name.startswith("__") and name not in own:
+                yield node.lineno, name
+
+
+def test_few_lines_touch_private_names_of_other_files() -> None:
+    lines = 0
+    found: list[str] = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        lines += source.count("\n")
+        found += [f"{path.relative_to(PACKAGE)}:{line} {name}" for line, name in touched(source) if name not in FOREIGN]
+    assert lines > 10_000
+    assert len(found) * 1000 / lines <= MOST, "\n".join(found)
+
+
+def test_every_foreign_name_is_used() -> None:
+    used = Counter(name for path in PACKAGE.rglob("*.py") for _, name in touched(path.read_text(encoding="utf-8")))
+    assert sorted(FOREIGN.keys() - used.keys()) == []
+
+
+def test_what_counts_as_touched() -> None:
+    source = "class A:\n  def f(self, other):\n    self._a = other._a\n    return other._b, super()._c\n"
+    assert list(touched(source)) == [(4, "_b")]
