@@ -1,0 +1,103 @@
+"""What a client may know about a task, as data. Nothing else of a record leaves the server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ResultDecodeError
+from ..meta import TaskMeta
+from ..states import FAILURE, REVOKED, SUCCESS
+
+__all__ = ["dump", "etag_of", "progress_of", "status_document"]
+
+MAX_NOTE = 500
+"""Characters of a progress note."""
+
+
+def status_document(meta: TaskMeta, *, reveal_errors: bool, links: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The public view of a record.
+
+    Returns:
+        ``{id, state, ready, progress?, result?, error?, date_done?, links?}``. ``progress`` is ``{current, total,
+        percent, description?}``. ``result`` is there for SUCCESS only: what other states carry (a worker's pid and
+        host name for STARTED, arguments of an exception) is not the client's business. ``error`` is ``{type, title,
+        detail?}``.
+    """
+    document: dict[str, Any] = {"id": meta.task_id, "state": meta.status, "ready": meta.ready}
+    progress = progress_of(meta)
+    if progress is not None:
+        document["progress"] = progress
+    if meta.status == SUCCESS:
+        document["result"] = meta.result
+    elif meta.status in (FAILURE, REVOKED):
+        document["error"] = _error(meta, reveal_errors)
+    if meta.stale:
+        document["stale"] = True
+    try:
+        done = meta.date_done
+    except ResultDecodeError:
+        done = None
+    if done is not None:
+        document["date_done"] = done.isoformat()
+    if links:
+        document["links"] = dict(links)
+    return document
+
+
+def progress_of(meta: TaskMeta) -> dict[str, Any] | None:
+    """Progress, where an unfinished task reports it as ``progress()`` and most Celery tasks do."""
+    told = meta.result
+    if meta.ready or not isinstance(told, Mapping):
+        return None
+    current, total = told.get("current"), told.get("total")
+    if not _is_number(current) or not _is_number(total) or not 0 <= current <= total or not total > 0:
+        return None
+    progress = {"current": current, "total": total, "percent": round(100 * current / total, 1)}
+    note = told.get("note") or told.get("description")
+    if isinstance(note, str):
+        progress["description"] = note[:MAX_NOTE]
+    return progress
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _error(meta: TaskMeta, reveal: bool) -> dict[str, Any]:
+    title = "The task was revoked" if meta.status == REVOKED else "The task failed"
+    error: dict[str, Any] = {"type": "about:blank", "title": title}
+    stored = meta.result
+    if reveal and isinstance(stored, Mapping):
+        error["type"] = str(stored.get("exc_type"))
+        arguments = stored.get("exc_message")
+        error["detail"] = (
+            ", ".join(str(argument) for argument in arguments) if isinstance(arguments, (list, tuple)) else str(arguments)
+        )
+    return error
+
+
+def dump(document: Any) -> bytes:
+    """The document as JSON. What JSON has no form for, NaN too, is written as text."""
+    try:
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False, default=str, separators=(",", ":"))
+    except ValueError:  # NaN, Infinity: valid for Celery, not for a browser
+        text = json.dumps(_finite(document), ensure_ascii=False, default=str, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def etag_of(body: bytes) -> str:
+    """A strong entity tag: the same bytes, the same tag."""
+    return f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'

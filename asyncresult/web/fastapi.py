@@ -1,0 +1,153 @@
+"""The routes as a router of FastAPI, with models for OpenAPI. Needs FastAPI, which no extra brings: the app does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..backend import Backend, current_backend
+from .app import Endpoints
+from .problems import MEDIA_TYPE
+from .settings import Settings
+from .urls import SETTINGS, STATUS
+
+__all__ = ["Links", "ProblemDocument", "Progress", "Results", "TaskError", "TaskStatus", "router"]
+
+
+class Progress(BaseModel):
+    """How far a task is."""
+
+    current: float
+    total: float
+    percent: float
+    description: str | None = None
+
+
+class TaskError(BaseModel):
+    """Why a task failed."""
+
+    type: str = "about:blank"
+    title: str
+    detail: str | None = None
+
+
+class Links(BaseModel):
+    """Where to go on, as paths of this host."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    self_: str = Field(alias="self")
+    events: str
+    page: str
+
+
+class TaskStatus(BaseModel):
+    """The state of a task. ``result`` is there once it has succeeded, ``error`` once it has failed."""
+
+    id: str
+    state: str
+    ready: bool
+    progress: Progress | None = None
+    result: Any = None
+    error: TaskError | None = None
+    stale: bool | None = None
+    date_done: str | None = None
+    links: Links | None = None
+
+
+class ProblemDocument(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str | None = None
+
+
+def _connected() -> Backend:
+    try:
+        return current_backend()
+    except RuntimeError as error:
+        raise HTTPException(503, "results are not connected") from error
+
+
+Results = Annotated[Backend, Depends(_connected)]
+"""A parameter of this type is the current backend: ``async def show(results: Results)``."""
+
+_PROBLEM = {"model": ProblemDocument, "content": {MEDIA_TYPE: {}}}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {**_PROBLEM, "description": "Malformed task id or parameter"},
+    404: {**_PROBLEM, "description": "No such task, or not yours to see"},
+    502: {**_PROBLEM, "description": "Unreadable result"},
+    503: {**_PROBLEM, "description": "Results unavailable; see Retry-After"},
+}
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events"},
+    204: {"description": "The stream has ended before: do not come back"},
+    406: {**_PROBLEM, "description": "Not acceptable"},
+    429: {**_PROBLEM, "description": "Too many streams; see Retry-After"},
+}
+Form = Literal["json", "html", "htmx2", "datastar"]
+
+
+def router(**options: Any) -> APIRouter:
+    """The routes of :func:`.create_app`, to be included by a FastAPI app.
+
+    Errors of these routes are problem documents by themselves; for those of your own handlers see
+    :func:`.exception_handlers`.
+
+    Args:
+        options: See :class:`.Settings`; ``authorize`` is required.
+
+    Raises:
+        TypeError, ValueError: As :class:`.Settings`.
+    """
+    settings = Settings(**options)
+    endpoints = Endpoints(settings)
+    made = APIRouter(tags=["tasks"], responses=_ERRORS, route_class=endpoints.route_class())
+
+    @made.get("/events", responses=_STREAM, response_class=Response)
+    async def events_of_many(
+        request: Request,
+        id: Annotated[list[str], Query(description="of the tasks to follow")],
+        format: Form | None = None,
+        last_event_id: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        """Follow several tasks in one stream."""
+        return await endpoints.events_of_many(request)
+
+    @made.get("/{task_id}", name=STATUS, response_model=TaskStatus, responses={304: {"description": "Not modified"}})
+    async def task_status(
+        request: Request,
+        task_id: str,
+        wait: Annotated[float | None, Query(ge=0, lt=1e6, description="seconds to wait for the end")] = None,
+        prefer: Annotated[str | None, Header(description="wait=N, as RFC 7240")] = None,
+        if_none_match: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        """The state of a task; with `Prefer: wait=N` once it has ended, or after that time."""
+        return await endpoints.status(request, task_id)
+
+    @made.delete("/{task_id}", status_code=204, responses={202: {"description": "Revoked"}, 405: _PROBLEM})
+    async def delete_task(request: Request, task_id: str) -> Response:
+        """Revoke a task that has not ended; forget one that has."""
+        return await endpoints.delete(request, task_id)
+
+    @made.get("/{task_id}/events", responses=_STREAM, response_class=Response)
+    async def task_events(
+        request: Request,
+        task_id: str,
+        format: Form | None = None,
+        last_event_id: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        """Follow a task: server-sent events, resumable by `Last-Event-ID`."""
+        return await endpoints.events(request, task_id)
+
+    @made.post("/{task_id}/revoke", status_code=202, responses={405: _PROBLEM, 501: _PROBLEM})
+    async def revoke_task(request: Request, task_id: str) -> Response:
+        """Keep a task from running, or end it."""
+        return await endpoints.revoke(request, task_id)
+
+    setattr(task_status, SETTINGS, settings)
+    return made

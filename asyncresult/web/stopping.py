@@ -1,0 +1,89 @@
+"""Noticing that the server begins to stop, while requests of it are still open.
+
+An ASGI server sends ``lifespan.shutdown`` only when all its requests have ended, and a stream ends only when it is
+told to: each waits for the other, until the server's patience is over. uvicorn (and its gunicorn worker) keeps what
+we need to know in an attribute of its server object, ``should_exit``, which is set by the signal. That object is
+found as a local variable of the coroutine that serves, so nothing is patched and no signal handler is replaced.
+Servers without it (hypercorn, daphne) cancel their open requests at the end of a patience of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from typing import Any
+
+__all__ = ["Stop", "server_stops", "stop_of"]
+
+LOOK_INTERVAL = 0.1
+"""Seconds between two looks, while something is open."""
+
+_stops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Stop] = weakref.WeakKeyDictionary()
+
+
+class Stop:
+    """Whether the server of one event loop begins to stop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._server: Any = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.stopping = False
+
+    def future(self) -> asyncio.Future[None]:
+        """A future that is done when the server begins to stop. Cancel it when it is not needed any more."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        if self.stopping:
+            future.set_result(None)
+            return future
+        self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
+        if self._timer is None:
+            self._look()
+        return future
+
+    def stop(self) -> None:
+        """Say that the server stops: for servers that tell it by other means."""
+        self.stopping = True
+        for future in list(self._waiting):
+            if not future.done():
+                future.set_result(None)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._server is None:
+            self._server = _find_server(self._loop)
+        if getattr(self._server, "should_exit", False):
+            self.stop()
+        elif self._waiting:
+            self._timer = self._loop.call_later(LOOK_INTERVAL, self._look)
+
+
+def stop_of(loop: asyncio.AbstractEventLoop) -> Stop:
+    """The one of a loop."""
+    stop = _stops.get(loop)
+    if stop is None:
+        stop = _stops[loop] = Stop(loop)
+    return stop
+
+
+def server_stops() -> asyncio.Future[None]:
+    """A future that is done when the server of this loop begins to stop, for streams and waits of one's own.
+
+    Cancel it when it is not needed any more.
+    """
+    return stop_of(asyncio.get_running_loop()).future()
+
+
+def _find_server(loop: asyncio.AbstractEventLoop) -> Any:
+    """uvicorn's server object, among the local variables of the tasks that run."""
+    for task in asyncio.all_tasks(loop):
+        coroutine: Any = task.get_coro()
+        while coroutine is not None:
+            frame = getattr(coroutine, "cr_frame", None)
+            for value in (frame.f_locals if frame is not None else {}).values():
+                if hasattr(type(value), "handle_exit") and hasattr(value, "should_exit"):
+                    return value
+            coroutine = getattr(coroutine, "cr_await", None)
+    return None
