@@ -74,7 +74,9 @@ def _error(meta: TaskMeta, reveal: bool) -> dict[str, Any]:
         error["type"] = str(stored.get("exc_type"))
         arguments = stored.get("exc_message")
         error["detail"] = (
-            ", ".join(str(argument) for argument in arguments) if isinstance(arguments, (list, tuple)) else str(arguments)
+            ", ".join(str(argument) for argument in arguments)
+            if isinstance(arguments, (list, tuple))
+            else str(arguments)
         )
     return error
 

@@ -51,7 +51,9 @@ async def accepted(request: Request, handle: Any, *, base: str | None = None) ->
     return _json(body, 202, {**headers, "Location": links["self"], "Retry-After": str(RETRY_AFTER)})
 
 
-async def status(request: Request, handle: AsyncResult[Any], settings: Settings, *, base: str | None = None) -> Response:
+async def status(
+    request: Request, handle: AsyncResult[Any], settings: Settings, *, base: str | None = None
+) -> Response:
     """The status document of a task. A failed task is 200 too: its status was read well.
 
     Honours ``Prefer: wait=N`` (or ``?wait=N``), ``If-None-Match``, and Accept for the page.
@@ -61,7 +63,11 @@ async def status(request: Request, handle: AsyncResult[Any], settings: Settings,
     links = links_of(request, handle.id, base)
     body = dump(status_document(meta, reveal_errors=settings.reveal_errors, links=links))
     tag = etag_of(body)
-    headers = {"ETag": tag, "Vary": "Prefer, Accept", "Cache-Control": "private, no-cache" if meta.ready else "no-store"}
+    headers = {
+        "ETag": tag,
+        "Vary": "Prefer, Accept",
+        "Cache-Control": "private, no-cache" if meta.ready else "no-store",
+    }
     if not meta.ready:
         headers["Retry-After"] = str(RETRY_AFTER)
     if seconds:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..backend import Backend, current_backend
 from .app import Endpoints
-from .problems import MEDIA_TYPE
+from .problems import MEDIA_TYPE, Problem, problem_of
 from .settings import Settings
 from .urls import SETTINGS, STATUS
 
@@ -76,6 +79,27 @@ def _connected() -> Backend:
 Results = Annotated[Backend, Depends(_connected)]
 """A parameter of this type is the current backend: ``async def show(results: Results)``."""
 
+
+class _ProblemRoute(APIRoute):
+    """A route whose errors are problem documents, whatever handlers the app has."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError:
+                return Problem(400, "Malformed request", "A parameter is missing or invalid.").response()
+            except Exception as error:
+                problem = problem_of(error)
+                if problem is None:
+                    raise
+                return problem.response()
+
+        return guarded
+
+
 _PROBLEM = {"model": ProblemDocument, "content": {MEDIA_TYPE: {}}}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {**_PROBLEM, "description": "Malformed task id or parameter"},
@@ -106,7 +130,7 @@ def router(**options: Any) -> APIRouter:
     """
     settings = Settings(**options)
     endpoints = Endpoints(settings)
-    made = APIRouter(tags=["tasks"], responses=_ERRORS, route_class=endpoints.route_class())
+    made = APIRouter(tags=["tasks"], responses=_ERRORS, route_class=_ProblemRoute)
 
     @made.get("/events", responses=_STREAM, response_class=Response)
     async def events_of_many(

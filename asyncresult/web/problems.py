@@ -16,7 +16,7 @@ from ..errors import (
     ResultTimeout,
 )
 
-__all__ = ["Problem", "exception_handlers", "problem_of"]
+__all__ = ["MEDIA_TYPE", "Problem", "exception_handlers", "problem_of"]
 
 MEDIA_TYPE = "application/problem+json"
 
