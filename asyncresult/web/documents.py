@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import ResultDecodeError
 from ..meta import TaskMeta
@@ -53,16 +53,16 @@ def progress_of(meta: TaskMeta) -> dict[str, Any] | None:
     if meta.ready or not isinstance(told, Mapping):
         return None
     current, total = told.get("current"), told.get("total")
-    if not _is_number(current) or not _is_number(total) or not 0 <= current <= total or not total > 0:
+    if not (_is_number(current) and _is_number(total) and 0 <= current <= total and total > 0):
         return None
-    progress = {"current": current, "total": total, "percent": round(100 * current / total, 1)}
+    progress: dict[str, Any] = {"current": current, "total": total, "percent": round(100 * current / total, 1)}
     note = told.get("note") or told.get("description")
     if isinstance(note, str):
         progress["description"] = note[:MAX_NOTE]
     return progress
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 

@@ -148,7 +148,8 @@ async def wait_with_client(request: Request, handle: AsyncResult[Any], timeout: 
     gone = loop.create_task(_gone(request), name="asyncresult web: client")
     stop = stop_of(loop).future()
     try:
-        await asyncio.wait({waiting, gone, stop}, return_when=asyncio.FIRST_COMPLETED)
+        sources: set[asyncio.Future[Any]] = {waiting, gone, stop}
+        await asyncio.wait(sources, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done():
             return waiting.result()
         raise ResultTimeout("the client or the server has gone")

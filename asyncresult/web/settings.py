@@ -65,7 +65,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.authorize is None and self.tokens is None:
             raise TypeError(
-                "authorize is required: authorize(request, task_id) says who may see a task (or use tokens=Tokens(secret))"
+                "authorize is required: authorize(request, task_id) says who may see a task"
+                " (or use tokens=Tokens(secret))"
             )
         for name in ("max_wait", "stream_life", "ping", "retry"):
             number = getattr(self, name)

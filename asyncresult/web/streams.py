@@ -129,9 +129,8 @@ class EventStream(Response):
             while True:
                 getting = loop.create_task(news.get())
                 left = life_ends - loop.time()
-                await asyncio.wait(
-                    {getting, stop, gone}, timeout=min(self._settings.ping, left), return_when=asyncio.FIRST_COMPLETED
-                )
+                sources: set[asyncio.Future[Any]] = {getting, stop, gone}
+                await asyncio.wait(sources, timeout=min(self._settings.ping, left), return_when=asyncio.FIRST_COMPLETED)
                 if getting.done():
                     chunk = getting.result()
                     if chunk is None:

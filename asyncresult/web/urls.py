@@ -39,7 +39,8 @@ def _path(request: Request, name: str) -> str:
         except NoMatchFound:
             continue
     raise RuntimeError(
-        "nothing serves tasks here: mount asyncresult.web.create_app(…), include asyncresult.web.router(…), or give base="
+        "nothing serves tasks here: mount asyncresult.web.create_app(…), include asyncresult.web.fastapi.router(…),"
+        " or give base="
     )
 
 
