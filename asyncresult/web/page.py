@@ -1,0 +1,95 @@
+"""The status page of one task or several, and the files that it needs: no build step, no CDN, a strict CSP."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from .problems import Problem
+
+__all__ = ["page", "static_file"]
+
+#: What the page may load: its own scripts and styles, and requests to its own host. Nothing inline.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
+)
+STATIC = {
+    "task-progress.js": "text/javascript; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "page.css": "text/css; charset=utf-8",
+}
+_static = files(__package__) / "static"
+
+
+def static_file(name: str) -> Response:
+    """One of the files of the page.
+
+    Raises:
+        Problem: 404.
+    """
+    if name not in STATIC:
+        raise Problem.not_found()
+    headers = {"Cache-Control": "public, max-age=3600", "X-Content-Type-Options": "nosniff"}
+    return Response((_static / name).read_bytes(), headers=headers, media_type=STATIC[name])
+
+
+def page(request: Request, tasks: Sequence[dict[str, Any]], *, static: str, title: str, revoke: bool = False) -> Response:
+    """The page.
+
+    Args:
+        tasks: Status documents, with links.
+        static: The path of the files.
+        title: What stands above.
+        revoke: Whether there are buttons that revoke.
+    """
+    cards = "\n".join(_card(task, revoke) for task in tasks)
+    text = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{html.escape(title)}</title>
+<link rel="stylesheet" href="{html.escape(static)}/page.css">
+<script type="module" src="{html.escape(static)}/task-progress.js"></script>
+<script type="module" src="{html.escape(static)}/page.js"></script>
+</head>
+<body>
+<main>
+<h1>{html.escape(title)}</h1>
+{cards or '<p class="empty">No tasks.</p>'}
+</main>
+</body>
+</html>
+"""
+    headers = {
+        "Content-Security-Policy": POLICY,
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Vary": "Prefer, Accept",
+    }
+    return HTMLResponse(text, headers=headers)
+
+
+def _card(task: dict[str, Any], revoke: bool) -> str:
+    links = task["links"]
+    id = html.escape(str(task["id"]))
+    button = (
+        f'<button type="button" class="revoke" data-href="{html.escape(links["self"])}/revoke">Stop</button>'
+        if revoke
+        else ""
+    )
+    return f"""<article class="task" data-self="{html.escape(links["self"])}" data-state="{html.escape(task["state"])}">
+<header><h2>{id}</h2><span class="state">{html.escape(task["state"])}</span>{button}</header>
+<task-progress src="{html.escape(links["self"])}" label="Progress of task {id}"></task-progress>
+<dl class="facts"></dl>
+<pre class="result" hidden tabindex="0" aria-label="Result"></pre>
+<ul class="tree" hidden></ul>
+</article>"""

@@ -1,0 +1,59 @@
+/* The status page: what <task-progress> does not show. The component brings the documents; nothing else is fetched for
+ * a task but the tree below it, once it has ended. */
+
+const FACTS = [["date_done", "Ended", (text) => new Date(text).toLocaleString()], ["stale", "Worker", () => "no sign of life"]];
+
+for (const card of document.querySelectorAll(".task")) {
+  const show = (event) => render(card, event.detail);
+  card.addEventListener("progress", show);
+  card.addEventListener("done", (event) => { show(event); tree(card); });
+  card.querySelector(".revoke")?.addEventListener("click", (event) => revoke(event.currentTarget));
+}
+
+function render(card, status) {
+  card.dataset.state = status.state;
+  card.querySelector(".state").textContent = status.state;
+  const facts = card.querySelector(".facts");
+  facts.replaceChildren(
+    ...FACTS.filter(([name]) => status[name] !== undefined).flatMap(([name, title, form]) => [
+      Object.assign(document.createElement("dt"), { textContent: title }),
+      Object.assign(document.createElement("dd"), { textContent: form(status[name]) }),
+    ]),
+  );
+  const result = card.querySelector(".result");
+  result.hidden = status.result === undefined || status.result === null;
+  if (!result.hidden) {
+    result.textContent = typeof status.result === "string" ? status.result : JSON.stringify(status.result, null, 2);
+  }
+  const button = card.querySelector(".revoke");
+  if (button) button.hidden = status.ready;
+}
+
+async function tree(card) {
+  const response = await fetch(`${card.dataset.self}/tree`, { credentials: "same-origin" });
+  if (!response.ok) return;
+  const { children } = await response.json();
+  const list = card.querySelector(".tree");
+  list.hidden = children.length === 0;
+  list.replaceChildren(...children.map(branch));
+}
+
+function branch(node) {
+  const item = document.createElement("li");
+  item.textContent = node.state === null ? `group ${node.id}` : `${node.id} ${node.state}`;
+  if (node.children.length) {
+    const list = document.createElement("ul");
+    list.append(...node.children.map(branch));
+    item.append(list);
+  }
+  return item;
+}
+
+async function revoke(button) {
+  button.disabled = true;
+  const response = await fetch(button.dataset.href, { method: "POST", credentials: "same-origin" });
+  if (!response.ok) {
+    button.disabled = false;
+    button.textContent = "Not stopped; try again";
+  }
+}
