@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .. import control
 from ..errors import BackendError
-from .endpoints import events, status
-from .problems import Problem, exception_handlers
+from .documents import dump, status_document
+from .endpoints import answer, stream
+from .page import page, static_file
+from .problems import Problem, exception_handlers, http_problem
 from .settings import Settings
-from .urls import SETTINGS, STATUS
+from .streams import Followed
+from .tree import tree_document
+from .urls import base_of, links_of
 
 __all__ = ["Endpoints", "create_app"]
 
@@ -25,70 +31,91 @@ class Endpoints:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    async def status(self, request: Request, task_id: str) -> Response:
-        id = await self.settings.task_id(request, task_id)
-        return await status(request, self.settings.handle(id), self.settings)
+    async def _named(self, request: Request) -> Followed:
+        name = request.path_params["task_id"]
+        return await self._task(request, name)
 
-    async def events(self, request: Request, task_id: str) -> Response:
-        id = await self.settings.task_id(request, task_id)
-        return await events(request, [self.settings.handle(id)], self.settings)
+    async def _task(self, request: Request, name: str) -> Followed:
+        return Followed(self.settings.handle(await self.settings.task_id(request, name)), name)
+
+    async def _many(self, request: Request) -> list[Followed]:
+        names = list(dict.fromkeys(request.query_params.getlist("id")))
+        if not 1 <= len(names) <= self.settings.max_ids:
+            raise Problem(400, "Which tasks?", f"Give between 1 and {self.settings.max_ids} ids: ?id=a&id=b")
+        tasks = [await self._task(request, name) for name in names]
+        return list({task.handle.id: task for task in tasks}.values())
+
+    async def status(self, request: Request) -> Response:
+        task = await self._named(request)
+        base = base_of(request, 1)
+        if _prefers_html(request.headers.get("accept", "")):
+            return await self._page(request, [task], base)
+        return await answer(request, task.handle, self.settings, task.name, links_of(base, task.name))
+
+    async def events(self, request: Request) -> Response:
+        return stream(request, [await self._named(request)], self.settings)
 
     async def events_of_many(self, request: Request) -> Response:
-        named = list(dict.fromkeys(request.query_params.getlist("id")))
-        if not 1 <= len(named) <= self.settings.max_ids:
-            raise Problem(400, "Which tasks?", f"Give between 1 and {self.settings.max_ids} ids: ?id=a&id=b")
-        ids = [await self.settings.task_id(request, name) for name in named]
-        return await events(request, [self.settings.handle(id) for id in ids], self.settings)
+        return stream(request, await self._many(request), self.settings)
 
-    async def delete(self, request: Request, task_id: str) -> Response:
+    async def page(self, request: Request) -> Response:
+        return await self._page(request, [await self._named(request)], base_of(request, 2))
+
+    async def page_of_many(self, request: Request) -> Response:
+        return await self._page(request, await self._many(request), base_of(request, 1))
+
+    async def _page(self, request: Request, tasks: list[Followed], base: str) -> Response:
+        metas = await asyncio.gather(*(task.handle.meta() for task in tasks))
+        documents = [
+            status_document(meta, task.name, reveal_errors=self.settings.reveal_errors, links=links_of(base, task.name))
+            for task, meta in zip(tasks, metas, strict=True)
+        ]
+        return page(documents, base=base, revoke=self.settings.revoke)
+
+    async def tree(self, request: Request) -> Response:
+        task = await self._named(request)
+        document = await tree_document(request, task, self.settings)
+        return Response(dump(document), headers={"Cache-Control": "no-store"}, media_type="application/json")
+
+    async def static(self, request: Request) -> Response:
+        return static_file(request.path_params["name"])
+
+    async def delete(self, request: Request) -> Response:
         """Revoke a task that has not ended, forget one that has; each only where it is switched on."""
-        id = await self.settings.task_id(request, task_id)
-        handle = self.settings.handle(id)
-        if not (await handle.meta()).ready and self.settings.revoke:
-            return await self._revoke(id)
-        if not self.settings.forget:
-            raise Problem(405, "Not allowed", "Records are not deleted here.")
-        await handle.forget()
-        return Response(status_code=204)
+        handle = (await self._named(request)).handle
+        ready = (await handle.meta()).ready
+        if not ready and self.settings.revoke:
+            return await self._revoke(handle)
+        if ready and self.settings.forget:
+            await handle.forget()
+            return Response(status_code=204)
+        raise Problem(409, "The task has ended" if ready else "The task has not ended", "So this cannot be done.")
 
-    async def revoke(self, request: Request, task_id: str) -> Response:
-        id = await self.settings.task_id(request, task_id)
-        if not self.settings.revoke:
-            raise Problem(405, "Not allowed", "Tasks are not revoked here.")
-        return await self._revoke(id)
+    async def revoke(self, request: Request) -> Response:
+        if request.headers.get("sec-fetch-site") == "cross-site":  # a form of another site, with the user's cookies
+            raise Problem(403, "From another site", "Tasks are revoked from pages of this site only.")
+        return await self._revoke((await self._named(request)).handle)
 
-    async def _revoke(self, id: str) -> Response:
+    async def _revoke(self, handle: Any) -> Response:
         try:
-            await control.revoke(self.settings.handle(id).backend, [id], terminate=True)
+            await handle.revoke(terminate=True)
         except BackendError as error:
             if isinstance(error, ConnectionError):
                 raise
             raise Problem(501, "Nobody to reach", "Whoever runs this task cannot be reached from here.") from error
         return Response(status_code=202)
 
-    def routes(self) -> list[Route]:
-        async def named(request: Request) -> Any:
-            return request.path_params["task_id"]
 
-        async def status_route(request: Request) -> Response:
-            return await self.status(request, await named(request))
+def _prefers_html(accept: str) -> bool:
+    """Whether a browser's user looks, not a program: HTML is named, and JSON is not before it."""
+    types = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
+    named = [type for type in types if type in ("text/html", "application/json")]
+    return bool(named) and named[0] == "text/html"
 
-        async def events_route(request: Request) -> Response:
-            return await self.events(request, await named(request))
 
-        async def delete_route(request: Request) -> Response:
-            return await self.delete(request, await named(request))
-
-        async def revoke_route(request: Request) -> Response:
-            return await self.revoke(request, await named(request))
-
-        return [
-            Route("/events", self.events_of_many, methods=["GET"]),
-            Route("/{task_id}", status_route, methods=["GET"], name=STATUS),
-            Route("/{task_id}", delete_route, methods=["DELETE"]),
-            Route("/{task_id}/events", events_route, methods=["GET"]),
-            Route("/{task_id}/revoke", revoke_route, methods=["POST"]),
-        ]
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return http_problem(error)
 
 
 def create_app(**options: Any) -> Starlette:
@@ -101,6 +128,22 @@ def create_app(**options: Any) -> Starlette:
         TypeError, ValueError: As :class:`.Settings`.
     """
     settings = Settings(**options)
-    app = Starlette(routes=Endpoints(settings).routes(), exception_handlers=exception_handlers())
-    setattr(app, SETTINGS, settings)
-    return app
+    endpoints = Endpoints(settings)
+
+    def route(path: str, endpoint: Callable[[Request], Awaitable[Response]], method: str = "GET", **more: Any) -> Route:
+        return Route(path, endpoint, methods=[method], **more)
+
+    routes = [
+        route("/events", endpoints.events_of_many),
+        route("/page", endpoints.page_of_many),
+        route("/static/{name}", endpoints.static),
+        route("/{task_id}", endpoints.status, name=settings.route_name),
+        route("/{task_id}/events", endpoints.events),
+        route("/{task_id}/page", endpoints.page),
+        route("/{task_id}/tree", endpoints.tree),
+    ]
+    if settings.revoke or settings.forget:
+        routes.append(route("/{task_id}", endpoints.delete, "DELETE"))
+    if settings.revoke:
+        routes.append(route("/{task_id}/revoke", endpoints.revoke, "POST"))
+    return Starlette(routes=routes, exception_handlers={**exception_handlers(), HTTPException: _http_error})

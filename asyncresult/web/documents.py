@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
@@ -17,8 +18,15 @@ MAX_NOTE = 500
 """Characters of a progress note."""
 
 
-def status_document(meta: TaskMeta, *, reveal_errors: bool, links: Mapping[str, str] | None = None) -> dict[str, Any]:
+def status_document(
+    meta: TaskMeta, name: str, *, reveal_errors: bool, links: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The public view of a record.
+
+    Args:
+        name: What stands for the task in URLs: its id, or a token.
+        reveal_errors: Whether a failure's class and text are shown.
+        links: Where to go on.
 
     Returns:
         ``{id, state, ready, progress?, result?, error?, date_done?, links?}``. ``progress`` is ``{current, total,
@@ -26,7 +34,7 @@ def status_document(meta: TaskMeta, *, reveal_errors: bool, links: Mapping[str, 
         host name for STARTED, arguments of an exception) is not the client's business. ``error`` is ``{type, title,
         detail?}``.
     """
-    document: dict[str, Any] = {"id": meta.task_id, "state": meta.status, "ready": meta.ready}
+    document: dict[str, Any] = {"id": name, "state": meta.status, "ready": meta.ready}
     progress = progress_of(meta)
     if progress is not None:
         document["progress"] = progress
@@ -82,21 +90,32 @@ def _error(meta: TaskMeta, reveal: bool) -> dict[str, Any]:
 
 
 def dump(document: Any) -> bytes:
-    """The document as JSON. What JSON has no form for, NaN too, is written as text."""
+    """The document as JSON. What JSON has no form for, NaN and keys that are no text too, is written as text.
+
+    Raises:
+        ResultDecodeError: It is nested too deeply.
+    """
     try:
-        text = json.dumps(document, ensure_ascii=False, allow_nan=False, default=str, separators=(",", ":"))
-    except ValueError:  # NaN, Infinity: valid for Celery, not for a browser
-        text = json.dumps(_finite(document), ensure_ascii=False, default=str, separators=(",", ":"))
+        try:
+            text = _dumped(document)
+        except (ValueError, TypeError):
+            text = _dumped(_plain(document))
+    except RecursionError:
+        raise ResultDecodeError("the result is nested too deeply to be shown") from None
     return text.encode("utf-8", "backslashreplace")
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+def _dumped(document: Any) -> str:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, default=str, separators=(",", ":"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [_plain(item) for item in value]
     return value
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from .._handles.base import as_result
 from ..errors import ResultTimeout
 from ..meta import TaskMeta
 from ..result import AsyncResult
@@ -19,13 +20,16 @@ from .forms import FORMS
 from .problems import Problem
 from .settings import Settings
 from .stopping import stop_of
-from .streams import ENDED, EventStream
-from .urls import links_of, settings_of
+from .streams import EventStream, Followed, Position, disconnected, end_tasks
+from .urls import find_served, links_of
 
-__all__ = ["accepted", "events", "status", "wait_with_client"]
+__all__ = ["accepted", "answer", "events", "status", "stream", "wait_with_client"]
 
 RETRY_AFTER = 1
 """Seconds after which a client that does not wait should ask again."""
+
+_defaults = Settings(authorize=lambda request, task_id: False)
+"""For handlers in apps that serve no tasks."""
 
 
 async def accepted(request: Request, handle: Any, *, base: str | None = None) -> Response:
@@ -38,30 +42,50 @@ async def accepted(request: Request, handle: Any, *, base: str | None = None) ->
             ``router()`` included by, the same app.
 
     Raises:
-        RuntimeError: They are not, and ``base`` is not given.
+        RuntimeError: It cannot be found, and is not given.
+        BackendError, BackendClosed: The backend cannot be reached; see :func:`.exception_handlers`.
     """
-    handle = getattr(handle, "handle", handle)
-    settings, links = settings_of(request), links_of(request, handle.id, base)
+    settings, place = find_served(request, base)
+    if place is None:
+        raise RuntimeError(
+            "nothing serves tasks here: mount asyncresult.web.create_app(…), include"
+            " asyncresult.web.fastapi.router(…), or give base="
+        )
+    settings = settings or _defaults
+    handle = as_result(handle)
+    name = settings.name_of(request, handle.id)
+    links = links_of(place, name)
     seconds = _wanted_wait(request, settings.max_wait)
     meta = await _meta_after(request, handle, seconds)
-    body = dump(status_document(meta, reveal_errors=settings.reveal_errors, links=links))
+    body = dump(status_document(meta, name, reveal_errors=settings.reveal_errors, links=links))
     headers = {"Cache-Control": "no-store", "Vary": "Prefer"}
     if seconds and meta.ready:
         return _json(body, 200, {**headers, "Preference-Applied": f"wait={seconds:g}"})
     return _json(body, 202, {**headers, "Location": links["self"], "Retry-After": str(RETRY_AFTER)})
 
 
-async def status(
-    request: Request, handle: AsyncResult[Any], settings: Settings, *, base: str | None = None
-) -> Response:
-    """The status document of a task. A failed task is 200 too: its status was read well.
+async def status(request: Request, handle: AsyncResult[Any], *, base: str | None = None) -> Response:
+    """The status document of a task, from a handler of your own, which has decided who may see it.
 
-    Honours ``Prefer: wait=N`` (or ``?wait=N``), ``If-None-Match``, and Accept for the page.
+    A failed task is 200 too: its status was read well. Honours ``Prefer: wait=N`` (or ``?wait=N``) and
+    ``If-None-Match``. There are links where the same app serves tasks, see :func:`accepted`.
+
+    Raises:
+        Problem, BackendError, BackendClosed, ResultDecodeError: See :func:`.exception_handlers`.
     """
+    settings, place = find_served(request, base)
+    settings = settings or _defaults
+    name = settings.name_of(request, handle.id)
+    return await answer(request, handle, settings, name, None if place is None else links_of(place, name))
+
+
+async def answer(
+    request: Request, handle: AsyncResult[Any], settings: Settings, name: str, links: dict[str, str] | None
+) -> Response:
+    """The status document."""
     seconds = _wanted_wait(request, settings.max_wait)
     meta = await _meta_after(request, handle, seconds)
-    links = links_of(request, handle.id, base)
-    body = dump(status_document(meta, reveal_errors=settings.reveal_errors, links=links))
+    body = dump(status_document(meta, name, reveal_errors=settings.reveal_errors, links=links))
     tag = etag_of(body)
     headers = {
         "ETag": tag,
@@ -77,21 +101,29 @@ async def status(
     return _json(body, 200, headers)
 
 
-async def events(request: Request, handles: Sequence[AsyncResult[Any]], settings: Settings) -> Response:
-    """A stream of server-sent events about tasks, in the form that ``?format=`` or Accept asks for."""
-    last_event_id = request.headers.get("last-event-id") or request.query_params.get("last-event-id", "")
-    if last_event_id == ENDED:
-        return Response(status_code=204)
+async def events(request: Request, handles: AsyncResult[Any] | Iterable[AsyncResult[Any]]) -> Response:
+    """A stream of server-sent events about tasks, from a handler of your own, which has decided who may see them.
+
+    Its form is what ``?format=`` (json, html, htmx2, datastar) or Accept says.
+
+    Raises:
+        Problem: 400 or 406, for another form; see :func:`.exception_handlers`.
+    """
+    settings = find_served(request, None)[0] or _defaults
+    given = [handles] if isinstance(handles, AsyncResult) else handles
+    return stream(request, [Followed(handle, settings.name_of(request, handle.id)) for handle in given], settings)
+
+
+def stream(request: Request, tasks: Sequence[Followed], settings: Settings) -> Response:
+    """The stream about tasks, from where the client is; 204 where nothing is left to be sent."""
     form = request.query_params.get("format") or _accepted_form(request.headers.get("accept", ""))
     if form not in FORMS:
         raise Problem(400, "Unknown format", f"format is one of {', '.join(FORMS)}.")
-    return EventStream(
-        list(handles),
-        settings,
-        form=form,
-        view=lambda meta: status_document(meta, reveal_errors=settings.reveal_errors),
-        last_event_id=last_event_id,
-    )
+    last = request.headers.get("last-event-id") or request.query_params.get("last-event-id", "")
+    position = Position([task.handle.id for task in tasks], last)
+    if position.over:
+        return Response(status_code=204)
+    return EventStream(tasks, settings, form=form, position=position)
 
 
 def _accepted_form(accept: str) -> str:
@@ -145,7 +177,7 @@ async def wait_with_client(request: Request, handle: AsyncResult[Any], timeout: 
     """
     loop = asyncio.get_running_loop()
     waiting = loop.create_task(handle.until(*READY_STATES, timeout=timeout), name="asyncresult web: wait")
-    gone = loop.create_task(_gone(request), name="asyncresult web: client")
+    gone = loop.create_task(disconnected(request.receive), name="asyncresult web: client")
     stop = stop_of(loop).future()
     try:
         sources: set[asyncio.Future[Any]] = {waiting, gone, stop}
@@ -155,11 +187,4 @@ async def wait_with_client(request: Request, handle: AsyncResult[Any], timeout: 
         raise ResultTimeout("the client or the server has gone")
     finally:
         stop.cancel()
-        for task in (waiting, gone):
-            task.cancel()
-        await asyncio.gather(waiting, gone, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        await end_tasks(waiting, gone)

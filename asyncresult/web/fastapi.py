@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,9 +15,8 @@ from ..backend import Backend, current_backend
 from .app import Endpoints
 from .problems import MEDIA_TYPE, Problem, problem_of
 from .settings import Settings
-from .urls import SETTINGS, STATUS
 
-__all__ = ["Links", "ProblemDocument", "Progress", "Results", "TaskError", "TaskStatus", "router"]
+__all__ = ["Links", "ProblemDocument", "Progress", "Results", "TaskError", "TaskStatus", "TaskTree", "router"]
 
 
 class Progress(BaseModel):
@@ -58,6 +58,15 @@ class TaskStatus(BaseModel):
     stale: bool | None = None
     date_done: str | None = None
     links: Links | None = None
+
+
+class TaskTree(BaseModel):
+    """A task, or a group (then `state` is null), and what is below it."""
+
+    id: str
+    state: str | None
+    children: list[TaskTree]
+    more: bool | None = None
 
 
 class ProblemDocument(BaseModel):
@@ -142,7 +151,24 @@ def router(**options: Any) -> APIRouter:
         """Follow several tasks in one stream."""
         return await endpoints.events_of_many(request)
 
-    @made.get("/{task_id}", name=STATUS, response_model=TaskStatus, responses={304: {"description": "Not modified"}})
+    @made.get("/page", response_class=HTMLResponse)
+    async def page_of_many(
+        request: Request, id: Annotated[list[str], Query(description="of the tasks to show")]
+    ) -> Response:
+        """The progress of several tasks, as a page."""
+        return await endpoints.page_of_many(request)
+
+    @made.get("/static/{name}", include_in_schema=False)
+    async def static(request: Request, name: str) -> Response:
+        """What the pages load."""
+        return await endpoints.static(request)
+
+    @made.get(
+        "/{task_id}",
+        name=settings.route_name,
+        response_model=TaskStatus,
+        responses={304: {"description": "Not modified"}},
+    )
     async def task_status(
         request: Request,
         task_id: str,
@@ -151,12 +177,7 @@ def router(**options: Any) -> APIRouter:
         if_none_match: Annotated[str | None, Header()] = None,
     ) -> Response:
         """The state of a task; with `Prefer: wait=N` once it has ended, or after that time."""
-        return await endpoints.status(request, task_id)
-
-    @made.delete("/{task_id}", status_code=204, responses={202: {"description": "Revoked"}, 405: _PROBLEM})
-    async def delete_task(request: Request, task_id: str) -> Response:
-        """Revoke a task that has not ended; forget one that has."""
-        return await endpoints.delete(request, task_id)
+        return await endpoints.status(request)
 
     @made.get("/{task_id}/events", responses=_STREAM, response_class=Response)
     async def task_events(
@@ -166,12 +187,34 @@ def router(**options: Any) -> APIRouter:
         last_event_id: Annotated[str | None, Header()] = None,
     ) -> Response:
         """Follow a task: server-sent events, resumable by `Last-Event-ID`."""
-        return await endpoints.events(request, task_id)
+        return await endpoints.events(request)
 
-    @made.post("/{task_id}/revoke", status_code=202, responses={405: _PROBLEM, 501: _PROBLEM})
-    async def revoke_task(request: Request, task_id: str) -> Response:
-        """Keep a task from running, or end it."""
-        return await endpoints.revoke(request, task_id)
+    @made.get("/{task_id}/page", response_class=HTMLResponse)
+    async def task_page(request: Request, task_id: str) -> Response:
+        """The progress of a task, as a page."""
+        return await endpoints.page(request)
 
-    setattr(task_status, SETTINGS, settings)
+    @made.get("/{task_id}/tree", response_model=TaskTree)
+    async def task_tree(request: Request, task_id: str) -> Response:
+        """The tasks that a task has sent, and theirs."""
+        return await endpoints.tree(request)
+
+    for route in list(made.routes):
+        if isinstance(route, APIRoute):  # FastAPI answers HEAD only where it is told to
+            made.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
+
+    if settings.revoke or settings.forget:
+
+        @made.delete("/{task_id}", status_code=204, responses={202: {"description": "Revoked"}, 409: _PROBLEM})
+        async def delete_task(request: Request, task_id: str) -> Response:
+            """Revoke a task that has not ended; forget one that has."""
+            return await endpoints.delete(request)
+
+    if settings.revoke:
+
+        @made.post("/{task_id}/revoke", status_code=202, responses={403: _PROBLEM, 501: _PROBLEM})
+        async def revoke_task(request: Request, task_id: str) -> Response:
+            """Keep a task from running, or end it."""
+            return await endpoints.revoke(request)
+
     return made

@@ -58,7 +58,7 @@ FORMS: dict[str, Form] = {"json": _json, "html": _htmx4, "htmx2": _htmx2, "datas
 
 
 def end_event(form: str, id: str) -> bytes:
-    """After the last state. The id makes a client that comes back all the same be sent away for good."""
+    """After the last state. The id has a client that comes back all the same be sent away for good."""
     if form == "json":
         return event("{}", name="end", id=id)
     return event("", name="done", id=id) if form != "datastar" else comment("end")

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from .problems import Problem
 
-__all__ = ["page", "static_file"]
+__all__ = ["html_page", "page", "static_file"]
 
 #: What the page may load: its own scripts and styles, and requests to its own host. Nothing inline.
 POLICY = (
@@ -39,16 +38,21 @@ def static_file(name: str) -> Response:
     return Response((_static / name).read_bytes(), headers=headers, media_type=STATIC[name])
 
 
-def page(request: Request, tasks: Sequence[dict[str, Any]], *, static: str, title: str, revoke: bool = False) -> Response:
+def page(tasks: Sequence[dict[str, Any]], *, base: str, revoke: bool = False) -> Response:
     """The page.
 
     Args:
         tasks: Status documents, with links.
-        static: The path of the files.
-        title: What stands above.
+        base: The path below which the routes are.
         revoke: Whether there are buttons that revoke.
     """
+    title = f"Task {tasks[0]['id']}" if len(tasks) == 1 else f"{len(tasks)} tasks"
     cards = "\n".join(_card(task, revoke) for task in tasks)
+    return html_page(title, f"<h1>{'Task' if len(tasks) == 1 else title}</h1>\n{cards}", base=base, script="page.js")
+
+
+def html_page(title: str, main: str, *, base: str, script: str) -> Response:
+    """A whole page, under a policy that allows no script but ours."""
     text = f"""<!doctype html>
 <html lang="en">
 <head>
@@ -56,14 +60,14 @@ def page(request: Request, tasks: Sequence[dict[str, Any]], *, static: str, titl
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{html.escape(title)}</title>
-<link rel="stylesheet" href="{html.escape(static)}/page.css">
-<script type="module" src="{html.escape(static)}/task-progress.js"></script>
-<script type="module" src="{html.escape(static)}/page.js"></script>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="{html.escape(base)}/static/page.css">
+<script type="module" src="{html.escape(base)}/static/task-progress.js"></script>
+<script type="module" src="{html.escape(base)}/static/{script}"></script>
 </head>
 <body>
-<main>
-<h1>{html.escape(title)}</h1>
-{cards or '<p class="empty">No tasks.</p>'}
+<main data-base="{html.escape(base)}">
+{main}
 </main>
 </body>
 </html>
@@ -75,7 +79,7 @@ def page(request: Request, tasks: Sequence[dict[str, Any]], *, static: str, titl
         "Referrer-Policy": "no-referrer",
         "Vary": "Prefer, Accept",
     }
-    return HTMLResponse(text, headers=headers)
+    return HTMLResponse(text.encode("utf-8", "replace"), headers=headers)
 
 
 def _card(task: dict[str, Any], revoke: bool) -> str:

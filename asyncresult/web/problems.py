@@ -6,6 +6,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -16,7 +17,7 @@ from ..errors import (
     ResultTimeout,
 )
 
-__all__ = ["MEDIA_TYPE", "Problem", "exception_handlers", "problem_of"]
+__all__ = ["MEDIA_TYPE", "Problem", "exception_handlers", "http_problem", "problem_of"]
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -53,6 +54,13 @@ class Problem(Exception):
         if self.retry_after is not None:
             headers["Retry-After"] = str(math.ceil(self.retry_after))
         return JSONResponse(self.document(), self.status, headers, media_type=MEDIA_TYPE)
+
+
+def http_problem(error: HTTPException) -> Response:
+    """Starlette's own errors (no such route, method not allowed) in the same form."""
+    response = Problem(error.status_code, error.detail).response()
+    response.headers.update(error.headers or {})
+    return response
 
 
 def problem_of(error: Exception) -> Problem | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
-from collections.abc import Awaitable, Callable
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +18,20 @@ from ..result import AsyncResult
 from .problems import Problem
 from .tokens import Tokens
 
-__all__ = ["Authorize", "Settings"]
+__all__ = ["Authorize", "Settings", "all_settings"]
 
 Authorize = Callable[[Any, str], bool | Awaitable[bool]]
 
+_numbers = itertools.count(1)
+_all: dict[int, weakref.ref[Settings]] = {}
 
-@dataclass
+
+def all_settings() -> Iterator[Settings]:
+    """Those in use, oldest first."""
+    return (settings for reference in list(_all.values()) if (settings := reference()) is not None)
+
+
+@dataclass(eq=False)
 class Settings:
     """Options of :func:`.create_app` and :func:`.router`.
 
@@ -38,7 +48,8 @@ class Settings:
         ping: Seconds of silence after which a stream sends a comment, so that proxies keep it open.
         retry: Seconds after which a client whose stream has ended comes back.
         max_streams: Streams at a time, of all clients.
-        max_streams_per_client: Streams at a time from one address.
+        max_streams_per_client: Streams at a time from one address. (Behind a proxy the server has to be told which
+            proxy to believe, e.g. ``uvicorn --forwarded-allow-ips``; else all clients have one address.)
         max_ids: Tasks that one stream may follow.
 
     Raises:
@@ -61,6 +72,8 @@ class Settings:
     max_ids: int = 100
     streams: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     """How many streams each client has open."""
+    route_name: str = field(default="", init=False, repr=False)
+    """The name of the route of a task's status."""
 
     def __post_init__(self) -> None:
         if self.authorize is None and self.tokens is None:
@@ -75,6 +88,9 @@ class Settings:
         for name in ("max_streams", "max_streams_per_client", "max_ids"):
             if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+        number = next(_numbers)
+        self.route_name = f"asyncresult-status-{number}"
+        _all[number] = weakref.ref(self, lambda _: _all.pop(number, None))
 
     async def task_id(self, request: HTTPConnection, named: str) -> str:
         """The id of the task that a URL names, if it may be seen.
@@ -88,13 +104,21 @@ class Settings:
             if self.tokens is not None:
                 raise Problem.not_found() from None
             raise Problem(400, "Malformed task id", "A task id has no control characters and is not empty.") from None
+        await self.check(request, id)
+        return id
+
+    async def check(self, request: HTTPConnection, id: str) -> None:
+        """See that whoever asks may see a task.
+
+        Raises:
+            Problem: 404.
+        """
         if self.authorize is not None:
             allowed = self.authorize(request, id)
             if inspect.isawaitable(allowed):
                 allowed = await allowed
             if not allowed:
                 raise Problem.not_found()
-        return id
 
     def name_of(self, request: HTTPConnection, id: str) -> str:
         """What stands in a URL for a task: its id, or a token."""
@@ -107,7 +131,7 @@ class Settings:
             Problem: 503 where no backend is connected.
         """
         try:
-            return AsyncResult(id, backend=self.backend or current_backend())
+            return AsyncResult(id, backend=current_backend() if self.backend is None else self.backend)
         except RuntimeError:
             raise Problem(503, "Not connected", "No backend is connected.", retry_after=1) from None
 

@@ -24,47 +24,38 @@ _stops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Stop] = weakref.Wea
 class Stop:
     """Whether the server of one event loop begins to stop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self._waiting: set[asyncio.Future[None]] = set()
         self._server: Any = None
         self._timer: asyncio.TimerHandle | None = None
-        self.stopping = False
 
     def future(self) -> asyncio.Future[None]:
         """A future that is done when the server begins to stop. Cancel it when it is not needed any more."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        if self.stopping:
-            future.set_result(None)
-            return future
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        if not self._waiting:
+            self._server = _find_server(loop)  # not the one that has ended: its task is gone
         self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)
-        if self._timer is None:
+        if self._timer is None and self._server is not None:
             self._look()
         return future
 
-    def stop(self) -> None:
-        """Say that the server stops: for servers that tell it by other means."""
-        self.stopping = True
-        for future in list(self._waiting):
-            if not future.done():
-                future.set_result(None)
-
     def _look(self) -> None:
         self._timer = None
-        if self._server is None:
-            self._server = _find_server(self._loop)
-        if getattr(self._server, "should_exit", False):
-            self.stop()
+        if self._server.should_exit:
+            for future in list(self._waiting):
+                if not future.done():
+                    future.set_result(None)
         elif self._waiting:
-            self._timer = self._loop.call_later(LOOK_INTERVAL, self._look)
+            self._timer = asyncio.get_running_loop().call_later(LOOK_INTERVAL, self._look)
 
 
 def stop_of(loop: asyncio.AbstractEventLoop) -> Stop:
     """The one of a loop."""
     stop = _stops.get(loop)
     if stop is None:
-        stop = _stops[loop] = Stop(loop)
+        stop = _stops[loop] = Stop()
     return stop
 
 

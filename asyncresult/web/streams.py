@@ -5,167 +5,207 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..errors import AsyncResultError
-from ..meta import TaskMeta
 from ..result import AsyncResult
+from .documents import dump, status_document
 from .forms import FORMS, comment, end_event, event
-from .problems import problem_of
+from .problems import Problem, problem_of
 from .settings import Settings
 from .stopping import stop_of
 
-__all__ = ["ENDED", "EventStream", "Position"]
+__all__ = ["EventStream", "Followed", "Position"]
 
-ENDED = "end"
-"""The id of the last event: a client that comes back with it gets 204, which ends an EventSource for good."""
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",  # nginx would collect the events
     "Content-Encoding": "identity",  # middleware that compresses would too
 }
+LAST_WORDS = 1.0
+"""Seconds for the end of a stream to be sent: a client that does not read must not keep a server from stopping."""
+ENDED = "!"
+_PLACE = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A task that a stream is about.
+
+    Attributes:
+        name: What stands for it in URLs.
+    """
+
+    handle: AsyncResult[Any]
+    name: str
 
 
 class Position:
     """Where a client is in the histories of the tasks that it follows, as the ids of events say it.
 
-    An id names the tasks by a checksum, so that one of another stream counts for nothing.
+    Such an id is a checksum of the tasks, so that one of another stream counts for nothing, and for each task the place
+    in its history, or that its end has been sent.
     """
 
     def __init__(self, ids: list[str], last_event_id: str = "") -> None:
-        self._check = hashlib.blake2b("\n".join(ids).encode(), digest_size=4).hexdigest()
-        self._at: dict[str, str | None] = dict.fromkeys(ids)
+        self._check = hashlib.blake2b("\n".join(ids).encode(errors="replace"), digest_size=4).hexdigest()
+        self._at = dict.fromkeys(ids, "")
         check, _, places = last_event_id.partition(":")
         at = places.split(",")
-        if check == self._check and len(at) == len(ids):
-            self._at = {id: place if _is_place(place) else None for id, place in zip(ids, at, strict=True)}
+        if check == self._check and len(at) == len(ids) and all(map(_is_place, at)):
+            self._at = dict(zip(ids, at, strict=True))
 
-    def since(self, id: str) -> str:
-        """From where to go on: after the state that the client has seen last, or at the beginning."""
-        return self._at[id] or "0"
+    def since(self, id: str) -> str | None:
+        """From where to go on: after the state that the client has seen last, or at the beginning. None: nowhere."""
+        at = self._at[id]
+        return None if at == ENDED else at or "0"
 
-    def moved(self, id: str, place: str | None) -> str:
-        """Note what the client is sent; returns the id of that event, empty where nothing is kept."""
-        if place is None or not _is_place(place) or place.strip("0-") == "":
-            return ""
-        self._at[id] = place
-        return f"{self._check}:{','.join(at or '-' for at in self._at.values())}"
+    @property
+    def over(self) -> bool:
+        """Whether the client has been sent the end of every task."""
+        return all(at == ENDED for at in self._at.values())
+
+    def moved(self, id: str, place: str | None, *, ready: bool) -> str:
+        """Note what the client is sent; returns the id of that event, empty where there is nothing to go on with."""
+        if ready:
+            self._at[id] = ENDED
+        elif place is not None and place.strip("0-"):
+            self._at[id] = place
+        return str(self) if any(self._at.values()) else ""
+
+    def __str__(self) -> str:
+        return f"{self._check}:{','.join(self._at.values())}"
 
 
 def _is_place(text: str) -> bool:
-    first, _, second = text.partition("-")
-    return first.isascii() and first.isdigit() and (not second or (second.isascii() and second.isdigit()))
+    if text in ("", ENDED):
+        return True
+    return _PLACE.fullmatch(text) is not None and all(int(part) < 2**64 for part in text.split("-"))
 
 
 class EventStream(Response):
     """Follows tasks until all have ended, the client has gone, the server stops, or the stream's life is over.
 
+    A slow client costs no memory: nothing is taken from a task's updates before the state before it is on its way, and
+    they keep a bounded number (and, where a history is kept, lose none).
+
     Args:
-        handles: The tasks.
+        tasks: What to follow.
         settings: For how long, and how many.
         form: One of :data:`.forms.FORMS`.
-        view: From a record to the document that the client may see.
-        last_event_id: What the client sent as ``Last-Event-ID``.
+        position: Where the client is already.
     """
 
-    def __init__(
-        self,
-        handles: list[AsyncResult[Any]],
-        settings: Settings,
-        *,
-        form: str,
-        view: Callable[[TaskMeta], dict[str, Any]],
-        last_event_id: str = "",
-    ) -> None:
+    def __init__(self, tasks: Sequence[Followed], settings: Settings, *, form: str, position: Position) -> None:
         super().__init__(None, headers=HEADERS)
         del self.headers["Content-Length"]
-        self._handles = handles
+        self._tasks = tasks
         self._settings = settings
         self._form = form
-        self._view = view
-        self._position = Position([handle.id for handle in handles], last_event_id)
+        self._position = position
+        self._sending = asyncio.Lock()
+        self._last_sent = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = (scope.get("client") or ("",))[0]
         if scope["method"] == "HEAD":
             await self._start(send)
             await send({"type": "http.response.body", "body": b""})
             return
-        self._settings.open_stream(client)
+        client = (scope.get("client") or ("",))[0]
         try:
-            await self._serve(receive, send)
+            self._settings.open_stream(client)
+        except Problem as problem:
+            await problem.response()(scope, receive, send)
+            return
+        try:
+            with contextlib.suppress(OSError):  # the client has gone, and the server says so here
+                await self._serve(receive, send)
         finally:
             self._settings.close_stream(client)
 
     async def _start(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
 
+    async def _send(self, send: Send, chunk: bytes) -> None:
+        async with self._sending:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        self._last_sent = asyncio.get_running_loop().time()
+
     async def _serve(self, receive: Receive, send: Send) -> None:
-        await self._start(send)
-        with contextlib.suppress(OSError):  # the client has gone, and the server says so here
-            await self._send(send, f"retry: {round(1000 * self._settings.retry)}\n\n".encode())
-            async for chunk in self._chunks(receive):
-                await self._send(send, chunk)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    @staticmethod
-    async def _send(send: Send, chunk: bytes) -> None:
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-
-    async def _chunks(self, receive: Receive) -> AsyncIterator[bytes]:
-        """Events as they come, comments in between."""
         loop = asyncio.get_running_loop()
         life_ends = loop.time() + self._settings.stream_life
-        news: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=64)
+        await self._start(send)
+        await self._send(send, f"retry: {round(1000 * self._settings.retry)}\n\n".encode())
         stop = stop_of(loop).future()
-        gone = loop.create_task(_disconnected(receive), name="asyncresult web: client")
-        following = loop.create_task(self._follow_all(news), name="asyncresult web: stream")
+        gone = loop.create_task(disconnected(receive), name="asyncresult web: client")
+        following = loop.create_task(self._follow_all(send), name="asyncresult web: stream")
         try:
-            while True:
-                getting = loop.create_task(news.get())
-                left = life_ends - loop.time()
-                sources: set[asyncio.Future[Any]] = {getting, stop, gone}
-                await asyncio.wait(sources, timeout=min(self._settings.ping, left), return_when=asyncio.FIRST_COMPLETED)
-                if getting.done():
-                    chunk = getting.result()
-                    if chunk is None:
-                        return
-                    yield chunk
-                    continue
-                getting.cancel()
-                if stop.done() or gone.done() or loop.time() >= life_ends:
-                    return
-                yield comment()
+            await self._keep_alive({following, gone, stop}, life_ends, send)
+            if following.done():
+                following.result()
         finally:
             stop.cancel()
-            for task in (gone, following):
-                task.cancel()
-            await asyncio.gather(gone, following, return_exceptions=True)
+            await end_tasks(gone, following)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _follow_all(self, news: asyncio.Queue[bytes | None]) -> None:
+    async def _keep_alive(self, ends: set[asyncio.Future[Any]], life_ends: float, send: Send) -> None:
+        """Send comments in silences, until one of these is done or the time is over."""
+        loop = asyncio.get_running_loop()
+        while (now := loop.time()) < life_ends:
+            due = self._last_sent + self._settings.ping
+            if due <= now:
+                if not self._sending.locked():  # else the client reads nothing
+                    await self._send(send, comment())
+                due = now + self._settings.ping
+            done, _ = await asyncio.wait(ends, timeout=min(due, life_ends) - now, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return
+
+    async def _follow_all(self, send: Send) -> None:
         async with asyncio.TaskGroup() as group:
-            for handle in self._handles:
-                group.create_task(self._follow(handle, news))
-        await news.put(end_event(self._form, ENDED))
-        await news.put(None)
+            following = [group.create_task(self._follow(task, send)) for task in self._tasks]
+        if all(task.result() for task in following):
+            await self._send(send, end_event(self._form, str(self._position)))
 
-    async def _follow(self, handle: AsyncResult[Any], news: asyncio.Queue[bytes | None]) -> None:
-        form = FORMS[self._form]
+    async def _follow(self, task: Followed, send: Send) -> bool:
+        """Whether the end of the task has been sent: a client may come back for those of others."""
+        since = self._position.since(task.handle.id)
+        if since is None:
+            return True
+        form, reveal = FORMS[self._form], self._settings.reveal_errors
         try:
-            async with handle.updates(since=self._position.since(handle.id)) as updates:
+            async with task.handle.updates(since=since) as updates:
                 async for meta in updates:
-                    await news.put(form(self._view(meta), self._position.moved(handle.id, updates.last_id)))
+                    document = status_document(meta, task.name, reveal_errors=reveal)
+                    place = self._position.moved(task.handle.id, updates.last_id, ready=meta.ready)
+                    await self._send(send, form(document, place))
+            return True
         except AsyncResultError as error:
-            problem = problem_of(error)
-            text = problem.title if problem is not None else "error"
-            await news.put(event(text, name="problem"))
+            problem = problem_of(error) or Problem(502, "Unreadable result")
+            text = dump({"id": task.name, **problem.document()}).decode()
+            final = problem.status == 502  # it will not become readable
+            place = self._position.moved(task.handle.id, None, ready=final)
+            await self._send(send, event(text, name="problem", id=place))
+            return final
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and wait for their ends."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -35,8 +35,7 @@ class Tokens:
 
     def make(self, task_id: str, request: HTTPConnection) -> str:
         """A token for a task, for whoever sends this request."""
-        token = self._serializer.dumps([task_id, self._subject_of(request)])
-        return token.decode() if isinstance(token, bytes) else token
+        return str(self._serializer.dumps([task_id, self._subject_of(request)]))
 
     def read(self, token: str, request: HTTPConnection) -> str:
         """The id in a token.

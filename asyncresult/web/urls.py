@@ -1,59 +1,57 @@
-"""Where the tasks are served, seen from any handler of the same app."""
+"""Where the tasks are served, seen from any handler of the same app, and from the handlers that serve them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.routing import Mount, NoMatchFound
+from starlette.routing import BaseRoute, Mount, NoMatchFound
 
-from .settings import Settings
+from .settings import Settings, all_settings
 
-__all__ = ["SETTINGS", "STATUS", "links_of", "settings_of"]
-
-STATUS = "asyncresult-status"
-"""The name of the route of a task's status."""
-SETTINGS = "asyncresult_web"
-"""The attribute of a status endpoint, or of a mounted app, that holds its settings."""
+__all__ = ["base_of", "find_served", "links_of"]
 
 
-def links_of(request: Request, id: str, base: str | None = None) -> dict[str, str]:
-    """The URLs of a task, as paths of this host: ``self``, ``events`` and ``page``.
-
-    Raises:
-        RuntimeError: It cannot be found where tasks are served.
-    """
-    settings = settings_of(request)
-    name = settings.name_of(request, id)
-    here = base.rstrip("/") + f"/{quote(name, safe='')}" if base is not None else _path(request, name)
+def links_of(base: str, name: str) -> dict[str, str]:
+    """The URLs of a task, as paths of this host: ``self``, ``events`` and ``page``."""
+    here = f"{base}/{quote(name, safe='')}"
     return {"self": here, "events": f"{here}/events", "page": f"{here}/page"}
 
 
-def _path(request: Request, name: str) -> str:
-    app: Any = request.scope.get("asyncresult_root") or request.app
+def base_of(request: Request, segments: int) -> str:
+    """The path below which the routes are, seen from one of them, which has so many segments of its own."""
+    path, root = request.scope["path"], request.scope.get("root_path", "")
+    full = path if path.startswith(root) else root + path
+    return quote(full.rsplit("/", segments)[0])
+
+
+def find_served(request: Request, base: str | None) -> tuple[Settings | None, str | None]:
+    """The settings of the tasks that the app of this request serves, and the path below which it does.
+
+    Args:
+        base: That path, where several parts of the app serve tasks, or where it cannot be found.
+    """
+    router: Any = request.scope["router"]
     root = request.scope.get("app_root_path", request.scope.get("root_path", ""))
-    for found in _names(app):
-        try:
-            return f"{root}{app.url_path_for(found, task_id=name)}"
-        except NoMatchFound:
-            continue
-    raise RuntimeError(
-        "nothing serves tasks here: mount asyncresult.web.create_app(…), include asyncresult.web.fastapi.router(…),"
-        " or give base="
-    )
+    for settings in all_settings():
+        for prefix in ("", *_mount_names(router.routes)):
+            try:
+                path = router.url_path_for(f"{prefix}{settings.route_name}", task_id="-")
+            except NoMatchFound:
+                continue
+            found = f"{root}{path}".removesuffix("/-")
+            if base is None or base.rstrip("/") == found:
+                return settings, found
+    return None, None if base is None else base.rstrip("/")
 
 
-def _names(app: Any) -> list[str]:
-    mounts = [route.name for route in app.routes if isinstance(route, Mount) and hasattr(route.app, SETTINGS)]
-    return [STATUS, *(f"{name}:{STATUS}" for name in mounts)]
-
-
-def settings_of(request: Request) -> Settings:
-    """The settings of the tasks that are served in the app of this request."""
-    for route in request.app.routes:
-        for place in (getattr(route, "endpoint", None), getattr(route, "app", None)):
-            settings = getattr(place, SETTINGS, None)
-            if isinstance(settings, Settings):
-                return settings
-    return Settings(authorize=lambda request, id: False)
+def _mount_names(routes: Iterable[BaseRoute]) -> Iterator[str]:
+    """What stands before the names of routes below mounts that have names."""
+    for route in routes:
+        if isinstance(route, Mount):
+            own = f"{route.name}:" if route.name else ""
+            if own:
+                yield own
+            yield from (own + inner for inner in _mount_names(route.routes))

@@ -33,6 +33,8 @@ MODULES = [
     "asyncresult.result",
     "asyncresult.states",
     "asyncresult.sync",
+    "asyncresult.web",
+    "asyncresult.web.fastapi",
     "asyncresult.worker",
 ]
 #: Methods with underscores that users reach through the language.
