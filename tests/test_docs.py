@@ -28,6 +28,8 @@ from asyncresult import AsyncResult, Backend, _portal
 from asyncresult._redis import urls
 from asyncresult._storage import options as store_options
 from asyncresult.backend import KNOWN_SCHEMES
+from asyncresult.codec import Codec
+from tests.tools import record_vectors
 from tests.tools.celery_worker import CeleryWorker
 from tests.tools.servers import RedisServer
 
@@ -277,3 +279,12 @@ def test_options_of_connections() -> None:
 def test_options_of_sentinel_and_cluster() -> None:
     assert listed("Sentinel").keys() == store_options.SENTINEL_OPTIONS.keys()
     assert listed("Cluster").keys() == store_options.CLUSTER_OPTIONS.keys()
+
+
+def test_the_records_to_test_with_are_those_of_the_tests() -> None:
+    """``python -m tests.tools.record_vectors`` writes them."""
+    assert record_vectors.PATH.read_text(encoding="utf-8") == record_vectors.text()
+    codec = Codec()
+    for vector in record_vectors.vectors():
+        meta = codec.decode(vector["key"].removeprefix("celery-task-meta-"), vector["payload"].encode())
+        assert (meta.status, meta.ready) == (vector["status"], vector["ready"])

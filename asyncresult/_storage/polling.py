@@ -88,6 +88,8 @@ class Schedule:
     def __init__(self, min_interval: float, max_interval: float) -> None:
         self.min_interval = min_interval
         self.max_interval = max_interval
+        #: Whether a request is filled up with what is not due yet.
+        self.fill = True
         self._watches: dict[bytes, Watch] = {}
         self._heap: list[tuple[float, int, Watch]] = []
         self._number = count()
@@ -157,7 +159,7 @@ class Schedule:
         taken: list[Watch] = []
         due = self.due
         if due is not None and due <= now:
-            room, until = (batch, inf) if batch > 1 else (SINGLE_READS, now)
+            room, until = (batch, inf if self.fill else now) if batch > 1 else (SINGLE_READS, now)
             while len(taken) < room and (due := self.due) is not None and due <= until:
                 watch = heappop(self._heap)[2]
                 watch.due = None

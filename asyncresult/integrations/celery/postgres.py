@@ -239,6 +239,7 @@ class PostgresEngine(PolledEngine):
             return
         self.listening = listening
         schedule, driver = self._schedule, self._driver
+        schedule.fill = not listening  # what is announced is read by itself, and so sooner
         if listening:
             logger.info("%s notifies", driver)
             schedule.min_interval = schedule.max_interval = max(SWEEP, driver.max_interval)
