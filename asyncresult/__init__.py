@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ._handles.result import AsyncResult
 from ._handles.updates import Updates
-from ._storage.engine import BackendStats
+from ._storage.engine import BackendStats, Health
 from .backend import Backend, connect, current_backend
 from .codec.json import register_type
 from .errors import (
@@ -55,6 +55,7 @@ __all__ = [
     "EagerResult",
     "Executor",
     "GroupResult",
+    "Health",
     "NotReady",
     "Promise",
     "ResultDecodeError",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 
 __all__ = ["BACKOFF_FIRST", "BACKOFF_LAST", "Backoff", "Health", "Outage"]
 
@@ -43,8 +44,14 @@ class Health:
         self.proven = False
 
 
+#: Seconds after which an outage that goes on is logged again; doubled each time.
+LOGGED_AGAIN_AFTER = 10.0
+
+
 class Outage:
-    """What is wrong with a connection, said to the log once and not at every attempt.
+    """What is wrong with a connection, said to the log at first and then at doubling intervals, not at every attempt.
+
+    Its end is logged at the level of its beginning: a log that shows one shows the other.
 
     Args:
         what: The connection, for messages; holds no secret.
@@ -53,18 +60,32 @@ class Outage:
     def __init__(self, what: str) -> None:
         self.reason: str | None = None
         self._what = what
-        self._logged = False
+        self._began: float | None = None
+        self._interval = self._log_at = 0.0
 
     def note(self, reason: str, *, log: bool = True) -> None:
         """An attempt failed, or the connection was lost."""
-        if log and not self._logged:
-            self._logged = True
-            logger.warning("%s lost: %s; waiting goes on, reconnecting", self._what, reason)
         self.reason = reason
+        if not log:
+            return
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+            self._interval = LOGGED_AGAIN_AFTER
+            self._log("lost: %s; waiting goes on, reconnecting", reason)
+        elif now >= self._log_at:
+            self._interval *= 2
+            self._log("still away after %.0f s: %s", now - self._began, reason)
+        else:
+            return
+        self._log_at = now + self._interval
 
     def over(self) -> None:
         """The connection is up again."""
-        if self._logged:
-            logger.info("%s is back", self._what)
-        self._logged = False
+        if self._began is not None:
+            self._log("is back after %.1f s", time.monotonic() - self._began, event="back")
+        self._began = None
         self.reason = None
+
+    def _log(self, text: str, *arguments: object, event: str = "lost") -> None:
+        logger.warning("%s " + text, self._what, *arguments, extra={"backend": self._what, "event": event})  # noqa: G003

@@ -19,7 +19,7 @@ from .decoding import DecodingThread
 if TYPE_CHECKING:
     from .waiters import Waiters
 
-__all__ = ["BackendStats", "Engine"]
+__all__ = ["BackendStats", "Engine", "Health"]
 
 
 # No dataclass: the first one costs more than the rest of this room (benchmarks: import).
@@ -50,6 +50,22 @@ class BackendStats(msgspec.Struct, frozen=True):
 
 
 T = TypeVar("T")
+
+
+class Health(msgspec.Struct, frozen=True):
+    """What :meth:`Backend.health` has found.
+
+    Attributes:
+        ok: Whether the store answered in time.
+        latency: Seconds of that round trip; None if it did not answer.
+        connected: Whether the connections that are open stand; true where nothing waits, so nothing is subscribed.
+        reason: What is wrong, without secrets; None if nothing is.
+    """
+
+    ok: bool
+    latency: float | None = None
+    connected: bool = True
+    reason: str | None = None
 
 
 class Engine(ABC):

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from .. import _background
 from .._checks import check_lifetime, check_seconds
 from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec
-from ..errors import BackendClosed, BackendError, ResultDecodeError
+from ..errors import AsyncResultError, BackendClosed, BackendError, ResultDecodeError
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, FAILURE, PENDING, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
-from .engine import BackendStats, Engine
+from .engine import BackendStats, Engine, Health
 from .engines import Engines
 from .keys import HISTORY, REVOKE, Keys
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Driver", "Store", "engine_of", "lifetime_of"]
 
 DEFAULT_EXPIRES = 86400.0
+#: What a ping looks for: a key that readers may read, and that nothing writes.
+PING_ID = "asyncresult-ping"
 #: In place of a state, in what is kept beside records.
 _BESIDE = "BESIDE"
 
@@ -193,6 +195,34 @@ class Store(Keys, ABC):
             return await engine_of(self).command(*words)
         except NotImplementedError:
             raise BackendError(f"{self} has no server that takes commands") from None
+
+    async def ping(self) -> float:
+        """Ask the store for something small; returns the seconds that it took.
+
+        Raises: as :meth:`get_raw`.
+
+        Wire: STRLEN.
+        """
+        engine = engine_of(self)
+        begun = engine.loop.time()
+        await engine.exists(self.task_key(PING_ID))
+        return engine.loop.time() - begun
+
+    async def health(self, *, timeout: float = 2.0) -> Health:
+        """Whether the store can be used now: for readiness probes. Raises nothing but cancellation.
+
+        Args:
+            timeout: Seconds that it may take to answer.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                latency = await self.ping()
+        except TimeoutError as error:  # that of the block, or BackendUnavailable
+            return Health(ok=False, connected=False, reason=str(error) or f"no answer within {timeout:g} s")
+        except AsyncResultError as error:
+            return Health(ok=False, connected=False, reason=str(error))
+        stats = self.stats()
+        return Health(ok=True, latency=latency, connected=stats.last_error is None, reason=stats.last_error)
 
     async def _decoded(self, task_id: str, payload: bytes | None) -> TaskMeta:
         """The record, whatever its size."""

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from .. import backend as backends
 from .._portal import run
-from .._storage.engine import BackendStats
+from .._storage.engine import BackendStats, Health
 from ..meta import TaskMeta
 from .base import Blocking, async_backend, blocking
 from .result import AsyncResult
@@ -86,6 +86,14 @@ class Backend(Blocking):
     def stats(self) -> BackendStats:
         """Counters of the connections; zeros where there are none yet."""
         return self._backend.stats()
+
+    def ping(self) -> float:
+        """Ask the store for something small; returns the seconds that it took."""
+        return run(self._backend.ping)
+
+    def health(self, *, timeout: float = 2.0) -> Health:
+        """Whether the store can be used now: for readiness probes."""
+        return run(self._backend.health, timeout=timeout)
 
     # -- handles --------------------------------------------------------------------------------------
 
