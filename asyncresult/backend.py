@@ -239,7 +239,7 @@ def connect(url: Any = None, **options: Any) -> Backend:
 def _driver(scheme: str, url: str, options: dict[str, Any]) -> tuple[Driver, dict[str, Any]] | None:
     """The driver for a URL, and the options that are the backend's own; None for an unknown scheme."""
     if scheme in _SINGLE_SERVER:
-        from ._redis.engine import RedisDriver  # not before it is needed: redis-py takes long to import
+        from ._redis.driver import RedisDriver  # not before it is needed: redis-py takes long to import
 
         return RedisDriver.from_url(url, options)
     if scheme in _SENTINEL:

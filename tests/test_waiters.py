@@ -274,6 +274,8 @@ class Table(Waiters):
     def subscribe(self, keys: list[bytes]) -> None:
         self.subscribed_to += keys
 
+    def wake(self) -> None: ...
+
     def unsubscribe(self, keys: list[bytes]) -> None:
         self.given_up += keys
 

@@ -9,15 +9,15 @@ and no others. Commands are sent to whoever owns the slot of their key, in one p
     job ──split by owner──> parts ──answered──> replies in order ──> job is done
                               │  └─MOVED───> the slot has a new owner: sent there
                               │  └─ASK─────> the slot is on its way: sent there once, after ASKING
-                              └─no answer, CLUSTERDOWN, TRYAGAIN──> astray: sent again after the next look
+                              └─no answer, CLUSTERDOWN, TRYAGAIN──> undelivered: sent again after the next look
 
 The *keeper* looks at the slots with each heartbeat, and soon after every sign that they have changed. Its
-look is also the pause between two attempts: what is astray waits for it.
+look is also the pause between two attempts: what is undelivered waits for it.
 
-Results are heard in one of two ways:
+Results are listened for in one of two ways:
 
 * classic (default): one SUBSCRIBE connection to any node. The cluster passes what is PUBLISHed on any
-  node to all nodes, so this hears stock writers too; and pays with N-1 copies of every message.
+  node to all nodes, so this receives those of stock writers too; and pays with N-1 copies of every message.
 * sharded: one SSUBSCRIBE connection to each primary that is needed, and the store script says SPUBLISH. A
   message stays in its shard. Writers that PUBLISH are only noticed by the safety sweep.
 
@@ -37,23 +37,24 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from redis.exceptions import AskError, MovedError, RedisError
+from redis.exceptions import RedisError
 
 from .. import _background
-from .._storage.store import Store
+from .._storage.waiters import Waiters
 from ..errors import AsyncResultError, BackendClosed, BackendError, BackendUnavailable
-from .address import Address, dial_address
+from .address import Address
 from .connection import Command, CommandConnection, query
-from .engine import RedisDriver, RedisEngine
+from .driver import RedisDriver
 from .errors import describe, is_transient, typed_error
 from .options import Options
 from .outage import Backoff, Outage
 from .pump import Job, Pump
+from .slots import Redirected, Slots, read_redirection
 from .subscriber import Subscriber
+from .topology import Links, Topology
 from .urls import parse_cluster
-from .wire import SLOTS, slot_of
 
-__all__ = ["ClusterDriver", "ClusterEngine"]
+__all__ = ["Cluster", "ClusterDriver"]
 
 logger = logging.getLogger("asyncresult")
 
@@ -80,47 +81,45 @@ class ClusterDriver(RedisDriver):
     def _parse(url: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Options]:
         return parse_cluster(url, options)
 
-    def _make_engine(self, store: Store) -> RedisEngine:
-        return ClusterEngine(store, self.options)
+    @staticmethod
+    def _topology(links: Links, table: Waiters) -> Topology:
+        return Cluster(links, table)
 
     def __str__(self) -> str:
         scheme = "rediss+cluster" if self.options.tls else self.scheme
         return f"{scheme}://{','.join(map(str, self.options.addresses))}"
 
 
-class ClusterEngine(RedisEngine):
+class Cluster(Topology):
     """A command connection for each primary, and one or more subscriptions."""
 
     records_per_call = 1  # their keys live in many slots
     one_by_one = True
 
-    def _open(self) -> asyncio.Task[None]:
-        self._owners: list[Address | None] = [None] * SLOTS
-        self._primaries: frozenset[Address] = frozenset()
+    def __init__(self, links: Links, table: Waiters) -> None:
+        super().__init__(links, table)
+        self._options = links.options
+        self.slots = Slots()
         self._nodes: dict[Address, Pump] = {}
         self._retired: set[asyncio.Task[None]] = set()
-        self._astray: list[_Part] = []
+        self._undelivered: list[_Part] = []
         self._unfinished: set[_Scattered] = set()  # those that closing waits for
         self._drained: asyncio.Future[None] | None = None
         self._slow = 0
         self._overdue: asyncio.TimerHandle | None = None
         self._doubtful = asyncio.Event()
         self._closing = False
-        self._shards: dict[Address, _Shard] = {}
-        self._homeless: set[bytes] = set()  # shard channels that wait for the next look
-        self._subscribed_at: Address | None = None
-        if self._options.sharded:
-            self.subscribe = self._subscribe_by_shard
-            self.unsubscribe = self._unsubscribe_by_shard
-            self.waiters.connected()
-        else:
-            self._subscriber = self._make_subscriber(self._dial, self.waiters)
-            self.subscribe = self._subscriber.subscribe
-            self.unsubscribe = self._subscriber.unsubscribe
-        self._outage = Outage(f"cluster {self._backend}")
+        self._outage = Outage(f"cluster {links.name}")
         self._had_slots = False
-        self._keeper = _background.keep_alive(self._keep(), name=f"slots {self._backend}")
-        return self._keeper
+        self._shards: dict[Address, _Shard] = {}
+        self._unassigned: set[bytes] = set()  # shard channels that wait for the next look
+        self._subscribed_at: Address | None = None
+        # The one of classic channels; shard channels have one for each primary.
+        self._subscriber = None if links.options.sharded else links.subscriber(self._dial, table)
+        if self._subscriber is None:
+            table.connected()
+        self._keeper = _background.keep_alive(self._keep(), name=f"slots {links.name}")
+        self._keeper.add_done_callback(lambda _: self._keeper_ended())
 
     # -- the slots ------------------------------------------------------------------------------------
 
@@ -133,14 +132,14 @@ class ClusterEngine(RedisEngine):
             try:
                 trouble = await self._look()
             except Exception as error:  # a dead keeper would be waits that never end: go on, and loudly
-                logger.exception("%s: unexpected error", self._backend)
+                logger.exception("%s: unexpected error", self._links.name)
                 trouble = error
             self._release_parts(trouble)
-            homeless, self._homeless = self._homeless, set()
-            self.waiters.dropped(homeless)
+            unassigned, self._unassigned = self._unassigned, set()
+            self._table.dropped(unassigned)
             await asyncio.sleep(backoff.next())
             try:
-                async with asyncio.timeout(SLOW if self._slow else self._backend.heartbeat * random.uniform(0.9, 1)):
+                async with asyncio.timeout(SLOW if self._slow else self._links.heartbeat * random.uniform(0.9, 1)):
                     await self._doubtful.wait()
             except TimeoutError:
                 backoff.reset()
@@ -148,31 +147,33 @@ class ClusterEngine(RedisEngine):
     def _release_parts(self, trouble: Exception | None) -> None:
         """After a look: send what waits for it, or let it fail."""
         if trouble is None:
-            self.health.proven = self._had_slots = True
+            self._links.health.proven = self._had_slots = True
             self._outage.over()
         else:
-            self._outage.note(describe(trouble), log=self.waiters.wanted)
+            self._outage.note(describe(trouble), log=self._table.wanted)
         is_final = trouble is not None and not is_transient(trouble) and not self._had_slots
-        error = typed_error(trouble, str(self._backend)) if trouble is not None else None
-        parts, self._astray = self._astray, []
+        error = typed_error(trouble, self._links.name) if trouble is not None else None
+        parts, self._undelivered = self._undelivered, []
         for part in parts:
             if error is not None and (is_final or part.is_over()):
                 part.failed(error)
             elif part.is_over():
-                part.failed(BackendUnavailable(f"{self._backend}: no node takes the command"))
+                part.failed(BackendUnavailable(f"{self._links.name}: no node takes the command"))
             else:
                 part.send()
 
     async def _look(self) -> Exception | None:
-        """Query one node after the other for the slots; returns why none told."""
+        """Query one node after the other for the slots; returns why none answered."""
         # First the one that we are subscribed at: it must be part of the cluster.
         subscribed_at = self._subscribed_at
-        nodes = [*self._primaries] or [*self._options.addresses]
+        nodes = [*self.slots.primaries] or [*self._options.addresses]
         random.shuffle(nodes)
         trouble: Exception = BackendUnavailable("no node answers")
         for address in dict.fromkeys([*([subscribed_at] if subscribed_at else ()), *nodes, *self._options.addresses]):
             try:
-                info, slots = await query(self._options, address, self._tls, ("CLUSTER", "INFO"), ("CLUSTER", "SLOTS"))
+                info, slots = await query(
+                    self._options, address, self._links.tls, ("CLUSTER", "INFO"), ("CLUSTER", "SLOTS")
+                )
             except (RedisError, OSError) as error:
                 trouble = error
                 continue
@@ -182,54 +183,48 @@ class ClusterEngine(RedisEngine):
                 trouble = BackendUnavailable(f"{address}: the cluster is down")
             else:
                 self._apply(slots, address)
-                if subscribed_at is not None and address != subscribed_at and self._subscribed_at == subscribed_at:
+                if (
+                    self._subscriber is not None
+                    and subscribed_at is not None
+                    and address != subscribed_at
+                    and self._subscribed_at == subscribed_at
+                ):
                     self._subscriber.abort(f"{subscribed_at} is no working part of the cluster")
                 return None
         return trouble
 
-    def _apply(self, slots: Sequence[Sequence[Any]], told_by: Address) -> None:
-        owners: list[Address | None] = [None] * SLOTS
-        for first, last, (host, port, *_), *_ in slots:
-            # A node that does not know its own name means: the one that you asked by.
-            owner = Address(host.decode() if host else told_by.host, int(port))
-            owners[first : last + 1] = [owner] * (last + 1 - first)
-        if owners == self._owners:
+    def _apply(self, slots: Sequence[Sequence[Any]], given_by: Address) -> None:
+        before = self.slots.primaries
+        if not self.slots.replace(slots, given_by):
             return
-        before = self._primaries
-        self._owners, self._primaries = owners, frozenset(owner for owner in owners if owner is not None)
-        for address in self._nodes.keys() - self._primaries:
+        for address in self._nodes.keys() - self.slots.primaries:
             task = self._nodes.pop(address).close()
             self._retired.add(task)
             task.add_done_callback(self._retired.discard)
-        for address in self._shards.keys() - self._primaries:
-            self._homeless |= self._shards[address].keys
+        for address in self._shards.keys() - self.slots.primaries:
+            self._unassigned |= self._shards[address].keys
             self._retire_shard(address)
         for address, shard in self._shards.items():
-            self._homeless |= shard.give_up(key for key in shard.keys if owners[slot_of(key)] != address)
-        if before and before != self._primaries:
-            self.waiters.sweep()  # the node that is gone may have stored what it could not announce any more
+            self._unassigned |= shard.give_up(key for key in shard.keys if self.slots.owner_of(key) != address)
+        if before and before != self.slots.primaries:
+            self._table.sweep()  # the node that is gone may have stored what it could not announce any more
 
-    def _moved(self, error: MovedError) -> None:
-        if error.host:  # a node may not know the name of another one
-            self._owners[error.slot_id] = Address(error.host, error.port)
+    def moved(self, redirected: Redirected) -> None:
+        self.slots.moved(redirected)
         self._doubtful.set()
 
     # -- commands -------------------------------------------------------------------------------------
 
-    def fetch(self, keys: list[bytes]) -> None:
-        by_owner: dict[Address | None, list[bytes]] = {}
-        for key in keys:
-            by_owner.setdefault(self._owners[slot_of(key)], []).append(key)
-        for group in by_owner.values():
-            super().fetch(group)
-        if self._overdue is None:
-            self._overdue = self.loop.call_later(SLOW, self._reads_are_overdue)
+    def by_owner(self, keys: list[bytes]) -> Iterable[list[bytes]]:
+        return self.slots.by_owner((key, key) for key in keys).values()
 
     def _reads_are_overdue(self) -> None:
         self._overdue = None
-        self.waiters.overdue()
+        self._table.overdue()
 
-    def _send(self, job: Job) -> None:
+    def submit(self, job: Job) -> None:
+        if job.patience is None and self._overdue is None:  # a read for those who wait
+            self._overdue = self._loop.call_later(SLOW, self._reads_are_overdue)
         job.leave()
         if not job.commands:  # about no key at all
             job.done([])
@@ -239,21 +234,18 @@ class ClusterEngine(RedisEngine):
             self._unfinished.add(whole)
         whole.send(range(len(job.commands)))
 
-    def _finished(self, whole: _Scattered) -> None:
+    def finished(self, whole: _Scattered) -> None:
         self._unfinished.discard(whole)
         if not self._unfinished and self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
-    def _node(self, address: Address) -> Pump:
+    def node(self, address: Address) -> Pump:
         node = self._nodes.get(address)
         if node is None:
-            connection = self._make_connection(address)
-            node = self._nodes[address] = Pump(
-                functools.partial(self._execute, connection),
-                connection.abort,
-                address=str(address),
-                health=self.health,
-                astray=self._went_astray,
+            connection = self._links.connection(address)
+            execute = functools.partial(self._execute, connection)
+            node = self._nodes[address] = self._links.pump(
+                execute, connection.abort, address=address, undelivered=self.undelivered
             )
         return node
 
@@ -266,7 +258,7 @@ class ClusterEngine(RedisEngine):
             self._slow += 1
             self._doubtful.set()
 
-        timer = self.loop.call_later(SLOW, is_slow)
+        timer = self._loop.call_later(SLOW, is_slow)
         try:
             await connection.execute(commands, replies)
         finally:
@@ -274,48 +266,55 @@ class ClusterEngine(RedisEngine):
             if slow:
                 self._slow -= 1
 
-    def _went_astray(self, jobs: Iterable[Job]) -> None:
+    def undelivered(self, jobs: Iterable[Job]) -> None:
         """Keep parts until the next look at the slots."""
         parts = [job for job in jobs if isinstance(job, _Part)]  # the others are AUTH, for that connection alone
         if self._closing:
             for part in parts:
-                part.failed(BackendClosed(f"{self._backend}: the backend was closed before the command was answered"))
+                part.failed(
+                    BackendClosed(f"{self._links.name}: the backend was closed before the command was answered")
+                )
         elif parts:
-            self._astray += parts
+            self._undelivered += parts
             self._doubtful.set()
 
-    # -- hearing results: classic ---------------------------------------------------------------------
+    # -- subscriptions ---------------------------------------------------------------------
 
     async def _dial(self, factory: Callable[[], asyncio.Protocol]) -> object:
         # Another one than last time, if there is: that one may be why we are here.
-        nodes = list((self._primaries or set(self._options.addresses)) - {self._subscribed_at})
+        nodes = list((self.slots.primaries or set(self._options.addresses)) - {self._subscribed_at})
         self._subscribed_at = random.choice(nodes) if nodes else self._subscribed_at or self._options.addresses[0]
-        return await dial_address(self._subscribed_at, self._tls, factory)
+        return await self._links.dial(self._subscribed_at, factory)
 
-    # -- hearing results: sharded ---------------------------------------------------------------------
-
-    def _subscribe_by_shard(self, keys: list[bytes]) -> None:
-        by_owner: dict[Address | None, list[bytes]] = {}
-        for key in keys:
-            by_owner.setdefault(self._owners[slot_of(key)], []).append(key)
-        for owner, own in by_owner.items():
+    def subscribe(self, keys: list[bytes]) -> None:
+        if self._subscriber is not None:
+            self._subscriber.subscribe(keys)
+            return
+        for owner, own in self.slots.by_owner((key, key) for key in keys).items():
             if owner is None:
-                self.without_home(own)
+                self.unassign(own)
             else:
                 shard = self._shards.get(owner)
                 if shard is None:
-                    shard = self._shards[owner] = _Shard(self, owner)
+                    shard = self._shards[owner] = _Shard(self, self._links, self._table, owner)
                 shard.subscribe(own)
 
-    def _unsubscribe_by_shard(self, keys: list[bytes]) -> None:
+    def unsubscribe(self, keys: list[bytes]) -> None:
+        if self._subscriber is not None:
+            self._subscriber.unsubscribe(keys)
+            return
         unwanted = set(keys)
-        self._homeless -= unwanted
+        self._unassigned -= unwanted
         for shard in self._shards.values():
             shard.give_up(shard.keys & unwanted)
 
-    def without_home(self, keys: Iterable[bytes]) -> None:
+    def wake(self) -> None:
+        if self._subscriber is not None:  # the shards are woken by what they subscribe
+            self._subscriber.wake()
+
+    def unassign(self, keys: Iterable[bytes]) -> None:
         """Subscribe and read these again after the next look at the slots."""
-        self._homeless.update(keys)
+        self._unassigned.update(keys)
         self._doubtful.set()
 
     def _retire_shard(self, address: Address) -> None:
@@ -330,46 +329,49 @@ class ClusterEngine(RedisEngine):
         return self._outage.reason or super().last_error
 
     @property
-    def _is_connected(self) -> bool:
-        if not self._options.sharded:
-            return super()._is_connected and self._outage.reason is None
+    def is_connected(self) -> bool:
+        if self._subscriber is not None:
+            return super().is_connected and self._outage.reason is None
         # A subscription that nobody needs does not come back when it is lost.
         up = bool(self._shards) and all(shard.subscriber.up for shard in self._shards.values() if shard.wanted)
-        return up and not self._homeless and self._outage.reason is None
+        return up and not self._unassigned and self._outage.reason is None
 
     @property
-    def _subscribers(self) -> Sequence[Subscriber]:
-        if not self._options.sharded:
+    def subscribers(self) -> Sequence[Subscriber]:
+        if self._subscriber is not None:
             return (self._subscriber,)
         return [shard.subscriber for shard in self._shards.values()]
 
     @property
-    def _pumps(self) -> Sequence[Pump]:
+    def pumps(self) -> Sequence[Pump]:
         return list(self._nodes.values())
 
-    async def _drain(self, timeout: float) -> None:
+    @property
+    def ended(self) -> asyncio.Task[None]:
+        return self._keeper
+
+    async def drain(self, timeout: float) -> None:
         if self._unfinished:
-            self._drained = self.loop.create_future()
+            self._drained = self._loop.create_future()
             await asyncio.wait([self._drained], timeout=timeout)
 
-    def _stop_commands(self) -> set[asyncio.Task[None]]:
+    def close(self) -> set[asyncio.Task[None]]:
         self._keeper.cancel()
         return {self._keeper, *self._retired, *(node.close() for node in self._nodes.values())}
 
-    def _loop_ended(self) -> None:
+    def _keeper_ended(self) -> None:
         self._closing = True
         if self._overdue is not None:
             self._overdue.cancel()
-        astray, self._astray = self._astray, []
-        self._went_astray(astray)
-        super()._loop_ended()
+        undelivered, self._undelivered = self._undelivered, []
+        self.undelivered(undelivered)
 
 
 class _Scattered:
     """A job on its way through the cluster; done when every command has a reply that is no redirection."""
 
-    def __init__(self, engine: ClusterEngine, job: Job) -> None:
-        self.engine = engine
+    def __init__(self, topology: Cluster, job: Job) -> None:
+        self.topology = topology
         self.job = job
         self.losses: Counter[int] = Counter()  # by number, for commands that were alone when a connection was lost
         self._replies: list[Any] = [None] * len(job.commands)
@@ -377,40 +379,38 @@ class _Scattered:
         self._over = False
         self._redirections = 0
         if job.patience is not None:
-            job.deadline = engine.loop.time() + job.patience
+            job.deadline = asyncio.get_running_loop().time() + job.patience
 
     def send(self, numbers: Iterable[int]) -> None:
         """Send the commands with these numbers, one part to each owner."""
-        by_owner: dict[Address | None, list[int]] = {}
-        for number in numbers:
-            owner = self.engine._owners[slot_of(_key_of(self.job.commands[number]))]
-            by_owner.setdefault(owner, []).append(number)
+        by_owner = self.topology.slots.by_owner((_key_of(self.job.commands[number]), number) for number in numbers)
         for owner, own in by_owner.items():
             part = _Part(self, own)
             if owner is None:
-                self.engine._went_astray([part])
+                self.topology.undelivered([part])
             else:
-                self.engine._node(owner).submit(part)
+                self.topology.node(owner).submit(part)
 
     def answered(self, numbers: Sequence[int], replies: Sequence[Any]) -> None:
         moved: list[int] = []
         for number, reply in zip(numbers, replies, strict=True):
-            if isinstance(reply, MovedError):
-                self.engine._moved(reply)
-                moved.append(number)
-            elif isinstance(reply, AskError) and reply.host:
-                self.engine._node(Address(reply.host, reply.port)).submit(_Part(self, [number], asking=True))
-            else:
+            redirected = read_redirection(reply)
+            if redirected is None:
                 self._replies[number] = reply
                 self._left -= 1
+            elif redirected.once and redirected.to is not None:
+                self.topology.node(redirected.to).submit(_Part(self, [number], asking=True))
+            else:
+                self.topology.moved(redirected)
+                moved.append(number)
         if moved and not self._over:
             self._redirections += 1
             if self._redirections <= PROMPT_REDIRECTIONS:
                 self.send(moved)
             else:
-                self.engine._went_astray([_Part(self, moved)])
+                self.topology.undelivered([_Part(self, moved)])
         if not self._left and not self._over:
-            self.engine._finished(self)
+            self.topology.finished(self)
             self.job.done(self._replies)
             self._over = True
 
@@ -418,7 +418,7 @@ class _Scattered:
         """One part failed, or :meth:`answered` raised."""
         if not self._over:
             self._over = True
-            self.engine._finished(self)
+            self.topology.finished(self)
             self.job.failed(error)
 
 
@@ -459,23 +459,25 @@ class _Part(Job):
 
     def is_over(self) -> bool:
         """Whether the patience is used up."""
-        return self.deadline is not None and self._whole.engine.loop.time() >= self.deadline
+        return self.deadline is not None and asyncio.get_running_loop().time() >= self.deadline
 
 
 class _Shard:
     """The sink of the subscription to one primary: stands between it and the table of waiters."""
 
-    def __init__(self, engine: ClusterEngine, address: Address) -> None:
+    def __init__(self, topology: Cluster, links: Links, table: Waiters, address: Address) -> None:
         self.keys: set[bytes] = set()
-        self._engine = engine
-        self._table = engine.waiters
+        self._topology = topology
+        self._table = table
         self._connected = False
-        self.pushed = engine.waiters.pushed
-        self.subscriber = engine._make_subscriber(functools.partial(dial_address, address, engine._tls), self)
+        self.subscriber = links.subscriber(functools.partial(links.dial, address), self)
 
     def subscribe(self, keys: list[bytes]) -> None:
         self.keys.update(keys)
-        self.subscriber.subscribe(keys if self._connected else [])
+        if self._connected:
+            self.subscriber.subscribe(keys)
+        else:
+            self.subscriber.wake()
 
     def give_up(self, keys: Iterable[bytes]) -> set[bytes]:
         """Unsubscribe ``keys``; returns them."""
@@ -498,11 +500,14 @@ class _Shard:
         self._connected = False
         self.dropped(list(self.keys))
 
+    def pushed(self, key: bytes, payload: bytes) -> None:
+        self._table.pushed(key, payload)
+
     def acked(self, keys: list[bytes]) -> None:
-        self._table.acked([key for key in keys if key in self.keys])  # others have another home by now
+        self._table.acked([key for key in keys if key in self.keys])  # others belong to another node by now
 
     def dropped(self, keys: list[bytes]) -> None:
-        self._engine.without_home(self.keys.intersection(keys))
+        self._topology.unassign(self.keys.intersection(keys))
         self.keys.difference_update(keys)
 
     def refused(self, keys: list[bytes], error: AsyncResultError) -> None:

@@ -1,4 +1,4 @@
-"""``redis://``, ``rediss://``, ``unix://`` and their ``valkey`` twins: one server.
+"""The engine of Redis and Valkey: verbs become commands, and a topology sends them (:mod:`.topology`).
 
 Two connections, for a reason that was measured: everything written to a subscribed client counts against
 Redis' ``client-output-buffer-limit pubsub`` (32 MB, or 8 MB for 60 s). With reads on the same connection,
@@ -15,30 +15,23 @@ import asyncio
 import functools
 import logging
 import re
-import weakref
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import sha1
-from typing import Any, ClassVar, Self
-
-from redis.credentials import StreamingCredentialProvider
+from typing import Any
 
 from .._storage.engine import BackendStats, Engine
-from .._storage.store import Driver, Store
+from .._storage.store import Store
 from .._storage.waiters import READ_CHUNK, Waiters
 from ..errors import AsyncResultError, BackendClosed
-from .address import Address, Dial, dial_address
-from .connection import LIBRARY, Command, CommandConnection, credentials
+from .connection import Command
 from .errors import first_error
 from .options import Options
-from .outage import Health
-from .pump import Execute, Job, Pump
+from .pump import Job, Pump
 from .reads import Read, Receiver
-from .subscriber import Sink, Subscriber
-from .urls import parse
-from .wire import Wire
-from .writes import RECORDS_PER_CALL, Script, Write, WriteBatch, fail, settle
+from .topology import Links, Topology
+from .writes import Script, Write, WriteBatch, fail, settle
 
-__all__ = ["RedisDriver", "RedisEngine"]
+__all__ = ["RedisEngine"]
 
 logger = logging.getLogger("asyncresult")
 
@@ -46,89 +39,21 @@ logger = logging.getLogger("asyncresult")
 SCAN_COUNT = 1000
 
 
-class RedisDriver(Driver):
-    """Records in one Redis or Valkey server.
+class RedisEngine(Engine):
+    """A topology, and the table of waiters that it serves.
 
-    Its URL is ``redis://[[user]:password@]host[:port][/db][?option=value&…]``, ``rediss://`` for TLS,
-    ``unix:///path/to/socket``; ``valkey://`` and ``valkeys://`` mean the same.
+    Args:
+        topology: Makes it.
     """
 
-    scheme: ClassVar[str] = "redis"
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        self._engines: weakref.WeakSet[RedisEngine] = weakref.WeakSet()
-        provider = options.credential_provider
-        if isinstance(provider, StreamingCredentialProvider):
-            # It awaits what these return, whatever its annotations say (redis-py: auth/token_manager.py).
-            streaming: Any = provider
-            streaming.on_next(self._credentials_renewed)
-            streaming.on_error(self._credentials_not_renewed)
-
-    @classmethod
-    def from_url(cls, url: str, options: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
-        """The driver, and those of the options that are the store's own.
-
-        Args:
-            options: Those of :class:`asyncresult.Backend`, and of the connections: ``db``, ``username``,
-                ``password``, ``credential_provider`` (redis-py's), ``client_name``, ``protocol`` (2: do not try
-                RESP3), ``retry`` (seconds a failed command is tried again, or a redis-py ``Retry``),
-                ``socket_timeout``, ``socket_connect_timeout`` (seconds), ``ssl_cert_reqs``, ``ssl_ca_certs``,
-                ``ssl_ca_path``, ``ssl_ca_data``, ``ssl_certfile``, ``ssl_keyfile``, ``ssl_password``,
-                ``ssl_check_hostname``, ``ssl_ciphers``.
-
-        Raises:
-            ValueError: The URL or an option is invalid. The message names the known ones, and no secret.
-        """
-        common, own = cls._parse(url, options)
-        return cls(own), common
-
-    @staticmethod
-    def _parse(url: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Options]:
-        return parse(url, options)
-
-    def start_engine(self, store: Store) -> Engine:
-        engine = self._make_engine(store)
-        self._engines.add(engine)
-        return engine
-
-    def _make_engine(self, store: Store) -> RedisEngine:
-        return RedisEngine(store, self.options)
-
-    async def _credentials_renewed(self, token: Any) -> None:
-        """The provider has a new token: every connection of every loop logs in again. Called on any thread."""
-        username, password = token.try_get("oid"), token.get_value()
-        for engine in list(self._engines):
-            if not engine.loop.is_closed():
-                engine.loop.call_soon_threadsafe(engine.login_again, username, password)
-
-    async def _credentials_not_renewed(self, error: Exception) -> None:
-        logger.warning("%s: the credential provider failed: %s", self, type(error).__name__)
-
-    def __str__(self) -> str:
-        scheme = "rediss" if self.options.tls else self.scheme
-        address = self.options.addresses[0]
-        if address.path is not None:
-            return f"unix://{address.path}?db={self.options.db}"
-        return f"{scheme}://{address}/{self.options.db}"
-
-
-class RedisEngine(Engine):
-    """Two connections to one server, and the table of waiters between them."""
-
-    records_per_call = RECORDS_PER_CALL
-    one_by_one = False  # whether each key is read by a command of its own
-
-    def __init__(self, backend: Store, options: Options) -> None:
+    def __init__(self, backend: Store, options: Options, topology: Callable[[Links, Waiters], Topology]) -> None:
         super().__init__(backend.codec)
         self._backend = backend
-        self._options = options
+        self._name = str(backend)
         self._publish = "SPUBLISH" if options.sharded else "PUBLISH"
         self._script = Script(self._publish)
         self._filling: WriteBatch | None = None
-        self.health = Health()
         self._patience = options.retry if isinstance(options.retry, (int, float)) else 0.0
-        self._tls = options.ssl_context()
         self._looking: set[asyncio.Task[None]] = set()
         self._reads: dict[bytes, list[asyncio.Future[bytes | None]]] = {}
         self.waiters = Waiters(
@@ -139,97 +64,44 @@ class RedisEngine(Engine):
             # Channels know no databases: a message may tell of a record in another one. The key decides.
             verify_key=backend.verify_key or options.db != 0,
         )
+        self._topology = topology(Links(options, name=self._name, heartbeat=backend.heartbeat), self.waiters)
         # asyncio.run cancels every task at its end. Take that as the end of this engine: whoever comes
         # back on another loop gets a fresh one.
-        self._open().add_done_callback(lambda _: self._loop_ended())
-
-    # -- connections ----------------------------------------------------------------------------------
-
-    def _open(self) -> asyncio.Task[None]:
-        """Make the connections. Returns a task that lasts until they are closed."""
-        connection = self._make_connection(self._options.addresses[0])
-        self._commands = self._make_pump(connection.execute, connection.abort)
-        self._subscriber = self._make_subscriber(self._dial, self.waiters)
-        self.subscribe = self._subscriber.subscribe
-        self.unsubscribe = self._subscriber.unsubscribe
-        return self._commands.ended
-
-    def _make_subscriber(self, dial: Dial, sink: Sink) -> Subscriber:
-        return Subscriber(
-            dial=dial,
-            wire=self._make_wire,
-            sink=sink,
-            address=str(self._backend),
-            heartbeat=self._backend.heartbeat,
-            connect_timeout=self._options.connect_timeout,
-            health=self.health,
-        )
-
-    def _make_pump(self, execute: Execute, reset: Callable[[str], None]) -> Pump:
-        return Pump(execute, reset, address=str(self._backend), health=self.health)
-
-    async def _dial(self, factory: Callable[[], asyncio.Protocol]) -> object:
-        return await dial_address(self._options.addresses[0], self._tls, factory)
-
-    async def _make_wire(self) -> Wire:
-        username, password = self._options.username, self._options.password
-        provider = self._options.credential_provider
-        if provider is not None:
-            username, password = await credentials(provider)
-        return Wire(
-            username=username,
-            password=password,
-            client_name=self._options.client_name,
-            library=LIBRARY,
-            resp3=self._options.protocol == 3,
-            sharded=self._options.sharded,
-        )
-
-    def _make_connection(self, address: Address) -> CommandConnection:
-        return CommandConnection(self._options, address, self._tls, heartbeat=self._backend.heartbeat)
+        self._topology.ended.add_done_callback(lambda _: self._loop_ended())
 
     def login_again(self, username: str | None, password: str) -> None:
-        """Use fresh credentials on the connections that stand; new ones ask the provider."""
-        for subscriber in self._subscribers:
+        """Use fresh credentials on the connections that stand; new ones get them from the provider."""
+        for subscriber in self._topology.subscribers:
             subscriber.login_again(username, password)
         words = (username, password) if username else (password,)
-        for commands in self._pumps:
-            commands.submit(Job([("AUTH", *words)], self._logged_in, lambda error: None, 0.0))
+        for pump in self._topology.pumps:
+            pump.submit(Job([("AUTH", *words)], self._logged_in, lambda error: None, 0.0))
 
     def _logged_in(self, replies: list[Any]) -> None:
-        if error := first_error(replies, self._backend):
-            logger.warning("%s: the renewed credentials are refused: %s", self._backend, error)
+        if error := first_error(replies, self._name):
+            logger.warning("%s: the renewed credentials are refused: %s", self._name, error)
 
-    @property
-    def _subscribers(self) -> Sequence[Subscriber]:
-        return (self._subscriber,)
+    # -- the table's source -----------------------------------------------------------------------------
 
-    @property
-    def _pumps(self) -> Sequence[Pump]:
-        return (self._commands,)
+    def subscribe(self, keys: list[bytes]) -> None:
+        self._topology.subscribe(keys)
 
-    # -- the table's source (subscribe and unsubscribe are the subscriber's) -----------------------------
+    def unsubscribe(self, keys: list[bytes]) -> None:
+        self._topology.unsubscribe(keys)
+
+    def wake(self) -> None:
+        self._topology.wake()
 
     def fetch(self, keys: list[bytes]) -> None:
-        self._read(keys, _ForWaiters(self.waiters), None)
+        # A read for each owner: what one server has does not wait for another one.
+        for own in self._topology.by_owner(keys):
+            self._read(own, _ForWaiters(self.waiters), None)
 
     def _read(self, keys: Sequence[bytes], receiver: Receiver, patience: float | None) -> None:
+        send, one_by_one = self._topology.submit, self._topology.one_by_one
         for i in range(0, len(keys), READ_CHUNK):
-            self._send(
-                Read(
-                    keys[i : i + READ_CHUNK],
-                    receiver,
-                    self._send,
-                    patience,
-                    one_by_one=self.one_by_one,
-                    address=self._backend,
-                )
-            )
-
-    # -- where commands go: everything to the one server -----------------------------------------------
-
-    def _send(self, job: Job) -> None:
-        self._commands.submit(job)
+            part = keys[i : i + READ_CHUNK]
+            send(Read(part, receiver, send, patience, one_by_one=one_by_one, address=self._name))
 
     # -- verbs ----------------------------------------------------------------------------------------
 
@@ -258,7 +130,7 @@ class RedisEngine(Engine):
         return self._submit([("STRLEN", key)], lambda replies: replies[0] > 0)
 
     def delete(self, keys: Sequence[bytes], *, forever: bool = False) -> asyncio.Future[int]:
-        if self.one_by_one:
+        if self._topology.one_by_one:
             return self._submit([("DEL", key) for key in keys], sum, forever)
         return self._submit([("DEL", *keys[i : i + READ_CHUNK]) for i in range(0, len(keys), READ_CHUNK)], sum, forever)
 
@@ -289,14 +161,14 @@ class RedisEngine(Engine):
         if self._filling is None or not self._filling.add(write):
             self._filling = WriteBatch(
                 self._script,
-                self.records_per_call,
+                self._topology.records_per_call,
                 self._store,
                 self._look_at_predecessor,
-                address=str(self._backend),
+                address=self._name,
                 patience=self._patience,
             )
             self._filling.add(write)
-            self._send(self._filling)
+            self._topology.submit(self._filling)
 
     def _look_at_predecessor(self, write: Write) -> None:
         task = self.loop.create_task(self._store_with_look(write))
@@ -321,15 +193,15 @@ class RedisEngine(Engine):
         return self._submit([("PTTL", key)], lambda replies: replies[0] / 1000 if replies[0] >= 0 else None)
 
     def command(self, *words: str | bytes | int) -> asyncio.Future[Any]:
-        return self._submit([words], lambda replies: replies[0], through=next(iter(self._pumps), None))
+        return self._submit([words], lambda replies: replies[0], through=next(iter(self._topology.pumps), None))
 
     async def scan(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
         # Wire: SCAN, whose cursor "0" is the first and, as an answer, the last.
-        for commands in self._pumps:
+        for pump in self._topology.pumps:
             cursor: Any = 0
             while True:
                 words = ("SCAN", cursor, "MATCH", _glob_escaped(prefix) + b"*", "COUNT", SCAN_COUNT)
-                cursor, keys = await self._submit([words], lambda replies: replies[0], through=commands)
+                cursor, keys = await self._submit([words], lambda replies: replies[0], through=pump)
                 if keys:
                     yield keys
                 if int(cursor) == 0:
@@ -355,7 +227,7 @@ class RedisEngine(Engine):
         future: asyncio.Future[Any] = self.loop.create_future()
 
         def done(replies: list[Any]) -> None:
-            error = first_error(replies, self._backend)
+            error = first_error(replies, self._name)
             if error is not None:
                 fail(future, error)
             else:
@@ -363,36 +235,22 @@ class RedisEngine(Engine):
 
         patience = None if forever else self._patience
         job = Job(commands, done, functools.partial(fail, future), patience)
-        if through is not None:
-            through.submit(job)
-        else:
-            self._send(job)
+        (through or self._topology).submit(job)
         return future
 
     # -- life -----------------------------------------------------------------------------------------
 
     @property
     def last_error(self) -> str | None:
-        outages = [subscriber.outage for subscriber in self._subscribers] + [pump.outage for pump in self._pumps]
-        return next((outage.reason for outage in outages if outage.reason is not None), None)
-
-    @property
-    def _is_connected(self) -> bool:
-        """Whether the subscription stands, and nothing is known to be wrong with the command connection."""
-        subscribers = self._subscribers
-        return (
-            bool(subscribers)
-            and all(subscriber.up for subscriber in subscribers)
-            and all(pump.outage.reason is None for pump in self._pumps)
-        )
+        return self._topology.last_error
 
     def stats(self) -> BackendStats:
         table = self.waiters
         return BackendStats(
-            connected=self._is_connected,
+            connected=self._topology.is_connected,
             pending=table.pending,
             subscribed=table.subscribed,
-            reconnects=sum(subscriber.reconnects for subscriber in self._subscribers),
+            reconnects=sum(subscriber.reconnects for subscriber in self._topology.subscribers),
             sweeps=table.sweeps,
             decode_errors=table.decode_errors,
             last_error=self.last_error,
@@ -401,27 +259,17 @@ class RedisEngine(Engine):
     async def aclose(self, timeout: float) -> None:
         deadline = self.loop.time() + timeout
         self.waiters.close(self._closed_error())
-        ending = self._stop_listening()
-        await self._drain(timeout)
-        ending |= self._stop_commands()
+        ending = self._topology.stop_listening()
+        await self._topology.drain(timeout)
+        ending |= self._topology.close()
         # A frozen server must not hold us: what has not ended by then ends with the loop.
         await asyncio.wait(ending, timeout=max(0.05, deadline - self.loop.time()))
-
-    def _stop_listening(self) -> set[asyncio.Task[None]]:
-        """Close everything but the command connections; returns the tasks that are ending."""
-        return {subscriber.close() for subscriber in self._subscribers}
-
-    async def _drain(self, timeout: float) -> None:
-        await self._commands.drain(timeout)
-
-    def _stop_commands(self) -> set[asyncio.Task[None]]:
-        return {self._commands.close()}
 
     def _closed_error(self) -> BackendClosed:
         return BackendClosed(f"{self._backend} was closed under the wait")
 
     def _loop_ended(self) -> None:
-        self._stop_listening()
+        self._topology.stop_listening()
         self.waiters.close(self._closed_error())
         self._backend._engine_ended(self)
 

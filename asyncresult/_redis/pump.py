@@ -101,7 +101,7 @@ class Pump:
         reset: Drops the connection.
         address: For messages.
         health: Shared with the other connections.
-        astray: Takes the jobs that got no answer here, also when the pump is closed. Without it they are
+        undelivered: Takes the jobs that got no answer here, also when the pump is closed. Without it they are
             tried again here, and fail at the end.
     """
 
@@ -112,14 +112,14 @@ class Pump:
         *,
         address: str,
         health: Health,
-        astray: Callable[[list[Job]], None] | None = None,
+        undelivered: Callable[[list[Job]], None] | None = None,
     ) -> None:
         self.outage = Outage(f"command connection to {address}")
         self._execute = execute
         self._reset = reset
         self._address = address
         self._health = health
-        self._astray = astray
+        self._undelivered = undelivered
         self._loop = asyncio.get_running_loop()
         self._jobs: deque[Job] = deque()
         self._round: deque[Job] = deque()
@@ -192,8 +192,8 @@ class Pump:
         unanswered = [*self._round, *self._jobs]
         self._round.clear()
         self._jobs.clear()
-        if self._astray is not None:
-            self._astray(unanswered)
+        if self._undelivered is not None:
+            self._undelivered(unanswered)
         else:
             closed = BackendClosed(f"{self._address}: the backend was closed before the command was answered")
             for job in unanswered:
@@ -273,7 +273,7 @@ class Pump:
         if not self._health.proven:
             return False
         # Let in before, and then not: a password that is being changed, or a name that leads to another server.
-        return isinstance(reply, AuthenticationError) or (self._astray is None and isinstance(reply, AskError))
+        return isinstance(reply, AuthenticationError) or (self._undelivered is None and isinstance(reply, AskError))
 
     async def _hand_out(self, replies: list[Any]) -> None:
         """Give each job its replies; jobs that are not answered, or have to be tried again, stay."""
@@ -301,7 +301,7 @@ class Pump:
         now = self._loop.time()
         jobs = list(self._round)
         self._round.clear()
-        if self._astray is None:
+        if self._undelivered is None:
             # Their time runs too, though their turn has not come. One that is lost alone lets them go first.
             queued = list(self._jobs)
             jobs = [*queued, *jobs] if self._losses and len(jobs) == 1 else [*jobs, *queued]
@@ -312,8 +312,8 @@ class Pump:
                 job.failed(typed_error(error, self._address))
             else:
                 again.append(job)
-        if self._astray is not None:
-            self._astray(again)
+        if self._undelivered is not None:
+            self._undelivered(again)
         else:
             self._jobs.extend(again)
 

@@ -20,25 +20,28 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, RedisError
 
-from .._storage.store import Store
+from .._storage.waiters import Waiters
 from ..errors import AsyncResultError
 from .address import Address, dial_address
 from .connection import LIBRARY, Command, CommandConnection, query
-from .engine import RedisDriver, RedisEngine
+from .driver import RedisDriver
 from .errors import describe, is_refusal
 from .options import Options
 from .pump import Job
+from .single import OneServer
 from .subscriber import Subscriber
+from .topology import Links, Topology
 from .urls import parse_sentinel
 from .wire import Wire
 
-__all__ = ["SentinelDriver", "SentinelEngine"]
+__all__ = ["Sentinel", "SentinelDriver"]
 
 #: Seconds that the other sentinels get once one has answered: one that is down must not hold us up.
 LATECOMERS = 0.25
@@ -63,8 +66,9 @@ class SentinelDriver(RedisDriver):
     def _parse(url: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Options]:
         return parse_sentinel(url, options)
 
-    def _make_engine(self, store: Store) -> RedisEngine:
-        return SentinelEngine(store, self.options)
+    @staticmethod
+    def _topology(links: Links, table: Waiters) -> Topology:
+        return Sentinel(links, table)
 
     def __str__(self) -> str:
         assert self.options.sentinels is not None
@@ -73,12 +77,13 @@ class SentinelDriver(RedisDriver):
         return f"{scheme}://{hosts}/{self.options.db}?service={self.options.service}"
 
 
-class SentinelEngine(RedisEngine):
-    """The engine of one server, except that each connect asks where that server is."""
+class Sentinel(OneServer):
+    """The primary: each connect finds out who that is, and a failover moves both connections."""
 
-    def _open(self) -> asyncio.Task[None]:
-        assert self._options.sentinels is not None
-        self._sentinels = self._options.sentinels
+    def __init__(self, links: Links, table: Waiters) -> None:
+        assert links.options.sentinels is not None
+        self._options = links.options
+        self._sentinels = links.options.sentinels
         self._sentinel_tls = self._sentinels.ssl_context()
         self._connection: CommandConnection | None = None
         # Where the two connections lead; None while that is being found out.
@@ -87,14 +92,12 @@ class SentinelEngine(RedisEngine):
         self._round: asyncio.Timeout | None = None
         self._role_due = False
         self._news = 0
-        self._commands = self._make_pump(self._execute, self._reset)
-        self._subscriber = self._make_subscriber(self._dial, self.waiters)
-        self.subscribe = self._subscriber.subscribe
-        self.unsubscribe = self._subscriber.unsubscribe
         self._checking: asyncio.Task[None] | None = None
-        self._announcers = [_Announcer(self, address) for address in self._sentinels.addresses]
-        self._heartbeat = self.loop.call_later(self._backend.heartbeat, self._ask_role)
-        return self._commands.ended
+        super().__init__(links, table, dial=self._dial, execute=self._execute, reset=self._reset)
+        self._announcers = [
+            _Announcer(self, links, address, self._sentinel_tls) for address in self._sentinels.addresses
+        ]
+        self._heartbeat = self._loop.call_later(links.heartbeat, self._ask_role)
 
     # -- who is the primary ---------------------------------------------------------------------------
 
@@ -117,7 +120,7 @@ class SentinelEngine(RedisEngine):
             return address
 
     async def _ask_sentinels(self) -> Address:
-        asking = {self.loop.create_task(self._ask_sentinel(address)) for address in self._sentinels.addresses}
+        asking = {self._loop.create_task(self._ask_sentinel(address)) for address in self._sentinels.addresses}
         answers: list[tuple[int, Address]] = []
         troubles: list[Exception] = []
         try:
@@ -165,7 +168,7 @@ class SentinelEngine(RedisEngine):
         return int(known.get(b"config-epoch", 0)), Address(named[0].decode(), int(named[1]))
 
     async def _is_primary(self, address: Address) -> bool:
-        (role,) = await query(self._options, address, self._tls, ("ROLE",))
+        (role,) = await query(self._options, address, self._links.tls, ("ROLE",))
         return _says_primary(role)
 
     # -- the connections ------------------------------------------------------------------------------
@@ -175,7 +178,7 @@ class SentinelEngine(RedisEngine):
         address = await self._resolve()
         self._subscribed_at = address
         self._primary_is(address)
-        return await dial_address(address, self._tls, factory)
+        return await self._links.dial(address, factory)
 
     async def _execute(self, commands: list[Command], replies: list[Any]) -> None:
         try:
@@ -183,7 +186,7 @@ class SentinelEngine(RedisEngine):
                 if self._connection is None or self._connected_to is None:
                     self._reset("the primary is looked for")
                     address = await self._resolve()
-                    self._connection, self._connected_to = self._make_connection(address), address
+                    self._connection, self._connected_to = self._links.connection(address), address
                     self._primary_is(address)
                 check_role, self._role_due = self._role_due, False
                 await self._connection.execute([*commands, ("ROLE",)] if check_role else commands, replies)
@@ -213,7 +216,7 @@ class SentinelEngine(RedisEngine):
         if self._connected_to not in (None, address):
             self._connected_to = None
             if self._round is not None:
-                self._round.reschedule(self.loop.time())
+                self._round.reschedule(self._loop.time())
 
     def announced(self, address: Address) -> None:
         """A sentinel says that there was a failover."""
@@ -223,7 +226,7 @@ class SentinelEngine(RedisEngine):
     def look_again(self) -> None:
         """A sentinel is heard again: what it said meanwhile was missed."""
         if self._checking is None or self._checking.done():
-            self._checking = self.loop.create_task(self._look(), name=f"asyncresult sentinels {self._backend}")
+            self._checking = self._loop.create_task(self._look(), name=f"asyncresult sentinels {self._links.name}")
 
     async def _look(self) -> None:
         try:
@@ -233,14 +236,14 @@ class SentinelEngine(RedisEngine):
 
     def _ask_role(self) -> None:
         self._role_due = True
-        self._commands.submit(Job([], lambda replies: None, lambda error: None, 0.0))
-        self._heartbeat = self.loop.call_later(self._backend.heartbeat, self._ask_role)
+        self._pump.submit(Job([], lambda replies: None, lambda error: None, 0.0))
+        self._heartbeat = self._loop.call_later(self._links.heartbeat, self._ask_role)
 
     # -- life -----------------------------------------------------------------------------------------
 
-    def _stop_listening(self) -> set[asyncio.Task[None]]:
+    def stop_listening(self) -> set[asyncio.Task[None]]:
         self._heartbeat.cancel()
-        ending = super()._stop_listening() | {announcer.close() for announcer in self._announcers}
+        ending = super().stop_listening() | {announcer.close() for announcer in self._announcers}
         if self._checking is not None:
             self._checking.cancel()
             ending.add(self._checking)
@@ -252,11 +255,12 @@ class _Announcer:
 
     wanted = True
 
-    def __init__(self, engine: SentinelEngine, sentinel: Address) -> None:
-        self._engine = engine
-        self._service = engine._options.service.encode()
-        self._heard_before = False
-        options = engine._sentinels
+    def __init__(self, topology: Sentinel, links: Links, sentinel: Address, tls: ssl.SSLContext | None) -> None:
+        assert links.options.sentinels is not None
+        self._topology = topology
+        self._service = links.options.service.encode()
+        self._subscribed_before = False
+        options = links.options.sentinels
 
         async def wire() -> Wire:
             return Wire(
@@ -268,28 +272,30 @@ class _Announcer:
             )
 
         self._subscriber = Subscriber(
-            dial=functools.partial(dial_address, sentinel, engine._sentinel_tls),
+            dial=functools.partial(dial_address, sentinel, tls),
             wire=wire,
             sink=self,
             address=f"sentinel {sentinel}",
-            heartbeat=engine._backend.heartbeat,
+            heartbeat=links.heartbeat,
             connect_timeout=options.connect_timeout,
         )
         self._subscriber.wake()
-        self.close = self._subscriber.close
+
+    def close(self) -> asyncio.Task[None]:
+        return self._subscriber.close()
 
     def connected(self) -> None:
         self._subscriber.subscribe([SWITCH])
 
     def acked(self, keys: list[bytes]) -> None:
-        if self._heard_before:
-            self._engine.look_again()
-        self._heard_before = True
+        if self._subscribed_before:
+            self._topology.look_again()
+        self._subscribed_before = True
 
     def pushed(self, key: bytes, payload: bytes) -> None:
         words = payload.split()  # service, old host and port, new host and port
         if len(words) == 5 and words[0] == self._service and words[4].isdigit():
-            self._engine.announced(Address(words[3].decode(), int(words[4])))
+            self._topology.announced(Address(words[3].decode(), int(words[4])))
 
     # Deaf for now: the other sentinels are heard too, and ROLE is asked.
     def disconnected(self) -> None: ...

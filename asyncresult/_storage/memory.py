@@ -198,6 +198,9 @@ class MemoryEngine(Engine):
     def unsubscribe(self, keys: list[bytes]) -> None:
         self._channels.difference_update(keys)
 
+    def wake(self) -> None:
+        """There is no connection: the table is told at the start that it has one."""
+
     def deliver(self, channel: bytes, message: bytes) -> bool:
         """Called by the store, on any thread, while it holds its lock: only hand over. Whether it is wanted here."""
         if channel not in self._channels:

@@ -87,6 +87,9 @@ class Source(Protocol):
 
     def unsubscribe(self, keys: list[bytes]) -> None: ...
 
+    def wake(self) -> None:
+        """Connect: somebody waits. :meth:`Waiters.connected` is called in time."""
+
     def fetch(self, keys: list[bytes]) -> None:
         """Have :meth:`Waiters.fetched`, or ``not_fetched``, called for all of them, in any number of slices."""
 
@@ -668,7 +671,7 @@ class Waiters:
             if keys:
                 self._source.subscribe(keys)
         elif self._to_subscribe:
-            self._source.subscribe([])  # wakes the connection; connected() will ask for all of them
+            self._source.wake()  # connected() will subscribe all of them
             self._to_subscribe.clear()
         if self._to_read and not self._reading:
             self._send_reads()

@@ -266,14 +266,18 @@ async def test_nodes_that_name_each_other_do_not_keep_us_running(cluster: Cluste
     async with asyncresult.connect(cluster.url(), retry=0.3) as backend:
         await backend.mark_as_started("x")
         engine: Any = engine_of(backend)
+        topology = engine._topology
         owner = cluster.owner(slot_of(backend.task_key("x")))
         async with FaultProxy(owner) as proxy:
             slot = slot_of(backend.task_key("x"))
             there = Address(proxy.host, proxy.port)
             circle = proxy.reply_error(f"MOVED {slot} {proxy.host}:{proxy.port}", "STRLEN")
-            look = engine._apply
-            engine._apply = lambda slots, told_by: (look(slots, told_by), engine._owners.__setitem__(slot, there))
-            engine._owners[slot] = there
+            look = topology._apply
+            topology._apply = lambda slots, told_by: (
+                look(slots, told_by),
+                topology.slots._owners.__setitem__(slot, there),
+            )
+            topology.slots._owners[slot] = there
             with pytest.raises(BackendUnavailable):
                 await backend.result("x").exists()
             assert circle.hits < 20
@@ -324,9 +328,10 @@ async def test_a_frozen_master_holds_up_its_own_keys_only(cluster: Cluster) -> N
         by_owner = owners(cluster, backend, ids)
         await asyncio.gather(*(backend.mark_as_done(id, id) for id in ids))
         engine: Any = engine_of(backend)
+        topology = engine._topology
         waiting = asyncio.ensure_future(backend.result("never").get())
         await waits_for(backend, 1)
-        frozen = next(master for master in cluster.masters if engine._subscribed_at.port != master.port)
+        frozen = next(master for master in cluster.masters if topology._subscribed_at.port != master.port)
         frozen.pause()
         try:
             stuck = start_waits(backend, by_owner[frozen])
@@ -352,7 +357,8 @@ async def test_the_node_that_is_listened_to_freezes(own_cluster: Cluster) -> Non
         waiting = start_waits(backend, ids)
         await waits_for(backend, len(ids))
         engine: Any = engine_of(backend)
-        listened_to = own_cluster.at(engine._subscribed_at.port)
+        topology = engine._topology
+        listened_to = own_cluster.at(topology._subscribed_at.port)
         listened_to.pause()
         by_owner = owners(own_cluster, backend, ids)
         for owner, own in by_owner.items():
@@ -375,14 +381,15 @@ async def test_a_node_that_fell_out_of_the_cluster_is_not_listened_to(
         waiting = asyncio.ensure_future(backend.result("x").get())
         await waits_for(backend, 1)
         engine: Any = engine_of(backend)
-        fallen_out = engine._subscribed_at
+        topology = engine._topology
+        fallen_out = topology._subscribed_at
 
         async def query(options: Any, address: Address, *rest: Any) -> list[Any]:
             info, slots = await _connection.query(options, address, *rest)
             return [b"cluster_state:fail" if address == fallen_out else info, slots]
 
         monkeypatch.setattr("asyncresult._redis.cluster.query", query)
-        await until(lambda: engine._subscribed_at != fallen_out)
+        await until(lambda: topology._subscribed_at != fallen_out)
         await backend.mark_as_done("x", 1)
         assert await waiting == 1
 

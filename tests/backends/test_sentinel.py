@@ -13,7 +13,7 @@ import pytest
 import asyncresult
 from asyncresult import Backend, BackendPermissionError, BackendUnavailable
 from asyncresult._redis.address import Address
-from asyncresult._redis.sentinel import SentinelEngine
+from asyncresult._redis.sentinel import Sentinel
 from asyncresult._redis.urls import parse_sentinel
 from asyncresult._storage.store import engine_of
 from tests.tools.servers import Certificates, Sentinels
@@ -184,10 +184,11 @@ async def test_a_write_that_meets_a_replica_goes_to_the_primary(own_sentinels: S
     """READONLY: the engine believed in a server that is none; it asks again and stores once more."""
     await backend.mark_as_started("x")
     engine: Any = engine_of(backend)
+    topology = engine._topology
     (replica,) = own_sentinels.replicas
-    engine._reset("test")
-    engine._connected_to = Address(replica.host, replica.port)
-    engine._connection = engine._make_connection(engine._connected_to)
+    topology._reset("test")
+    topology._connected_to = Address(replica.host, replica.port)
+    topology._connection = topology._links.connection(topology._connected_to)
     assert await backend.mark_as_done("x", "arrived")
     assert own_sentinels.primary.cli("EXISTS", backend.task_key("x"))
 
@@ -240,16 +241,17 @@ async def test_the_newest_configuration_wins(sentinels: Sentinels, monkeypatch: 
     answers = {0: (3, old), 1: (4, new), 2: (3, old)}
     addresses = [Address(sentinel.host, sentinel.port) for sentinel in sentinels.sentinels]
 
-    async def answer(self: SentinelEngine, sentinel: Address) -> tuple[int, Address]:
+    async def answer(self: Sentinel, sentinel: Address) -> tuple[int, Address]:
         number = addresses.index(sentinel)
         for _ in range(number):
             await asyncio.sleep(0)
         return answers[number]
 
-    monkeypatch.setattr(SentinelEngine, "_ask_sentinel", answer)
+    monkeypatch.setattr(Sentinel, "_ask_sentinel", answer)
     async with asyncresult.connect(sentinels.url()) as backend:
         engine: Any = engine_of(backend)
-        assert await engine._resolve() == new
+        topology = engine._topology
+        assert await topology._resolve() == new
 
 
 @pytest.mark.topology
@@ -259,10 +261,10 @@ async def test_a_failover_during_the_question_makes_the_answer_void(
     old, new = Address("old"), Address("new")
     named = old
 
-    async def ask(self: SentinelEngine) -> Address:
+    async def ask(self: Sentinel) -> Address:
         return named
 
-    async def is_primary(self: SentinelEngine, address: Address) -> bool:
+    async def is_primary(self: Sentinel, address: Address) -> bool:
         nonlocal named
         if address == old:
             named = new
@@ -271,9 +273,10 @@ async def test_a_failover_during_the_question_makes_the_answer_void(
 
     async with asyncresult.connect(sentinels.url()) as backend:
         engine: Any = engine_of(backend)
-        monkeypatch.setattr(SentinelEngine, "_ask_sentinels", ask)
-        monkeypatch.setattr(SentinelEngine, "_is_primary", is_primary)
-        assert await engine._resolve() == new
+        topology = engine._topology
+        monkeypatch.setattr(Sentinel, "_ask_sentinels", ask)
+        monkeypatch.setattr(Sentinel, "_is_primary", is_primary)
+        assert await topology._resolve() == new
 
 
 @pytest.mark.topology

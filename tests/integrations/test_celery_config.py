@@ -15,7 +15,7 @@ from celery.exceptions import ImproperlyConfigured
 
 import asyncresult
 from asyncresult import Backend, TaskMeta
-from asyncresult._redis.engine import RedisDriver
+from asyncresult._redis.driver import RedisDriver
 from asyncresult._redis.sentinel import SentinelDriver
 from asyncresult.integrations.celery import CeleryController, connect
 from tests.integrations.celery_project import client

@@ -126,9 +126,11 @@ class World:
     # -- the table's source
 
     def subscribe(self, keys: list[bytes]) -> None:
-        if self.wire is not None and keys:
+        if self.wire is not None:
             self.wire.subscribe(keys)
             self._send()
+
+    def wake(self) -> None: ...
 
     def unsubscribe(self, keys: list[bytes]) -> None:
         if self.wire is not None:
