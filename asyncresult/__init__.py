@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import importlib
-from asyncio import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import TYPE_CHECKING
 
-from ._handles.result import AsyncResult
-from ._handles.updates import Updates
-from ._storage.engine import BackendStats, Health
-from .backend import Backend, connect, current_backend
-from .codec.json import register_type
-from .errors import (
-    AsyncResultError,
-    BackendClosed,
-    BackendError,
-    BackendPermissionError,
-    BackendUnavailable,
-    CycleError,
-    NotReady,
-    ResultDecodeError,
-    ResultEncodeError,
-    ResultTimeout,
-    ResultTooLarge,
-    ResultTypeError,
-    TaskFailed,
-    TaskRevoked,
-)
-from .meta import TaskMeta
 from .version import __version__
 
-# What many programs never use is imported when somebody asks for it (benchmarks: import).
+# Each name is imported when somebody asks for it: many programs use few of them (benchmarks: import), and the command
+# line answers --version and --help without any.
 if TYPE_CHECKING:
+    from asyncio import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+
+    from ._handles.result import AsyncResult
+    from ._handles.updates import Updates
+    from ._storage.engine import BackendStats, Health
+    from .backend import Backend, connect, current_backend
+    from .codec.json import register_type
+    from .errors import (
+        AsyncResultError,
+        BackendClosed,
+        BackendError,
+        BackendPermissionError,
+        BackendUnavailable,
+        CycleError,
+        NotReady,
+        ResultDecodeError,
+        ResultEncodeError,
+        ResultTimeout,
+        ResultTooLarge,
+        ResultTypeError,
+        TaskFailed,
+        TaskRevoked,
+    )
     from .executor import Executor, value_of
     from .graph import DependencyGraph
+    from .meta import TaskMeta
     from .promise import Promise, Settled
     from .result import EagerResult, GroupResult, ResultSet, as_completed, gather, result_from_tuple, scope, wait
     from .worker import TaskContext, current_task
@@ -84,30 +86,68 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # a type checker that sees __getattr__ lets every name pass
-    _LATER = {
-        "DependencyGraph": "graph",
-        "EagerResult": "result",
-        "Executor": "executor",
-        "GroupResult": "result",
-        "Promise": "promise",
-        "ResultSet": "result",
-        "Settled": "promise",
-        "TaskContext": "worker",
-        "as_completed": "result",
-        "current_task": "worker",
-        "gather": "result",
-        "result_from_tuple": "result",
-        "scope": "result",
-        "value_of": "executor",
-        "wait": "result",
+    _NAMES = {
+        "._handles.result": ["AsyncResult"],
+        "._handles.updates": ["Updates"],
+        "._storage.engine": ["BackendStats", "Health"],
+        ".backend": ["Backend", "connect", "current_backend"],
+        ".codec.json": ["register_type"],
+        ".errors": [
+            "AsyncResultError",
+            "BackendClosed",
+            "BackendError",
+            "BackendPermissionError",
+            "BackendUnavailable",
+            "CycleError",
+            "NotReady",
+            "ResultDecodeError",
+            "ResultEncodeError",
+            "ResultTimeout",
+            "ResultTooLarge",
+            "ResultTypeError",
+            "TaskFailed",
+            "TaskRevoked",
+        ],
+        ".executor": ["Executor", "value_of"],
+        ".graph": ["DependencyGraph"],
+        ".meta": ["TaskMeta"],
+        ".promise": ["Promise", "Settled"],
+        ".result": [
+            "EagerResult",
+            "GroupResult",
+            "ResultSet",
+            "as_completed",
+            "gather",
+            "result_from_tuple",
+            "scope",
+            "wait",
+        ],
+        ".worker": ["TaskContext", "current_task"],
+        "asyncio": ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"],
     }
-    _MODULES = {"control", *_LATER.values()}
+    _HOME = {name: module for module, names in _NAMES.items() for name in names}
+    _MODULES = {
+        "backend",
+        "codec",
+        "control",
+        "errors",
+        "executor",
+        "graph",
+        "meta",
+        "promise",
+        "result",
+        "states",
+        "worker",
+    }
 
     def __getattr__(name):
-        if name not in _LATER and name not in _MODULES:
+        if name in _HOME:
+            found = getattr(importlib.import_module(_HOME[name], __name__), name)
+        elif name in _MODULES:
+            found = importlib.import_module(f".{name}", __name__)
+        else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = importlib.import_module(f".{_LATER.get(name, name)}", __name__)
-        found = globals()[name] = getattr(module, name) if name in _LATER else module
+        globals()[name] = found
         return found
 
     def __dir__():

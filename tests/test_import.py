@@ -40,7 +40,19 @@ print((set(sys.modules) - before) & {modules!r})
     assert run(program) == "set()\n"
 
 
-@pytest.mark.parametrize("name", ["control", "executor", "graph", "promise", "result", "worker"])
+def test_version_and_help_import_neither_the_core_nor_asyncio() -> None:
+    program = """
+import sys
+from asyncresult.cli import main
+print(main(["--version"]), main(["--help"]) , {"asyncio", "msgspec", "redis", "rich"} & set(sys.modules))
+"""
+    assert run(program).splitlines()[-1] == "0 0 set()"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["backend", "codec", "control", "errors", "meta", "states", "executor", "graph", "promise", "result", "worker"],
+)
 def test_a_public_module_is_an_attribute_without_being_imported(name: str) -> None:
     assert run(f"import asyncresult; print(asyncresult.{name}.__name__)") == f"asyncresult.{name}\n"
 

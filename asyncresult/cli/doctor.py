@@ -14,7 +14,7 @@ from typing import Any
 
 from .._checks import check_task_id
 from .findings import Finding
-from .output import coloured, write, write_json
+from .output import coloured, escaped, write, write_json
 from .source import connected, load_app, read_ids, run
 from .status import Status
 
@@ -61,6 +61,6 @@ def _print(finding: Finding) -> None:
     severity = f"{finding.severity:<7}"
     if coloured(sys.stdout):
         severity = f"\x1b[{_COLOURS[finding.severity]}m{severity}\x1b[0m"
-    write(f"{severity}  {finding.check}: {finding.message}")
+    write(f"{severity}  {finding.check}: {escaped(finding.message)}")
     if finding.fix:
-        write(f"{'':7}  fix: {finding.fix}")
+        write(f"{'':7}  fix: {escaped(finding.fix)}")

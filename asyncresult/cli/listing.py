@@ -7,7 +7,7 @@ import sys
 
 from ..backend import Backend
 from ..errors import ResultDecodeError
-from .output import coloured, state_text, write, write_json
+from .output import coloured, escaped, state_text, write, write_json
 from .source import connected, run
 from .status import Status
 
@@ -51,7 +51,7 @@ async def _show(backend: Backend, ids: list[str], arguments: argparse.Namespace,
         if arguments.json:
             write_json({"id": id, "state": state, "name": name})
         else:
-            write(f"{id} {state_text(state, colours=colours)}{f' {name}' if name else ''}")
+            write(f"{escaped(id)} {state_text(state, colours=colours)}{f' {escaped(name)}' if name else ''}")
     return shown
 
 
@@ -85,5 +85,5 @@ async def _stats(arguments: argparse.Namespace) -> int:
         return Status.SUCCESS
     width = max(map(len, facts))
     for name, value in facts.items():
-        write(f"{name:<{width}}  {value}")
+        write(f"{name:<{width}}  {escaped(str(value))}")
     return Status.SUCCESS

@@ -8,11 +8,23 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from ..codec.exceptions import printable
-from ..meta import TaskMeta, stored_fields
+from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, FAILURE, PENDING, RETRY, REVOKED, SUCCESS
 
-__all__ = ["coloured", "describe", "fields_of", "say", "to_json", "value_text", "write", "write_json"]
+__all__ = [
+    "coloured",
+    "describe",
+    "escaped",
+    "fields_of",
+    "moves_cursor",
+    "progress_of",
+    "say",
+    "state_text",
+    "to_json",
+    "value_text",
+    "write",
+    "write_json",
+]
 
 _COLOURS = {SUCCESS: "32", FAILURE: "31", REVOKED: "35", RETRY: "33", PENDING: "2"}
 
@@ -28,12 +40,22 @@ def write_json(value: Any) -> None:
 
 def say(text: str) -> None:
     """A line for the person at the terminal."""
-    print(f"asyncresult: {text}", file=sys.stderr, flush=True)
+    print(f"asyncresult: {escaped(text)}", file=sys.stderr, flush=True)
 
 
 def to_json(value: Any) -> str:
     """One line of JSON. What JSON has no form for, such as a date, is written as its text."""
-    return json.dumps(value, ensure_ascii=False, default=_plain)
+    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)  # inside of strings, all of them
+
+
+def escaped(text: str) -> str:
+    """On one line, and harmless to a terminal, whoever wrote it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def _plain(value: Any) -> Any:
@@ -49,7 +71,7 @@ def value_text(value: Any) -> str:
 
 def fields_of(meta: TaskMeta) -> dict[str, Any]:
     """The record as plain data; what was not recorded is left out."""
-    return {name: value for name, value in stored_fields(meta).items() if value is not None or name == "result"}
+    return {name: value for name, value in meta.to_dict().items() if name == "result" or value not in (None, {})}
 
 
 def describe(meta: TaskMeta) -> str:
@@ -64,15 +86,34 @@ def describe(meta: TaskMeta) -> str:
         return ""
     else:
         text = value_text(result)
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return escaped(text)
+
+
+def progress_of(meta: TaskMeta) -> tuple[float, float, str] | None:
+    """Current, total and note of a state that reports progress, as ``progress()`` and most Celery tasks write it."""
+    told = meta.result
+    if not isinstance(told, Mapping):
+        return None
+    current, total = told.get("current"), told.get("total")
+    if not isinstance(current, (int, float)) or not isinstance(total, (int, float)) or not 0 < total < float("inf"):
+        return None
+    if not 0 <= current <= total:
+        return None
+    note = told.get("note") or told.get("description") or ""
+    return current, total, note if isinstance(note, str) and note.isprintable() else ""
 
 
 def coloured(stream: TextIO) -> bool:
     """Whether colours belong on a stream. See https://no-color.org."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return moves_cursor(stream) and not os.environ.get("NO_COLOR")
+
+
+def moves_cursor(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that knows escape sequences."""
+    return stream.isatty() and os.environ.get("TERM") not in (None, "", "dumb")
 
 
 def state_text(state: str, *, colours: bool) -> str:
     """The name of a state, in its colour."""
-    state, colour = printable(state), _COLOURS.get(state, "36")
+    state, colour = escaped(state), _COLOURS.get(state, "36")
     return f"\x1b[{colour}m{state}\x1b[0m" if colours else state

@@ -144,6 +144,10 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("id", nargs="?", metavar="ID", help="of a task whose result does not come")
     doctor.add_argument("--json", action="store_true", help="as one JSON object")
 
+    trigger = add("install-trigger", "trigger:install_trigger", "let PostgreSQL announce results (Celery, Django)")
+    trigger.add_argument("--sql", action="store_true", help="only print the statements, e.g. for a migration")
+    trigger.add_argument("--dsn", help="of a role that owns the table, where the app's own does not")
+
     demo = add("demo", "demo:demo", "see it work, with a private server and a Celery worker", connects=False)
     demo.add_argument("--memory", action="store_true", help="without a server and without Celery")
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from .. import AsyncResult, ResultSet
 from .._checks import check_task_id
 from ..backend import Backend
-from ..codec.exceptions import printable
 from ..control import Reply
 from ..errors import ResultDecodeError
-from ..meta import TaskMeta, stored_fields
+from ..meta import TaskMeta
 from ..states import PENDING, PROPAGATE_STATES, READY_STATES
-from .output import coloured, describe, fields_of, say, state_text, value_text, write, write_json
+from .output import coloured, describe, escaped, fields_of, say, state_text, value_text, write, write_json
 from .source import connected, read_ids, run
 from .status import CommandError, Status, status_of_state
 
@@ -33,16 +33,14 @@ def get(arguments: argparse.Namespace) -> int:
 async def _get(arguments: argparse.Namespace) -> int:
     (id,) = read_ids([arguments.id], check_task_id)
     async with connected(arguments) as backend:
-        meta = await backend.get_meta(id)
-        if meta.status == PENDING and not await backend.result(id).exists():
-            if arguments.no_wait:
-                raise CommandError(f"nothing is stored for {id}", Status.UNKNOWN)
-            if sys.stderr.isatty():
-                say(f"nothing is stored for {id} yet; waiting (Ctrl-C ends)")
-        if not arguments.no_wait:
-            meta = await backend.result(id).until(*READY_STATES, timeout=arguments.timeout)
+        try:
+            meta = await _record(backend, id, arguments)
+        except ResultDecodeError:
+            if arguments.raw:
+                await _write_raw(backend, id)
+            raise
         if arguments.raw:
-            sys.stdout.buffer.write(await backend.get_raw(id) or b"")
+            await _write_raw(backend, id)
         elif arguments.json:
             write_json(fields_of(meta))
         elif arguments.field:
@@ -52,12 +50,30 @@ async def _get(arguments: argparse.Namespace) -> int:
         else:
             write(value_text(meta.result))
         if arguments.traceback and meta.traceback:
-            print(meta.traceback.rstrip(), file=sys.stderr)
+            for line in meta.traceback.rstrip().splitlines():
+                print(escaped(line), file=sys.stderr)
         return status_of_state(meta.status)
 
 
+async def _record(backend: Backend, id: str, arguments: argparse.Namespace) -> TaskMeta:
+    meta = await backend.get_meta(id)
+    if meta.status == PENDING and not await backend.result(id).exists():
+        if arguments.no_wait:
+            raise CommandError(f"nothing is stored for {id}", Status.UNKNOWN)
+        if sys.stderr.isatty():
+            say(f"nothing is stored for {id} yet; waiting (Ctrl-C ends)")
+    if arguments.no_wait:
+        return meta
+    return await backend.result(id).until(*READY_STATES, timeout=arguments.timeout)
+
+
+async def _write_raw(backend: Backend, id: str) -> None:
+    sys.stdout.buffer.write(await backend.get_raw(id) or b"")
+    sys.stdout.flush()
+
+
 def _field(meta: TaskMeta, name: str) -> Any:
-    fields = stored_fields(meta)
+    fields = {**meta.extra, **meta.to_dict()}
     if name not in fields:
         raise CommandError(f"a record has no field {name!r}; it has {', '.join(fields)}")
     return fields[name]
@@ -75,10 +91,11 @@ async def _wait(arguments: argparse.Namespace) -> int:
     try:
         async with connected(arguments) as backend:
             async with asyncio.timeout(arguments.timeout):
-                async for handle, meta in _as_they_come(backend, ids, arguments.state):
-                    statuses.append(_ended(handle, meta, arguments.quiet))
-                    if len(statuses) > wanted:
-                        break
+                async with aclosing(_as_they_come(backend, ids, arguments.state)) as ended:
+                    async for id, outcome in ended:
+                        statuses.append(_ended(id, outcome, arguments.quiet))
+                        if len(statuses) > wanted:
+                            break
     except TimeoutError as error:
         missing = wanted - len(statuses) + 1
         raise CommandError(
@@ -87,7 +104,9 @@ async def _wait(arguments: argparse.Namespace) -> int:
     return max(statuses)
 
 
-async def _as_they_come(backend: Backend, ids: list[str], state: str | None) -> AsyncIterator[Any]:
+async def _as_they_come(
+    backend: Backend, ids: list[str], state: str | None
+) -> AsyncGenerator[tuple[str, TaskMeta | ResultDecodeError]]:
     """Pairs of id and record, or error, as the tasks end or reach ``state``."""
     if state is None:
         async with ResultSet([backend.result(id) for id in ids]).as_completed() as done:
@@ -122,7 +141,7 @@ def _ended(id: str, outcome: TaskMeta | ResultDecodeError, quiet: bool) -> Statu
         say(str(outcome))
         return Status.UNREADABLE
     if not quiet:
-        write(f"{printable(id)} {printable(outcome.status)}")
+        write(f"{escaped(id)} {escaped(outcome.status)}")
     return status_of_state(outcome.status)
 
 
@@ -166,11 +185,11 @@ def _print_fields(fields: dict[str, Any]) -> None:
     width = max(map(len, fields))
     for name, value in fields.items():
         if name == "traceback":
-            text = "\n" + "\n".join(f"    {line}" for line in str(value).rstrip().splitlines())
+            text = "\n" + "\n".join(f"    {escaped(line)}" for line in str(value).rstrip().splitlines())
         elif name == "status":
             text = state_text(str(value), colours=colours)
         else:
-            text = value_text(value)
+            text = escaped(value_text(value))
         write(f"{name:<{width}}  {text}")
     write("")
 
@@ -219,5 +238,5 @@ async def _revoke(arguments: argparse.Namespace) -> int:
             timeout=arguments.timeout,
         )
     for reply in replies:
-        write(f"{reply.worker} {'ok' if reply.ok else 'refused'}{f': {reply.detail}' if reply.detail else ''}")
+        write(escaped(f"{reply.worker} {'ok' if reply.ok else 'refused'}{f': {reply.detail}' if reply.detail else ''}"))
     return Status.SUCCESS if all(reply.ok for reply in replies) else Status.FAILED

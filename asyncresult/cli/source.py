@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
@@ -12,6 +13,7 @@ from typing import Any
 
 from ..backend import Backend, connect
 from ..errors import BackendClosed, BackendError, ResultDecodeError, ResultTimeout
+from .output import say
 from .status import CommandError, Status
 
 __all__ = ["connected", "errors_as_statuses", "load_app", "make_backend", "read_ids", "run"]
@@ -87,16 +89,29 @@ async def connected(arguments: argparse.Namespace) -> AsyncGenerator[Backend]:
     Raises:
         CommandError: It does not answer in time.
     """
+    log = logging.getLogger("asyncresult")
+    log.addHandler(logging.NullHandler())  # what goes wrong at the first contact is said once, below
     async with make_backend(arguments) as backend:
         try:
             async with asyncio.timeout(arguments.connect_timeout):
                 await backend.get_meta("asyncresult")  # any id: the answer counts, not what is stored
         except TimeoutError as error:
             reason = str(error) or f"no answer within {arguments.connect_timeout:g} seconds"
+            if cause := backend.stats().last_error:
+                reason += f": {cause}"
             raise CommandError(f"{backend} cannot be reached: {reason}", Status.UNREACHABLE) from error
         except ResultDecodeError:
             pass
+        log.addHandler(_Said())
         yield backend
+
+
+class _Said(logging.Handler):
+    """Later outages, which waits outlast, are said to the person at the terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            say(record.getMessage())
 
 
 def read_ids(given: list[str], check: Callable[[object], str]) -> list[str]:

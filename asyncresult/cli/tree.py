@@ -13,7 +13,7 @@ from ..backend import Backend
 from ..errors import ResultDecodeError
 from ..graph import DependencyGraph
 from ..states import PENDING
-from .output import coloured, state_text, to_json, write
+from .output import coloured, escaped, state_text, to_json, write
 from .source import connected, read_ids, run
 from .status import CommandError, Status
 
@@ -109,6 +109,8 @@ async def _children(handle: Any) -> list[Any]:
 
 def _as_text(root: Node) -> str:
     colours = coloured(sys.stdout)
+    boxes = (sys.stdout.encoding or "").lower().startswith("utf")
+    fork, end, line, more = ("├─ ", "└─ ", "│  ", "└─ …") if boxes else ("|- ", "`- ", "|  ", "`- ...")
     lines: list[str] = []
     # An explicit stack: a chain may be longer than Python's.
     stack: list[tuple[Node, str, str]] = [(root, "", "")]
@@ -116,10 +118,10 @@ def _as_text(root: Node) -> str:
         node, lead, rest = stack.pop()
         lines.append(lead + _label(node, colours))
         if node.more:
-            lines.append(rest + "└─ …")
+            lines.append(rest + more)
         last = len(node.children) - 1
         stack.extend(
-            (child, rest + ("└─ " if index == last else "├─ "), rest + ("   " if index == last else "│  "))
+            (child, rest + (end if index == last else fork), rest + ("   " if index == last else line))
             for index, child in reversed(list(enumerate(node.children)))
         )
     return "\n".join(lines)
@@ -127,9 +129,9 @@ def _as_text(root: Node) -> str:
 
 def _label(node: Node, colours: bool) -> str:
     if node.state is None:
-        return f"group {node.id} ({len(node.children)})"
-    named = f" {node.name}" if node.name else ""
-    return f"{node.id}{named} {state_text(node.state, colours=colours)}"
+        return f"group {escaped(node.id)} ({len(node.children)})"
+    named = f" {escaped(node.name)}" if node.name else ""
+    return f"{escaped(node.id)}{named} {state_text(node.state, colours=colours)}"
 
 
 def _as_json(root: Node) -> str:

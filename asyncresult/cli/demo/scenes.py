@@ -13,12 +13,12 @@ from typing import Any
 import asyncresult
 from asyncresult import AsyncResult, Backend, ResultSet
 
-from ..output import coloured
-from ..watch import bar
+from ..output import coloured, moves_cursor
 
 __all__ = ["in_memory", "say", "where_to_go_next", "with_celery"]
 
 MANY = 1000
+BAR_CELLS = 24
 
 Send = Callable[..., Awaitable[AsyncResult[Any]]]
 
@@ -42,8 +42,9 @@ async def show(heading: str, scene: Callable[..., Awaitable[None]], *arguments: 
 
 
 def progress(current: int, total: int) -> None:
-    text = f"   PROGRESS {bar(current, total)} {current}/{total}"
-    if sys.stdout.isatty():
+    done = BAR_CELLS * current // total
+    text = f"   PROGRESS {'#' * done}{'.' * (BAR_CELLS - done)} {current}/{total}"
+    if moves_cursor(sys.stdout):
         print(f"\r{text}", end="\n" if current == total else "", flush=True)
     else:
         say(text)

@@ -7,7 +7,8 @@
 * :func:`chain`, :func:`group`, :func:`chord`: Celery's own, with types.
 * :func:`result_backend`: ``result_backend = "asyncresult+redis://…"`` in Celery's settings.
 * :class:`Reader`, :func:`register_reader`: reading results from a backend that Celery does not bring along.
-* :func:`trigger_sql`, :func:`install_trigger`: results in PostgreSQL, announced when they are stored.
+* :func:`trigger_sql`, :func:`trigger_sql_of`, :func:`install_trigger`: results in PostgreSQL, announced when they are
+  stored.
 
 Importing this module gives every signature ``adelay()`` and ``aapply_async()``.
 """
@@ -19,7 +20,7 @@ from .awaitable import AwaitableResult
 from .backend import ResultBackend, SentinelResultBackend, result_backend
 from .canvas import GroupSignature, TypedSignature, chain, chord, group
 from .control import CeleryController
-from .postgres import install_trigger, trigger_sql
+from .postgres import install_trigger, trigger_sql, trigger_sql_of
 from .readers import Reader, register_reader
 from .results import CeleryAsyncResult, CeleryGroupResult, from_celery, to_celery
 from .rpc import RpcBackend
@@ -49,4 +50,5 @@ __all__ = [
     "task",
     "to_celery",
     "trigger_sql",
+    "trigger_sql_of",
 ]

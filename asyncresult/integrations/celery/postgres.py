@@ -22,7 +22,7 @@ from ..._storage.polled import PolledDriver, PolledEngine
 from ..._storage.store import Store
 from .kinds import backend_class
 
-__all__ = ["PostgresDriver", "find_dsn", "install_trigger", "trigger_sql"]
+__all__ = ["PostgresDriver", "find_dsn", "install_trigger", "trigger_sql", "trigger_sql_of"]
 
 logger = logging.getLogger("asyncresult")
 
@@ -64,6 +64,22 @@ CREATE TRIGGER {TRIGGER} AFTER INSERT OR UPDATE ON {_quoted(table, schema)}
 """
 
 
+def trigger_sql_of(app: Any) -> str:
+    """:func:`trigger_sql` for the table where the app's results are.
+
+    Raises:
+        ValueError: The app's results are not in PostgreSQL, or psycopg 3 is not installed.
+    """
+    cls, url = backend_class(app)
+    if find_dsn(app, cls, url) is None:
+        raise ValueError(
+            f"{app!r} does not store its results in PostgreSQL, or psycopg 3 is missing: pip install"
+            " 'asyncresult[postgres]'"
+        )
+    table, schema = table_of(app, cls)
+    return trigger_sql(table, schema=schema)
+
+
 def install_trigger(app: Any, *, dsn: str | None = None) -> str:
     """Install the trigger in the database where the app's results are. Blocks.
 
@@ -79,18 +95,11 @@ def install_trigger(app: Any, *, dsn: str | None = None) -> str:
         ValueError: The app's results are not in PostgreSQL, or psycopg 3 is not installed.
         psycopg.Error: The server refuses, or cannot be reached.
     """
-    cls, url = backend_class(app)
-    found = find_dsn(app, cls, url)
-    if found is None:
-        raise ValueError(
-            f"{app!r} does not store its results in PostgreSQL, or psycopg 3 is missing: pip install"
-            " 'asyncresult[postgres]'"
-        )
+    statements = trigger_sql_of(app)
     import psycopg
 
-    table, schema = table_of(app, cls)
-    statements = trigger_sql(table, schema=schema)
-    with psycopg.connect(dsn or found, connect_timeout=int(CONNECT_TIMEOUT)) as connection:
+    dsn = dsn or find_dsn(app, *backend_class(app))
+    with psycopg.connect(dsn or "", connect_timeout=int(CONNECT_TIMEOUT)) as connection:
         connection.execute(statements.encode())
     return statements
 

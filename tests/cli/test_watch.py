@@ -1,0 +1,92 @@
+"""watch: lines, JSON, and the view that is drawn on a terminal."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.tools.command_line import asyncresult, environment, on_terminal
+from tests.tools.processes import wait_until
+from tests.tools.servers import RedisServer
+
+from .conftest import Store
+
+
+@pytest.fixture
+def ending(redis_server: RedisServer, url: str, store: Store) -> str:
+    """An URL; the task ``busy`` goes on, and ends, once somebody watches it."""
+
+    def end() -> None:
+        wait_until(lambda: "celery-task-meta-busy" in redis_server.channels(), "it is watched")
+        store("busy", "PROGRESS", {"current": 5, "total": 10})
+        store("busy", result="done")
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    return url
+
+
+def test_a_line_for_each_state(ending: str) -> None:
+    outcome = asyncresult("watch", "busy", "bad", "--url", ending)
+    assert outcome.status == 0
+    lines = outcome.out.splitlines()
+    assert "bad FAILURE ValueError: boom" in lines
+    assert lines[-1] == "busy SUCCESS done"
+    assert 'busy PROGRESS {"current": 3, "total": 10, "note": "three"}' in lines
+
+
+@pytest.mark.parametrize(("id", "status"), [("bad", 1), ("gone", 3), ("ok", 0), ("junk", 6)])
+def test_the_exit_status_tells_how_it_ended_where_that_is_wanted(id: str, status: int, url: str) -> None:
+    assert asyncresult("watch", "ok", id, "--exit-status", "--url", url).status == status
+    assert asyncresult("watch", "ok", id, "--url", url).status == (6 if id == "junk" else 0)
+
+
+def test_json_lines(ending: str) -> None:
+    shown = [json.loads(line) for line in asyncresult("watch", "busy", "--json", "--url", ending).out.splitlines()]
+    assert (shown[0]["id"], shown[0]["state"], shown[0]["ready"]) == ("busy", "PROGRESS", False)
+    assert (shown[-1]["state"], shown[-1]["ready"], shown[-1]["result"]) == ("SUCCESS", True, "done")
+
+
+def test_timeout(url: str) -> None:
+    outcome = asyncresult("watch", "busy", "--timeout", "0.2", "--url", url)
+    assert (outcome.status, outcome.err) == (124, "asyncresult: not all had ended after 0.2 seconds\n")
+
+
+def test_a_bar_on_a_terminal(url: str, store: Store) -> None:
+    pytest.importorskip("rich")
+    status, seen = on_terminal(
+        "watch", "busy", "bad", "--url", url, once_seen=("3/10 three", lambda: store("busy", result="done"))
+    )
+    assert status == 0
+    assert "━" in seen
+    assert "\x1b[1A" in seen  # drawn again, not below
+    assert "\x1b[31mFAILURE" in seen
+    assert "done" in seen[seen.rindex("busy") :]
+
+
+@pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"PYTHONPATH": "no-rich"}])
+def test_lines_where_the_cursor_cannot_move_or_rich_is_missing(env: dict[str, str], url: str, tmp_path: Path) -> None:
+    if "PYTHONPATH" in env:
+        # As if it were not installed: find_spec() finds nothing.
+        (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['rich'] = None\n")
+        env = {"PYTHONPATH": f"{tmp_path}:{environment()['PYTHONPATH']}"}
+    status, seen = on_terminal("watch", "ok", "--url", url, env=env)
+    assert (status, seen) == (0, 'ok SUCCESS {"n": 1}\r\n')
+
+
+def test_no_color(url: str) -> None:
+    status, seen = on_terminal("watch", "bad", "--url", url, env={"NO_COLOR": "1"})
+    assert status == 0
+    assert "\x1b[31m" not in seen
+    assert "FAILURE" in seen
+    assert "\x1b[31m" in on_terminal("info", "bad", "--url", url)[1]
+    assert "\x1b[" not in on_terminal("info", "bad", "--url", url, env={"NO_COLOR": "1"})[1]
+
+
+def test_ascii_terminal(url: str, store: Store) -> None:
+    store("utf", result="naïve ☃")
+    outcome = asyncresult("watch", "utf", "--url", url, env={"PYTHONIOENCODING": "ascii"})
+    assert (outcome.status, outcome.out) == (0, "utf SUCCESS na\\xefve \\u2603\n")
