@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -247,3 +248,44 @@ async def test_a_set_whose_list_was_changed_directly_still_knows_its_members(bac
     results.discard("b")
     results.add(AsyncResult("b"))
     assert [handle.id for handle in results] == ["a", "c", "b"]
+
+
+@pytest.mark.parametrize("form", ["a saved group", "children"])
+async def test_many_handles_are_made_beside_the_loop(
+    backend: Backend, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred thousand take half a second to make. Few are made at once: a thread costs more than they do."""
+    makers: list[bool] = []
+    revive = backend._revive
+
+    def watched(form: Any) -> Any:
+        makers.append(threading.current_thread() is threading.main_thread())
+        return revive(form)
+
+    monkeypatch.setattr(backend, "_revive", watched)
+    for count in (10, 3000):
+        forms = [[[f"t{n}", None], None] for n in range(count)]
+        if form == "children":
+            await backend.store_result(f"task{count}", None, "SUCCESS", request=_Sent(forms))
+            made: Any = await AsyncResult(f"task{count}").children()
+        else:
+            await backend._engine().put(backend.group_key("g"), backend.codec.encode_group((("g", None), forms)), None)
+            made = await GroupResult.restore("g")
+        assert len(made) == count and made[-1].id == f"t{count - 1}"
+        assert set(makers) == {count == 10}
+        makers.clear()
+
+
+class _Sent:
+    """A request whose task has sent others."""
+
+    def __init__(self, forms: list[Any]) -> None:
+        self.children = [_Child(form) for form in forms]
+
+
+class _Child:
+    def __init__(self, form: Any) -> None:
+        self.form = form
+
+    def as_tuple(self) -> Any:
+        return self.form

@@ -43,7 +43,7 @@ TABLE = [
     ("handles", "_handles.streams"),
     ("handles", "_handles.joins"),
     ("handles", "_handles.result"),
-    ("handles", "_handles.tree _handles.updates"),
+    ("handles", "_handles.tree _handles.updates _handles.making"),
     ("handles", "_handles.feeds _handles.waiting _handles.futures"),
     ("handles", "_handles.handle"),
     ("handles", "_handles.base _handles.lookup"),

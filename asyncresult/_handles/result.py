@@ -21,6 +21,7 @@ from .base import Node, T_co, handles_in
 from .futures import DoneCallback, concurrent_future, result_future
 from .handle import Handle, forget_record, fresh, info_of, is_ready, listen, outcome, unlisten_equal
 from .lookup import lookup
+from .making import make_handles
 from .updates import Updates
 from .waiting import await_outcome, raise_reason, wait
 
@@ -277,7 +278,8 @@ class AsyncResult(Handle[T_co]):
         """
         from .tree import children_of
 
-        return children_of(self, await self.meta())
+        meta = await self.meta()
+        return await make_handles(self.backend, meta.children, lambda: children_of(self, meta))
 
     async def _below(self) -> list[Node[Any]]:
         return await self.children() or []

@@ -24,6 +24,7 @@ from .base import Node, ResultBase, SupportsAsyncResult, T, as_result
 from .handle import forget_record, settled
 from .joins import Join, end_at_once, finish, groups_of, leaves_of, look_at_all, look_once, over, values_of
 from .lookup import lookup
+from .making import make_handles
 from .result import AsyncResult
 from .streams import Completed, SetUpdates
 from .waiting import raise_reason
@@ -490,10 +491,14 @@ class GroupResult(ResultSet[T], Node[list[T]]):
         form = await backend.restore_group(id)
         if form is None:
             return None
-        try:
-            group = backend._revive(form)
-        except ValueError as error:
-            raise ResultDecodeError(f"the saved group {id} is not in Celery's form: {error}", task_id=id) from error
+
+        def make() -> Any:
+            try:
+                return backend._revive(form)
+            except ValueError as error:
+                raise ResultDecodeError(f"the saved group {id} is not in Celery's form: {error}", task_id=id) from error
+
+        group = await make_handles(backend, form, make)
         if not isinstance(group, GroupResult):
             raise ResultDecodeError(f"what is saved as group {id} is a single result", task_id=id)
         return group

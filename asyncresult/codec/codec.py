@@ -173,21 +173,24 @@ class Codec:
             ResultDecodeError, ResultTooLarge: As :meth:`decode`, perhaps in other words.
         """
         plain = self.plain(task_id, payload)
+        document = self._in_pieces(task_id, plain)
+        return self._whole(task_id, plain) if document is None else self._record(task_id, document, plain)
+
+    def _in_pieces(self, id: str, plain: Bytes) -> Any:
+        """A large JSON document, read with pauses for other threads; None for what is to be read in one go."""
         if plain[:1] != b"{" or "json" not in self._loads or len(plain) <= pieces.PIECE_BYTES:
-            return self._whole(task_id, plain)
+            return None
         try:
-            document = pieces.decode_in_pieces(plain)
+            return pieces.decode_in_pieces(plain)
         except (pieces.NotInPieces, RecursionError):
-            return self._whole(task_id, plain)
+            return None
         except Exception as error:
             problem = error_text(error)
-        else:
-            return self._record(task_id, document, plain)
         # As in _document: out of the except block.
-        raise _unreadable(task_id, plain, f"{problem} (read as json)")
+        raise _unreadable(id, plain, f"{problem} (read as json)")
 
     def decode_group(self, group_id: str, payload: Bytes) -> Any:
-        """Read a saved group.
+        """Read a saved group; a large one with pauses for other threads, as :meth:`decode_large` does.
 
         Returns:
             Its ``as_tuple`` form, made of lists; None for an empty payload.
@@ -196,7 +199,9 @@ class Codec:
             ResultDecodeError, ResultTooLarge: As :meth:`decode`, with the group's id as their ``task_id``.
         """
         plain = self.plain(group_id, payload)
-        document = self._document(group_id, plain) if plain else {"result": None}
+        document = self._in_pieces(group_id, plain) if plain else {"result": None}
+        if document is None:
+            document = self._document(group_id, plain)
         if not isinstance(document, dict) or "result" not in document:
             raise _unreadable(group_id, plain, "it is not a saved group, which is a mapping with a 'result'")
         return document["result"]
