@@ -13,6 +13,7 @@ import pytest
 
 import asyncresult
 from asyncresult import AsyncResult, Backend, BackendClosed, Promise, ResultSet, gather
+from asyncresult._storage.store import engine_of
 from tests.backends.waiting import until, waits_for
 
 
@@ -219,7 +220,7 @@ async def test_a_failure_keeps_nothing_of_its_caller(backend: Backend, wait: Cal
     """An exception in a circle with its traceback keeps all that it passed through until the collector comes."""
     await backend.mark_as_failure("failed", ValueError("no"))
     await backend.mark_as_done("text", "text")
-    await backend._engine().put(backend.task_key("unreadable"), b"garbage", None)
+    await engine_of(backend).put(backend.task_key("unreadable"), b"garbage", None)
 
     async def handled(data: Data) -> None:
         try:
@@ -242,7 +243,7 @@ async def test_a_failure_keeps_nothing_of_its_caller(backend: Backend, wait: Cal
 
 
 async def test_each_caller_gets_an_error_of_its_own(backend: Backend) -> None:
-    await backend._engine().put(backend.task_key("t"), b"garbage", None)
+    await engine_of(backend).put(backend.task_key("t"), b"garbage", None)
     handle = AsyncResult[Any]("t")
     errors = await asyncio.gather(handle.get(), handle.get(), handle, handle.as_future(), return_exceptions=True)
     known = [handle.exception, handle.exception]

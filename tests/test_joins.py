@@ -12,6 +12,7 @@ import pytest
 import asyncresult
 from asyncresult import AsyncResult, Backend, BackendClosed, GroupResult, ResultDecodeError, ResultSet, gather, wait
 from asyncresult._handles.joins import READ_FIRST
+from asyncresult._storage.store import engine_of
 from asyncresult._storage.waiters import READ_CHUNK
 from tests.backends.waiting import until, waits_for
 
@@ -113,7 +114,7 @@ async def test_members_of_a_join_are_those_of_its_beginning(backend: Backend) ->
 
 
 async def test_an_unreadable_member_costs_its_own_place_only(backend: Backend) -> None:
-    await backend._engine().put(backend.task_key("bad"), b"garbage", None)
+    await engine_of(backend).put(backend.task_key("bad"), b"garbage", None)
     await backend.mark_as_done("good", 1)
     await backend.mark_as_done("text", "no number")
     results = ResultSet[Any]([AsyncResult("bad"), AsyncResult("good"), AsyncResult("text", type=int)])
@@ -269,7 +270,7 @@ async def test_many_handles_are_made_beside_the_loop(
             await backend.store_result(f"task{count}", None, "SUCCESS", request=_Sent(forms))
             made: Any = await AsyncResult(f"task{count}").children()
         else:
-            await backend._engine().put(backend.group_key("g"), backend.codec.encode_group((("g", None), forms)), None)
+            await engine_of(backend).put(backend.group_key("g"), backend.codec.encode_group((("g", None), forms)), None)
             made = await GroupResult.restore("g")
         assert len(made) == count and made[-1].id == f"t{count - 1}"
         assert set(makers) == {count == 10}

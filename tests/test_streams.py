@@ -11,6 +11,7 @@ import pytest
 
 import asyncresult
 from asyncresult import FIRST_EXCEPTION, AsyncResult, Backend, ResultDecodeError, ResultSet, as_completed, wait
+from asyncresult._storage.store import engine_of
 from tests.backends.waiting import until, waits_for
 
 
@@ -169,7 +170,7 @@ async def test_ignored_results_are_over_in_every_form(backend: Backend) -> None:
 
 async def test_an_unreadable_member_ends_the_updates_of_the_others_not(backend: Backend) -> None:
     """It is raised when they have ended."""
-    await backend._engine().put(backend.task_key("bad"), b"garbage", None)
+    await engine_of(backend).put(backend.task_key("bad"), b"garbage", None)
     seen: list[str] = []
 
     async def follow() -> None:

@@ -9,6 +9,8 @@ import pytest
 
 import asyncresult
 from asyncresult import AsyncResult, Backend, EagerResult, TaskMeta
+from asyncresult._handles.handle import read_record
+from asyncresult._storage.store import engine_of
 from tests.backends.waiting import until, waits_for
 
 
@@ -33,7 +35,7 @@ async def test_values_that_cannot_be_compared_are_given_all_the_same(backend: Ba
         text = (
             b'{"status": "PROGRESS", "result": [%d, {"__type__": "decimal", "__value__": "sNaN"}], "task_id": "t"}' % n
         )
-        await backend._engine().put(backend.task_key("t"), text, None)
+        await engine_of(backend).put(backend.task_key("t"), text, None)
     await until(lambda: len(seen) == 3)
     await backend.mark_as_done("t", 1)
     await backend.mark_as_done("bystander", 2)
@@ -72,7 +74,7 @@ async def test_a_look_does_not_take_a_stream_back(backend: Backend) -> None:
     following = asyncio.ensure_future(follow())
     await until(lambda: seen)
     await waits_for(backend, 1)
-    engine = backend._engine()
+    engine = engine_of(backend)
     late: asyncio.Future[bytes | None] = engine.loop.create_future()
     engine.read = lambda key: late  # type: ignore[method-assign]
     look = asyncio.ensure_future(handle.meta())
@@ -91,11 +93,11 @@ async def test_a_look_does_not_take_a_stream_back(backend: Backend) -> None:
 
 async def test_a_look_whose_read_is_given_up_ends(backend: Backend) -> None:
     """However the read ends, so does the look."""
-    engine = backend._engine()
+    engine = engine_of(backend)
     for end in ("cancel", "set_exception"):
         reply: asyncio.Future[bytes | None] = engine.loop.create_future()
         engine.read = lambda key, reply=reply: reply  # type: ignore[method-assign,misc]
-        look = AsyncResult("t")._look()
+        look = read_record(AsyncResult("t"))
         getattr(reply, end)(*([] if end == "cancel" else [OSError("of any kind")]))
         async with asyncio.timeout(5):
             await asyncio.wait([look])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from .._storage.store import Store
+from .._storage.store import Store, engine_of
 
 __all__ = ["make_handles"]
 
@@ -21,7 +21,7 @@ async def make_handles(store: Store, form: Any, make: Callable[[], T]) -> T:
     ``make`` raises nothing but ResultDecodeError.
     """
     if _is_large(form):
-        return await store._engine().on_thread(make)
+        return await engine_of(store).on_thread(make)
     return make()
 
 
