@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from asyncresult import AsyncResult, Backend
+from asyncresult import AsyncResult, Backend, TaskRevoked
 from asyncresult.errors import BackendUnavailable, ResultDecodeError, ResultTimeout
 from asyncresult.web import Settings, Tokens, accepted, create_app, exception_handlers, status
 from asyncresult.web.documents import dump
@@ -149,7 +149,7 @@ async def test_deleting_and_revoking(backend: Backend, serve: Serve) -> None:
         working = asyncio.create_task(work())
         await AsyncResult("t2").until("STARTED", timeout=5)
         assert (await client.delete("/tasks/t2")).status_code == 202
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(TaskRevoked):
             await working
         assert (await client.get("/tasks/t2")).json()["state"] == "REVOKED"
 

@@ -10,6 +10,26 @@ for (const card of document.querySelectorAll(".task")) {
   card.querySelector(".revoke")?.addEventListener("click", (event) => revoke(event.currentTarget));
 }
 
+/* A browser opens six connections to a host: one stream for all. Where it is blocked, each component asks for itself. */
+const cards = new Map([...document.querySelectorAll(".task")].map((card) => [card.dataset.id, card]));
+if (cards.size === 1) each();
+else if (cards.size > 1) {
+  const ids = [...cards.keys()].map((id) => `id=${encodeURIComponent(id)}`).join("&");
+  const source = new EventSource(`${document.querySelector("main").dataset.base}/events?format=json&${ids}`);
+  const take = (event) => {
+    const status = JSON.parse(event.data);
+    cards.get(status.id).querySelector("task-progress").status = status;
+  };
+  source.addEventListener("progress", take);
+  source.addEventListener("done", take);
+  source.addEventListener("end", () => source.close());
+  source.addEventListener("error", () => { if (source.readyState === EventSource.CLOSED) each(); });
+}
+
+function each() {
+  for (const card of cards.values()) card.querySelector("task-progress").setAttribute("src", card.dataset.self);
+}
+
 function render(card, status) {
   card.dataset.state = status.state;
   card.querySelector(".state").textContent = status.state;

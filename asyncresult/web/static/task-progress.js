@@ -16,12 +16,12 @@ const texts = {
   en: {
     PENDING: "Waiting", RECEIVED: "Waiting", STARTED: "Running", RETRY: "Trying again", PROGRESS: "Running",
     SUCCESS: "Done", failed: "The task failed", revoked: "The task was stopped", offline: "Connection lost, trying again",
-    gone: "No such task", progress: "Progress", percent: (n) => `${n} percent`,
+    gone: "No such task", unreadable: "The result cannot be read", progress: "Progress", percent: (n) => `${n} percent`,
   },
   de: {
     PENDING: "Wartet", RECEIVED: "Wartet", STARTED: "Läuft", RETRY: "Neuer Versuch", PROGRESS: "Läuft",
     SUCCESS: "Fertig", failed: "Die Aufgabe ist fehlgeschlagen", revoked: "Die Aufgabe wurde abgebrochen",
-    offline: "Verbindung verloren, neuer Versuch", gone: "Keine solche Aufgabe", progress: "Fortschritt",
+    offline: "Verbindung verloren, neuer Versuch", gone: "Keine solche Aufgabe", unreadable: "Das Ergebnis ist nicht lesbar", progress: "Fortschritt",
     percent: (n) => `${n} Prozent`,
   },
 };
@@ -65,8 +65,9 @@ export class TaskProgress extends HTMLElement {
     root.append(this.#bar, this.#status, this.#said, this.#error);
   }
 
-  /** The last status document, or null. */
+  /** The last status document, or null. A page that has one stream for many tasks sets it; src is not needed then. */
   get status() { return this.#document; }
+  set status(document) { this.#take(document); }
 
   connectedCallback() { this.#start(); }
   disconnectedCallback() { this.#stop(); }
@@ -123,7 +124,9 @@ export class TaskProgress extends HTMLElement {
         const headers = { Accept: "application/json" };
         if (!first) headers.Prefer = `wait=${WAIT_SECONDS}`;
         const response = await fetch(src, { headers, credentials: "same-origin", signal: abort.signal, cache: "no-store" });
-        if (response.status === 404 || response.status === 400) return this.#fail(this.#texts.gone);
+        if ([400, 404, 502].includes(response.status)) {
+          return this.#fail(response.status === 502 ? this.#texts.unreadable : this.#texts.gone);
+        }
         if (!response.ok) throw new Error(response.status);
         this.#take(await response.json());
         if (this.#document.ready) return;
