@@ -90,8 +90,9 @@ def _card(task: dict[str, Any], revoke: bool) -> str:
         if revoke
         else ""
     )
-    return f"""<article class="task" data-id="{id}" data-self="{html.escape(links["self"])}" data-state="{html.escape(task["state"])}">
-<header><h2>{id}</h2><span class="state">{html.escape(task["state"])}</span>{button}</header>
+    state, here = html.escape(task["state"]), html.escape(links["self"])
+    return f"""<article class="task" data-id="{id}" data-self="{here}" data-state="{state}">
+<header><h2>{id}</h2><span class="state">{state}</span>{button}</header>
 <task-progress label="Progress of task {id}"></task-progress>
 <dl class="facts"></dl>
 <pre class="result" hidden tabindex="0" aria-label="Result"></pre>
