@@ -30,7 +30,7 @@ from .address import Address, Dial, dial_address, opened
 from .errors import describe, error_reply
 from .options import Options
 
-__all__ = ["LIBRARY", "Command", "CommandConnection", "Interrupted", "credentials", "query"]
+__all__ = ["LIBRARY", "Command", "CommandConnection", "Interrupted", "Replies", "credentials", "query"]
 
 Command = tuple[Any, ...]
 
@@ -46,6 +46,16 @@ _NOT_YET = object()
 
 class Interrupted(RedisConnectionError):
     """A connection that stood was lost, or fell silent, with replies missing."""
+
+
+class Replies(list[Any]):
+    """The replies of one round trip.
+
+    Attributes:
+        written: Whether commands have left; so, when replies are missing, whether they may have been executed.
+    """
+
+    written = False
 
 
 class Step(NamedTuple):
@@ -100,6 +110,8 @@ class CommandConnection:
         connection = self._replies
         if connection is None or connection.lost:
             connection = await self._connect()
+        if isinstance(replies, Replies):
+            replies.written = True
         # Packed in C: redis-py does it in Python (benchmarks: fetch, store).
         await connection.exchange(b"".join(map(hiredis.pack_command, commands)), len(commands), replies)
 

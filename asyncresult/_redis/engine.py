@@ -195,6 +195,16 @@ class RedisEngine(Engine):
     def command(self, *words: str | bytes | int) -> asyncio.Future[Any]:
         return self._submit([words], lambda replies: replies[0], through=next(iter(self._topology.pumps), None))
 
+    def send_once(self, commands: list[Command], patience: float | None) -> asyncio.Future[list[Any]]:
+        """Send commands that must not be executed twice, over an outage of ``patience`` seconds (None: for ever).
+
+        Raises:
+            Unanswered: They have left, and no answer came: they may have been executed, or some of them.
+            BackendError: One was refused. BackendUnavailable, BackendPermissionError: Nothing was executed.
+            BackendClosed: The backend was closed before an answer came.
+        """
+        return self._submit(commands, lambda replies: replies, patience=patience, once=True)
+
     async def scan(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
         # Wire: SCAN, whose cursor "0" is the first and, as an answer, the last.
         for pump in self._topology.pumps:
@@ -222,6 +232,8 @@ class RedisEngine(Engine):
         convert: Callable[[list[Any]], Any],
         forever: bool = False,
         through: Pump | None = None,
+        patience: float | None = None,
+        once: bool = False,
     ) -> asyncio.Future[Any]:
         """Answers of the server that the keys belong to, or of the one at the end of ``through``."""
         future: asyncio.Future[Any] = self.loop.create_future()
@@ -233,8 +245,9 @@ class RedisEngine(Engine):
             else:
                 settle(future, convert(replies))
 
-        patience = None if forever else self._patience
-        job = Job(commands, done, functools.partial(fail, future), patience)
+        if not once:
+            patience = None if forever else self._patience
+        job = Job(commands, done, functools.partial(fail, future), patience, once=once)
         (through or self._topology).submit(job)
         return future
 

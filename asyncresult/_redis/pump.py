@@ -27,12 +27,12 @@ from typing import Any
 from redis.exceptions import AskError, AuthenticationError, InvalidResponse, ReadOnlyError, RedisError
 
 from .. import _background
-from ..errors import BackendClosed, BackendError
-from .connection import Command, Interrupted
+from ..errors import BackendClosed, BackendError, BackendUnavailable
+from .connection import Command, Interrupted, Replies
 from .errors import describe, is_refusal, is_transient, typed_error
 from .outage import Backoff, Health, Outage
 
-__all__ = ["Job", "Pump"]
+__all__ = ["Job", "Pump", "Unanswered"]
 
 logger = logging.getLogger("asyncresult")
 
@@ -49,6 +49,10 @@ LOSSES_OF_ONE, UNSUSPICIOUS = 3, 64 * 1024
 Execute = Callable[[list[Command], list[Any]], Awaitable[None]]
 
 
+class Unanswered(BackendUnavailable):
+    """The connection was lost when a job had left that must not be sent twice: it may have been executed."""
+
+
 class Job:
     """Commands that belong together, and what to do with the answers.
 
@@ -57,9 +61,10 @@ class Job:
         done: Gets the replies, errors among them.
         failed: Gets the typed error when no replies are to be had.
         patience: Seconds over which an outage is retried; None for ever.
+        once: It must not be executed twice: once it has left, it fails with :class:`Unanswered` where no answer comes.
     """
 
-    __slots__ = ("commands", "deadline", "done", "failed", "losses", "patience")
+    __slots__ = ("commands", "deadline", "done", "failed", "losses", "once", "patience")
 
     def __init__(
         self,
@@ -67,7 +72,10 @@ class Job:
         done: Callable[[list[Any]], None],
         failed: Callable[[BackendError | BackendClosed], None],
         patience: float | None,
+        *,
+        once: bool = False,
     ) -> None:
+        self.once = once
         self.commands = commands
         self.done = done
         self.failed = failed
@@ -154,7 +162,7 @@ class Pump:
 
     async def drain(self, timeout: float) -> None:
         """Give what is under way and queued at most ``timeout`` seconds; reads for waiters are not counted."""
-        if any(job.patience is not None for job in (*self._jobs, *self._round)):
+        if any(job.patience is not None or job.once for job in (*self._jobs, *self._round)):
             self._drained = self._loop.create_future()
             await asyncio.wait([self._drained], timeout=timeout)
 
@@ -217,12 +225,14 @@ class Pump:
     async def _try_round(self) -> Exception | None:
         """One round trip. Returns the error that made it fail, if another attempt may not meet it."""
         commands = [command for job in self._round for command in job.commands]
-        replies: list[Any] = []
+        replies = Replies()
         try:
             if not await self._is_suspect():
                 await self._execute(commands, replies)
         except Exception as error:
             await self._hand_out(replies)
+            if replies.written:
+                self._fail_those_sent_once(describe(error))
             return self._unanswered(error)
         self._answered(replies)
         passing = next(filter(self._will_pass, replies), None)
@@ -275,6 +285,19 @@ class Pump:
         # Let in before, and then not: a password that is being changed, or a name that leads to another server.
         return isinstance(reply, AuthenticationError) or (self._undelivered is None and isinstance(reply, AskError))
 
+    def _is_to_be_repeated(self, job: Job, replies: list[Any]) -> bool:
+        """Whether a job met an error that passes; what must not be executed twice, if none of it was executed."""
+        return (all if job.once else any)(map(self._will_pass, replies)) and bool(replies)
+
+    def _fail_those_sent_once(self, reason: str) -> None:
+        """The round has left and is not answered: what must not be executed twice cannot be tried again."""
+        sent = [job for job in self._round if job.once]
+        if not sent:
+            return
+        self._round = deque(job for job in self._round if not job.once)
+        for job in sent:
+            job.failed(Unanswered(f"{self._address}: the answer was lost: {reason}"))
+
     async def _hand_out(self, replies: list[Any]) -> None:
         """Give each job its replies; jobs that are not answered, or have to be tried again, stay."""
         start = size = 0
@@ -283,7 +306,7 @@ class Pump:
             job = self._round.popleft()
             own = replies[start : start + len(job.commands)]
             start += len(job.commands)
-            if start > len(replies) or any(map(self._will_pass, own)):
+            if start > len(replies) or self._is_to_be_repeated(job, own):
                 self._round.append(job)
                 continue
             try:

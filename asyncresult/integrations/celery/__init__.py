@@ -21,9 +21,11 @@ from .backend import ResultBackend, SentinelResultBackend, result_backend
 from .canvas import GroupSignature, TypedSignature, chain, chord, group
 from .control import CeleryController
 from .postgres import install_trigger, trigger_sql, trigger_sql_of
+from .publisher import SendUnconfirmed
 from .readers import Reader, register_reader
 from .results import CeleryAsyncResult, CeleryGroupResult, from_celery, to_celery
 from .rpc import RpcBackend
+from .sending import asend_task
 from .tasks import Task, install, task
 
 __all__ = [
@@ -35,9 +37,11 @@ __all__ = [
     "Reader",
     "ResultBackend",
     "RpcBackend",
+    "SendUnconfirmed",
     "SentinelResultBackend",
     "Task",
     "TypedSignature",
+    "asend_task",
     "chain",
     "chord",
     "connect",

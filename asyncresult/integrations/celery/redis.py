@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +15,7 @@ from ...backend import Backend
 from ...backend import connect as connect_url
 from .settings import record_settings
 
-__all__ = ["make_redis", "place_of_redis"]
+__all__ = ["connection_url", "make_redis", "place_of_redis"]
 
 #: Parameters of Celery's connections that ours do without, because the two connections of a backend keep
 #: themselves alive (heartbeat), are never more than two, reconnect and retry by rules of their own, and
@@ -75,9 +75,29 @@ def _translate(app: Any, parsed: Any) -> tuple[str, dict[str, Any]]:
     """URL and options of our backend, from Celery's."""
     params, transport = dict(parsed.connparams), parsed._transport_options
     settings = record_settings(app.conf, parsed, transport)
-    tls = issubclass(params.get("connection_class") or object, SSLConnection)
     if params.get("socket_timeout") == DEFAULTS["redis_socket_timeout"]:
         del params["socket_timeout"]  # nobody asked for the two minutes that a blocking client may wait
+    hosts = params.get("hosts") if isinstance(parsed, SentinelBackend) else None
+    return connection_url(params, transport, settings, hosts)
+
+
+def connection_url(
+    params: Mapping[str, Any],
+    transport: Mapping[str, Any],
+    settings: dict[str, Any],
+    sentinels: Iterable[Mapping[str, Any]] | None,
+) -> tuple[str, dict[str, Any]]:
+    """URL and options of our connections, from parameters of redis-py's.
+
+    Args:
+        transport: The transport options of Celery or kombu.
+        settings: Options that are known already.
+        sentinels: Host and port of each, if it is Sentinel.
+
+    Raises:
+        ValueError: One is not known; it is named.
+    """
+    tls = issubclass(params.get("connection_class") or object, SSLConnection)
     for name, value in params.items():
         if name in _ADDRESS or name in _NOT_NEEDED or value is None:
             continue
@@ -88,12 +108,12 @@ def _translate(app: Any, parsed: Any) -> tuple[str, dict[str, Any]]:
         else:
             raise ValueError(f"it sets {name!r} for its connections to Redis, which asyncresult's do not know")
     settings["db"] = params["db"]
-    if isinstance(parsed, SentinelBackend):
+    if sentinels is not None:
         # Celery asks its sentinels without TLS unless sentinel_kwargs says otherwise.
         settings["sentinel_kwargs"] = {"ssl": False, **transport.get("sentinel_kwargs", {})}
         settings["min_other_sentinels"] = transport.get("min_other_sentinels", 0)
         settings["master_name"] = transport.get("master_name")
-        hosts = ",".join(_host(host["host"], host["port"]) for host in params["hosts"])
+        hosts = ",".join(_host(host["host"], host["port"]) for host in sentinels)
         return f"{'sentinels' if tls else 'sentinel'}://{hosts}", settings
     if "path" in params:
         return f"unix://{quote(params['path'])}", settings

@@ -19,10 +19,10 @@ from ...result import AsyncResult as Handle
 from .awaitable import AwaitableResult, make_awaitable, with_await
 from .backend import sending, sent
 from .config import make_backend
-from .control import in_thread
 from .coroutines import as_child, running_task, wrap_coroutine_function
-from .results import VALUE_TYPE, from_celery, is_result
+from .results import VALUE_TYPE
 from .rpc import watch
+from .sending import send
 from .values import returned_type, store_plain_values
 
 if TYPE_CHECKING:
@@ -107,21 +107,24 @@ class _Methods(_Generic[P, R]):
         return returned_type(run)
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
-        """Send the task, in a thread. Cancelling returns at once; the task may have been sent by then.
+        """Send the task without blocking the event loop: over an asyncio connection where the broker is Redis, else in
+        a thread. Cancelling returns at once; the task may have been sent by then.
 
         Returns:
             The handle: ``handle = await add.adelay(2, 3)``, then ``value = await handle``. Where the class of the task
             gives no result (None, say, because it will be sent later), what it gives.
 
         Raises:
-            kombu.exceptions.OperationalError: The broker cannot be reached; what else ``delay`` raises.
+            SendUnconfirmed: The connection was lost before the broker's answer came: it may have been sent.
+            kombu.exceptions.OperationalError: The broker cannot be reached, or refuses; nothing was sent.
+            Exception: What else ``delay`` raises; nothing was sent.
         """
-        handle: Handle[R] = await _send_in_thread(self, functools.partial(self.delay, *args, **kwargs))
+        handle: Handle[R] = await send(self, functools.partial(self.delay, *args, **kwargs), {})
         return handle
 
     async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Handle[R]:
         """:meth:`adelay` with Celery's options for sending."""
-        handle: Handle[R] = await _send_in_thread(self, functools.partial(self.apply_async, args, kwargs, **options))
+        handle: Handle[R] = await send(self, functools.partial(self.apply_async, args, kwargs, **options), options)
         return handle
 
     @property
@@ -225,24 +228,15 @@ def _adopt(task: Any) -> None:
 # -- sending ------------------------------------------------------------------------------------------------
 
 
-async def _send_in_thread(self: Any, send: Callable[[], Any]) -> Any:
-    """Have a thread send a task or signature; give the handle, or what is no result as it is."""
-
-    def call() -> Any:
-        with sending(self.app, always=True), as_child():
-            return send()
-
-    result = await in_thread(call)
-    return from_celery(result) if is_result(result) else result
-
-
 async def _aapply_async(self: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-    """Send this signature, of a task, chain, group, chord, map, starmap or chunks, in a thread.
+    """Send this signature, of a task, chain, group, chord, map, starmap or chunks, without blocking the event loop.
 
     Returns:
         The handle, with its parents; a group's has its members. None for an empty chain.
+
+    Raises: as :meth:`_Methods.adelay`.
     """
-    return await _send_in_thread(self, functools.partial(self.apply_async, args, kwargs, **options))
+    return await send(self, functools.partial(self.apply_async, args, kwargs, **options), options)
 
 
 async def _adelay(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,309 @@
+"""Sending tasks without a thread, where the broker is Redis.
+
+Celery and kombu make the messages (:mod:`.messages`), on the event loop; they leave over an asyncio connection, those
+of one tick of the loop in one pipeline. Making a message takes about 0.1 ms, so many of them take turns with whatever
+else the loop has to do::
+
+    send ──turn free──> compose (Celery, kombu) ──> one job ──> the broker's pump ──> answer ──> handle
+     └──no──> queue ──next tick, for SLICE seconds──┘
+
+Where it cannot be done so (another broker, code of the application that may block), Celery sends in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import logging
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from kombu.exceptions import OperationalError
+
+from ..._redis.connection import Command
+from ..._redis.engine import RedisDriver, RedisEngine
+from ..._redis.pump import Unanswered
+from ...backend import Backend
+from ...backend import connect as connect_url
+from ...errors import BackendClosed, BackendError
+from .backend import sending, sent
+from .config import once
+from .control import in_thread
+from .coroutines import as_child
+from .messages import Composer, Message, Routed, UnsupportedBroker, composing, use_composers
+from .redis import connection_url
+from .results import from_celery, is_result
+
+__all__ = ["Publisher", "SendUnconfirmed", "publisher_of"]
+
+logger = logging.getLogger("asyncresult")
+
+#: Seconds of composing between two turns of the loop. One message takes about 0.1 ms.
+SLICE = 0.002
+#: Commands that may be on their way before others are composed.
+MAX_IN_FLIGHT = 2000
+
+
+class SendUnconfirmed(OperationalError):
+    """The message may have been sent: the connection was lost, or closed, before the broker's answer came.
+
+    Sending again may send the task twice. What was not sent at all raises another OperationalError.
+    """
+
+
+class _Composed(NamedTuple):
+    value: Any
+    commands: list[Any]
+    messages: list[Message]
+
+
+class Publisher:
+    """Sends what an app publishes. Used by any number of event loops.
+
+    Args:
+        app: The Celery app.
+
+    Attributes:
+        sent: Messages that were accepted by the broker.
+        in_thread: Calls that were sent by a thread.
+        reason: Why nothing can be sent without a thread; None where it can.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.sent = 0
+        self.in_thread = 0
+        self.reason: str | None = None
+        self._idle: list[Composer] = []
+        self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = weakref.WeakKeyDictionary()
+        self._own: Backend | None = None
+        self._shares: tuple[Backend | None, bool] = (None, False)
+        try:
+            composer = Composer(app)
+            self._url, self._settings = _connection(composer)
+            self._own = connect_url(self._url, **self._settings)
+        except UnsupportedBroker as error:
+            self.reason = str(error)
+        except ValueError as error:
+            self.reason = f"the broker's connection: {error}"
+        else:
+            self._idle.append(composer)
+            use_composers(app)
+
+    async def send(self, call: Callable[[], Any], *, blocks: bool = False) -> Any:
+        """Call what sends a task or canvas with Celery's own code; send what it publishes; give the handle.
+
+        Args:
+            blocks: It may block, and is called in a thread. What it publishes is sent from here.
+
+        Raises:
+            SendUnconfirmed: It may have been sent.
+            kombu.exceptions.OperationalError: It was not.
+            Exception: What Celery's code raises. Nothing was sent.
+        """
+        compose = functools.partial(self._compose, call)
+        if blocks:
+            composed = await in_thread(compose)
+        else:
+            composed = await self._turn().take(compose)
+        if composed.commands:
+            await self._push(composed)
+        return composed.value
+
+    async def send_in_thread(self, call: Callable[[], Any]) -> Any:
+        """Have Celery send, in a thread, with its own connection."""
+        self.in_thread += 1
+
+        def send() -> Any:
+            with sending(self.app, always=True), as_child():
+                return _handle(call())
+
+        return await in_thread(send)
+
+    # -- composing ----------------------------------------------------------------------------------------
+
+    def _turn(self) -> _Turns:
+        loop = asyncio.get_running_loop()
+        turns = self._turns.get(loop)
+        if turns is None:
+            turns = self._turns[loop] = _Turns(loop)
+        return turns
+
+    def _compose(self, call: Callable[[], Any]) -> _Composed:
+        try:
+            composer = self._idle.pop()
+        except IndexError:
+            composer = Composer(self.app)
+        token = composing.set(composer)
+        try:
+            with sending(self.app, always=True), as_child():
+                value = _handle(call())
+            commands, messages = composer.take()
+        except BaseException:
+            # What it has declared is not sent: others must declare it again.
+            if not composer.take()[0]:
+                self._idle.append(composer)
+            raise
+        finally:
+            composing.reset(token)
+        self._idle.append(composer)
+        return _Composed(value, commands, messages)
+
+    # -- sending ------------------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> Backend:
+        """The backend that is connected to the broker: the app's own where that is the same server and database."""
+        theirs = vars(self.app).get("_asyncresult_backend")
+        own = self._own
+        assert own is not None
+        if theirs is not self._shares[0]:
+            self._shares = theirs, theirs is not None and _same_connection(theirs, own)
+        if self._shares[1] and not theirs.closed:
+            shared: Backend = theirs
+            return shared
+        if own.closed:
+            own = self._own = connect_url(self._url, **self._settings)
+        if theirs is not None and not theirs.closed and own not in theirs.companions:
+            theirs.companions.append(own)  # who enters the app's backend closes this one with it
+        return own
+
+    async def _push(self, composed: _Composed) -> None:
+        engine: Any = self.store._engine()
+        patience = composed.messages[-1].patience if composed.messages else 0.0
+        turns = self._turn()
+        commands = composed.commands
+        turns.in_flight += len(commands)
+        try:
+            if any(isinstance(command, Routed) for command in commands):
+                commands = await _routed(engine, commands, patience)
+            if commands:
+                await engine.send_once(commands, patience)
+        except (Unanswered, BackendClosed) as error:
+            self._idle.clear()
+            raise SendUnconfirmed(f"the task may have been sent: {error}") from error
+        except BackendError as error:
+            self._idle.clear()  # declarations may be lost: whoever composes next makes them again
+            raise OperationalError(str(error)) from error
+        finally:
+            turns.landed(len(composed.commands))
+        self.sent += len(composed.messages)
+
+
+async def _routed(engine: RedisEngine, commands: list[Any], patience: float | None) -> list[Command]:
+    """The commands, with those in place of each :class:`Routed` that deliver it.
+
+    What is declared in front of it has to be on the server before its table is read.
+    """
+    tables: dict[str, Any] = {}
+    before = [command for command in commands if not isinstance(command, Routed)]
+    questions = {command.exchange: command.question() for command in commands if isinstance(command, Routed)}
+    declared = [command for command in before if command[0] in ("SADD", "EVAL")]
+    replies = await engine.send_once([*declared, *questions.values()], patience)
+    tables = dict(zip(questions, replies[len(declared) :], strict=True))
+    routed: list[Command] = []
+    for command in commands:
+        if isinstance(command, Routed):
+            routed += command.commands(tables[command.exchange])
+        elif command not in declared:
+            routed.append(command)
+    return routed
+
+
+class _Turns:
+    """Composing on one event loop, for no more than SLICE seconds between two of its turns."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.in_flight = 0
+        self._loop = loop
+        self._used = 0.0
+        self._scheduled = False
+        self._queue: deque[tuple[asyncio.Future[_Composed], contextvars.Context, Callable[[], _Composed]]] = deque()
+
+    @property
+    def _free(self) -> bool:
+        return self._used < SLICE and self.in_flight < MAX_IN_FLIGHT
+
+    async def take(self, compose: Callable[[], _Composed]) -> _Composed:
+        """Compose now, or when the turn has come."""
+        if self._free and not self._queue:
+            return self._timed(compose)
+        future: asyncio.Future[_Composed] = self._loop.create_future()
+        self._queue.append((future, contextvars.copy_context(), compose))
+        self._schedule()
+        return await future
+
+    def landed(self, commands: int) -> None:
+        """So many commands are not under way any more."""
+        self.in_flight -= commands
+        if self._queue:
+            self._schedule()
+
+    def _timed(self, compose: Callable[[], _Composed]) -> _Composed:
+        begun = self._loop.time()
+        try:
+            return compose()
+        finally:
+            self._used += self._loop.time() - begun
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        self._scheduled = False
+        self._used = 0.0
+        while self._queue and self._free:
+            future, context, compose = self._queue.popleft()
+            if future.done():  # given up: not sent
+                continue
+            try:
+                composed = context.run(self._timed, compose)
+            except Exception as error:
+                future.set_exception(error)
+            else:
+                future.set_result(composed)
+
+
+def publisher_of(app: Any) -> Publisher:
+    """The publisher of an app, made at its first use."""
+    publisher: Publisher = once(app, "_asyncresult_publisher", lambda: Publisher(app))
+    return publisher
+
+
+def _handle(result: Any) -> Any:
+    """The handle for what Celery gives; what is no result as it is."""
+    return from_celery(sent(result)) if is_result(result) else result
+
+
+def _connection(composer: Composer) -> tuple[str, dict[str, Any]]:
+    """URL and options of our connections to the broker, from those that kombu's would have.
+
+    Raises:
+        ValueError: One is not known.
+    """
+    channel = composer.channel
+    params = channel._connparams()
+    transport = composer.app.conf.broker_transport_options
+    sentinels = None
+    if composer.is_sentinel:
+        known = [client.connection_pool.connection_kwargs for client in channel._sentinel_manager.sentinels]
+        sentinels = [{"host": params["host"], "port": params["port"]} for params in known]
+    return connection_url(params, transport, {}, sentinels)
+
+
+def _same_connection(theirs: Backend, own: Backend) -> bool:
+    """Whether a backend's connection leads where the broker's would, in the same way."""
+    options: Any = theirs.options
+    if not isinstance(theirs.driver, RedisDriver) or type(theirs.driver) is not type(own.driver):
+        return False
+    if not isinstance(options.retry, (int, float)):
+        return False  # it may send twice what must be sent once
+    same: bool = replace(options, retry=own.options.retry, client_name=None) == own.options
+    return same

@@ -1,0 +1,114 @@
+"""How a task or canvas is sent: on the event loop, with Celery's code in a thread, or by Celery in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from celery import Celery
+from celery import Task as StockTask
+from celery.canvas import Signature, _chain, chord, group
+
+from .publisher import publisher_of
+
+__all__ = ["asend_task", "send"]
+
+#: Tasks of a canvas whose messages are made on the event loop; more would hold it up.
+MOST_ON_LOOP = 16
+#: Where the caller brings a connection of kombu's.
+_CONNECTIONS = ("producer", "publisher", "connection")
+
+
+async def send(sender: Any, call: Callable[[], Any], options: Mapping[str, Any]) -> Any:
+    """Send a task or signature.
+
+    Args:
+        sender: The task or signature.
+        call: Sends it with Celery's code.
+        options: For sending.
+
+    Returns:
+        The handle; what is no result as it is.
+
+    Raises: as :meth:`.publisher.Publisher.send`.
+    """
+    app = sender.app
+    publisher = publisher_of(app)
+    if publisher.reason is not None or app.conf.task_always_eager or _brings_connection(options):
+        return await publisher.send_in_thread(call)
+    return await publisher.send(call, blocks=_may_block(sender, app))
+
+
+async def asend_task(app: Any, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+    """``app.send_task`` without blocking the event loop.
+
+    Returns:
+        The handle.
+
+    Raises: as :meth:`.publisher.Publisher.send`.
+    """
+    publisher = publisher_of(app)
+
+    def call() -> Any:
+        return app.send_task(name, args, kwargs, **options)
+
+    if publisher.reason is not None or _brings_connection(options):
+        return await publisher.send_in_thread(call)
+    return await publisher.send(call, blocks=_has_own_send_task(app))
+
+
+def _brings_connection(options: Mapping[str, Any]) -> bool:
+    return any(options.get(name) is not None for name in _CONNECTIONS)
+
+
+def _may_block(sender: Any, app: Any) -> bool:
+    """Whether Celery's code, or the application's, may block the event loop for long."""
+    if _has_own_send_task(app):
+        return True
+    if isinstance(sender, Signature):
+        tasks = _tasks(sender)
+        return tasks is None or len(tasks) > MOST_ON_LOOP or any(map(_has_own_apply_async, tasks))
+    return _has_own_apply_async(sender)
+
+
+def _tasks(signature: Any) -> list[Any] | None:
+    """The tasks of a canvas; None if sending it talks to the result backend, as chords do, or it is not known."""
+    if isinstance(signature, chord):
+        return None
+    if isinstance(signature, _chain):
+        found: list[Any] = []
+        for step in signature.tasks:
+            if isinstance(step, (group, chord, _chain)):  # a group becomes a chord there
+                return None
+            found.append(_task_of(step))
+        return found
+    if isinstance(signature, group):
+        members = signature.tasks
+        if not isinstance(members, (list, tuple)) or any(isinstance(m, (group, chord, _chain)) for m in members):
+            return None
+        return [_task_of(member) for member in members]
+    return [_task_of(signature)]
+
+
+def _task_of(signature: Any) -> Any:
+    name = signature.get("task") if isinstance(signature, dict) else None
+    app = getattr(signature, "app", None)
+    return app._tasks.get(name) if app is not None else None
+
+
+def _has_own_apply_async(task: Any) -> bool:
+    """Whether a class of the application's sends tasks in a way of its own."""
+    return task is not None and _is_overridden(type(task), ("apply_async", "delay"), StockTask)
+
+
+def _has_own_send_task(app: Any) -> bool:
+    return _is_overridden(type(app), ("send_task",), Celery)
+
+
+def _is_overridden(cls: type, names: tuple[str, ...], stock: type) -> bool:
+    for ancestor in cls.__mro__:
+        if ancestor is stock:
+            return False
+        if not ancestor.__module__.startswith(__package__ or "") and any(name in vars(ancestor) for name in names):
+            return True
+    return False
