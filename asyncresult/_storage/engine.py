@@ -36,6 +36,9 @@ class BackendStats(msgspec.Struct, frozen=True):
         last_error: Why the subscription is down, if it is.
         received: Replies that came so far (``rpc://``).
         refused: Those among them that belong to no task, or cannot be read.
+        sent: Tasks that were sent on the event loop (``adelay()`` of a Celery app), in this process.
+        sent_by_threads: Calls that Celery sent in a thread.
+        thread_reason: Why it does so for all; None where it does not.
     """
 
     connected: bool = False
@@ -47,6 +50,9 @@ class BackendStats(msgspec.Struct, frozen=True):
     last_error: str | None = None
     received: int = 0
     refused: int = 0
+    sent: int = 0
+    sent_by_threads: int = 0
+    thread_reason: str | None = None
 
 
 T = TypeVar("T")

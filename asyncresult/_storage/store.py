@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,8 @@ class Store(Keys, ABC):
         self.driver = driver
         #: Ways to reach whoever runs tasks; see :mod:`asyncresult.control`.
         self.controllers: list[Any] = []
+        #: Puts the counters of an integration that sends tasks into the statistics.
+        self.sends: Callable[[BackendStats], BackendStats] | None = None
         #: Stores that are closed with this one.
         self.companions: list[Store] = []
         self._engines = Engines()
@@ -505,7 +507,8 @@ class Store(Keys, ABC):
     def stats(self) -> BackendStats:
         """Counters of the connections that were used last; zeros where there are none. (Each loop has its own.)"""
         engine = self._engines.latest
-        return engine.stats() if engine is not None else BackendStats()
+        stats = engine.stats() if engine is not None else BackendStats()
+        return stats if self.sends is None else self.sends(stats)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self}>"

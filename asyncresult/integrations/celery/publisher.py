@@ -22,11 +22,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import msgspec
+from celery.result import AsyncResult as CelerysResult
 from kombu.exceptions import OperationalError
 
 from ..._redis.connection import Command
 from ..._redis.engine import RedisDriver, RedisEngine
 from ..._redis.pump import Unanswered
+from ..._storage.engine import BackendStats
 from ...backend import Backend
 from ...backend import connect as connect_url
 from ...errors import BackendClosed, BackendError
@@ -37,6 +40,7 @@ from .coroutines import as_child
 from .messages import Composer, Message, Routed, UnsupportedBroker, composing, use_composers
 from .redis import connection_url
 from .results import from_celery, is_result
+from .rpc import settled
 
 __all__ = ["Publisher", "SendUnconfirmed", "publisher_of"]
 
@@ -117,12 +121,25 @@ class Publisher:
     async def send_in_thread(self, call: Callable[[], Any]) -> Any:
         """Have Celery send, in a thread, with its own connection."""
         self.in_thread += 1
+        _ = self._theirs
 
         def send() -> Any:
             with sending(self.app, always=True), as_child():
                 return _handle(call())
 
         return await in_thread(send)
+
+    def _count(self, stats: BackendStats) -> BackendStats:
+        counters = {"sent": self.sent, "sent_by_threads": self.in_thread, "thread_reason": self.reason}
+        return msgspec.structs.replace(stats, **counters)
+
+    @property
+    def _theirs(self) -> Backend | None:
+        """The backend of the app, if it has been made; it shows what was sent."""
+        backend: Backend | None = vars(self.app).get("_asyncresult_backend")
+        if backend is not None:
+            backend.sends = self._count
+        return backend
 
     # -- composing ----------------------------------------------------------------------------------------
 
@@ -140,7 +157,7 @@ class Publisher:
             composer = Composer(self.app)
         token = composing.set(composer)
         try:
-            with sending(self.app, always=True), as_child():
+            with settled(self.app), sending(self.app, always=True), as_child():
                 value = _handle(call())
             commands, messages = composer.take()
         except BaseException:
@@ -158,14 +175,12 @@ class Publisher:
     @property
     def store(self) -> Backend:
         """The backend that is connected to the broker: the app's own where that is the same server and database."""
-        theirs = vars(self.app).get("_asyncresult_backend")
-        own = self._own
+        theirs, own = self._theirs, self._own
         assert own is not None
         if theirs is not self._shares[0]:
             self._shares = theirs, theirs is not None and _same_connection(theirs, own)
-        if self._shares[1] and not theirs.closed:
-            shared: Backend = theirs
-            return shared
+        if theirs is not None and self._shares[1] and not theirs.closed:
+            return theirs
         if own.closed:
             own = self._own = connect_url(self._url, **self._settings)
         if theirs is not None and not theirs.closed and own not in theirs.companions:
@@ -279,7 +294,9 @@ def publisher_of(app: Any) -> Publisher:
 
 def _handle(result: Any) -> Any:
     """The handle for what Celery gives; what is no result as it is."""
-    return from_celery(sent(result)) if is_result(result) else result
+    if not is_result(result):
+        return result
+    return from_celery(sent(result) if isinstance(result, CelerysResult) else result)
 
 
 def _connection(composer: Composer) -> tuple[str, dict[str, Any]]:

@@ -18,7 +18,8 @@ import logging
 import os
 import threading
 from asyncio import sleep
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from celery.app.backends import by_url
@@ -63,8 +64,11 @@ class _Local(threading.local):
         self.app = app
         self._make_backend = make_backend
 
+    #: What is_rpc() says, while something is sent: it reads a setting, which takes long in Celery (benchmarks: send).
+    is_rpc: bool | None = None
+
     def _replies(self) -> Replies | None:
-        if is_rpc(self.app):
+        if is_rpc(self.app) if self.is_rpc is None else self.is_rpc:
             try:
                 return replies_of(self.app, self._make_backend)
             except ValueError:  # we cannot read what its workers send: who connects or awaits is told so
@@ -108,6 +112,20 @@ def is_rpc(app: Any) -> bool:
     except ImportError:
         return False
     return issubclass(found, RPCBackend) if isinstance(found, type) else str(url).startswith("rpc://")
+
+
+@contextmanager
+def settled(app: Any) -> Generator[None]:
+    """Take the kind of result backend, in this thread, as it is now: it is looked up a dozen times for each task."""
+    local = app._local
+    if not isinstance(local, _Local) or local.is_rpc is not None:
+        yield
+        return
+    local.is_rpc = is_rpc(app)
+    try:
+        yield
+    finally:
+        local.is_rpc = None
 
 
 def watch(app: Any, make_backend: Callable[[Any], Backend]) -> None:
