@@ -70,6 +70,9 @@ def make_backend(app: Any, theirs: Any = None, /, **options: Any) -> Backend:
     except ValueError as error:
         raise ValueError(f"{app!r} cannot be connected: {error}") from None
     backend.controllers.append(CeleryController(app))
+    publisher: Any = vars(app).get("_asyncresult_publisher")
+    if publisher is not None:
+        publisher.close_with(backend)
     return backend
 
 

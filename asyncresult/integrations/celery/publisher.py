@@ -183,9 +183,14 @@ class Publisher:
             return theirs
         if own.closed:
             own = self._own = connect_url(self._url, **self._settings)
-        if theirs is not None and not theirs.closed and own not in theirs.companions:
-            theirs.companions.append(own)  # who enters the app's backend closes this one with it
+        if theirs is not None and not theirs.closed:
+            self.close_with(theirs)
         return own
+
+    def close_with(self, backend: Backend) -> None:
+        """Close the connection to the broker together with a backend of the app's, which somebody enters."""
+        if self._own is not None and self._own not in backend.companions:
+            backend.companions.append(self._own)
 
     async def _push(self, composed: _Composed) -> None:
         engine: Any = self.store._engine()
