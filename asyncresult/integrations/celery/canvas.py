@@ -34,7 +34,7 @@ if TYPE_CHECKING:
             ...
 
         async def adelay(self, *args: Any, **kwargs: Any) -> AsyncResult[R_co]:
-            """Send it, in a thread. Returns the handle, with its parents."""
+            """Send it without blocking the event loop. Returns the handle, with its parents."""
             ...
 
         async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[R_co]:
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
             ...
 
         async def adelay(self, *args: Any, **kwargs: Any) -> GroupResult[R_co]:
-            """Send it, in a thread. Returns the handle of the group, which has its members."""
+            """Send it without blocking the event loop. Returns the handle of the group, which has its members."""
             ...
 
         async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> GroupResult[R_co]:

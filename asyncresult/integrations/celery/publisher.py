@@ -27,9 +27,11 @@ from celery.result import AsyncResult as CelerysResult
 from kombu.exceptions import OperationalError
 
 from ..._redis.connection import Command
-from ..._redis.engine import RedisDriver, RedisEngine
+from ..._redis.driver import RedisDriver
+from ..._redis.engine import RedisEngine
 from ..._redis.pump import Unanswered
 from ..._storage.engine import BackendStats
+from ..._storage.store import engine_of
 from ...backend import Backend
 from ...backend import connect as connect_url
 from ...errors import BackendClosed, BackendError
@@ -193,7 +195,7 @@ class Publisher:
             backend.companions.append(self._own)
 
     async def _push(self, composed: _Composed) -> None:
-        engine: Any = self.store._engine()
+        engine: Any = engine_of(self.store)
         patience = composed.messages[-1].patience if composed.messages else 0.0
         turns = self._turn()
         commands = composed.commands
