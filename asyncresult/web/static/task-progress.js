@@ -44,7 +44,7 @@ export class TaskProgress extends HTMLElement {
 
   #bar; #status; #said; #error;
   #source = null; #abort = null; #timer = 0; #failures = 0; #lastSaid = 0; #pendingSaid = 0;
-  #document = null;
+  #document = null; #running = false;
 
   constructor() {
     super();
@@ -69,10 +69,10 @@ export class TaskProgress extends HTMLElement {
   get status() { return this.#document; }
   set status(document) { this.#take(document); }
 
-  connectedCallback() { this.#start(); }
-  disconnectedCallback() { this.#stop(); }
+  connectedCallback() { this.#running = true; this.#start(); }
+  disconnectedCallback() { this.#running = false; this.#stop(); }
   attributeChangedCallback(name, before, after) {
-    if (before === after || !this.isConnected) return;
+    if (before === after || !this.#running) return; // an upgraded element has attributes before it is connected
     if (name === "src") { this.#stop(); this.#start(); } else { this.#render(); }
   }
 
