@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ import asyncresult
 from asyncresult.integrations.celery import SendUnconfirmed, asend_task
 from asyncresult.integrations.celery.publisher import publisher_of
 from tests.tools.proxy import FaultProxy
-from tests.tools.servers import RedisServer
+from tests.tools.servers import Certificates, RedisServer, Sentinels
 
 pytestmark = pytest.mark.celery
 
@@ -339,3 +340,36 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
         pairs = enumerate(zip(ours, theirs, strict=True))
         return [line for i, (a, b) in pairs for line in differences(a, b, f"{path}/{i}")]
     return [] if ours == theirs else [f"{path}: {ours!r:.80} is not {theirs!r:.80}"]
+
+
+async def test_over_tls_with_a_password(certificates: Certificates) -> None:
+    with RedisServer(password="s3cret", tls=certificates) as server:
+        app = make_app(
+            server.url(4).partition("?")[0],
+            broker_use_ssl={"ssl_ca_certs": str(certificates.ca_cert), "ssl_cert_reqs": ssl.CERT_REQUIRED},
+            redis_backend_use_ssl={"ssl_ca_certs": str(certificates.ca_cert), "ssl_cert_reqs": ssl.CERT_REQUIRED},
+        )
+        async with asyncresult.connect(app) as backend:
+            with no_thread(app):
+                await app.tasks["add"].adelay(1)
+            assert publisher_of(app).store is backend  # one connection for both
+        with server.control() as control:
+            control("SELECT", 4)
+            assert control("LLEN", "celery") == 1
+
+
+@pytest.mark.topology
+@pytest.mark.allow_leaks("sockets")  # kombu leaves its connections to the sentinels open
+async def test_to_the_primary_that_sentinels_name() -> None:
+    with Sentinels() as sentinels:
+        hosts = ";".join(f"sentinel://127.0.0.1:{sentinel.port}/3" for sentinel in sentinels.sentinels)
+        options = {"master_name": sentinels.service}
+        app = make_app(hosts, broker_transport_options=options, result_backend_transport_options=options)
+        async with asyncresult.connect(app):
+            with no_thread(app):
+                await app.tasks["add"].adelay(1)
+        await asyncio.to_thread(app.tasks["add"].apply_async, (1,))
+        close(app)
+        with sentinels.primary.control() as control:
+            control("SELECT", 3)
+            assert control("LLEN", "celery") == 2
