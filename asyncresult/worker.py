@@ -39,7 +39,7 @@ from ._storage.keys import REVOKE
 from ._storage.store import Store, engine_of
 from .control import Revocation
 from .errors import AsyncResultError, BackendClosed, BackendError, ResultDecodeError, ResultEncodeError, TaskRevoked
-from .states import FAILURE, PROGRESS, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
+from .states import EXCEPTION_STATES, FAILURE, PROGRESS, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
 
 __all__ = ["Request", "TaskContext", "TrackOptions", "current_task", "traceback_text"]
 
@@ -162,7 +162,7 @@ class TaskContext:
         self._cancelling = 0
         self._running = self._cancelled = self._retrying = False
         self._result: Any = None
-        self._shown: tuple[Any, str, str | None] = (None, STARTED, None)
+        self._shown: tuple[Any, str, str | None] | None = (None, STARTED, None)
         self._beat_timer: asyncio.TimerHandle | None = None
         self._beats: deque[float] = deque(maxlen=64)  # times of the heartbeats in the latest records
         self._keeping: asyncio.Task[None] | None = None  # goes on storing the final state
@@ -368,7 +368,8 @@ class TaskContext:
             nothing: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             nothing.set_result(False)
             return nothing
-        self._shown = (result, state, traceback)
+        # For the next heartbeat. None follows a failure, which must not be kept: its frames hold this context.
+        self._shown = (result, state, traceback) if state not in EXCEPTION_STATES else None
         beating = self._heartbeat is not None and state not in (*READY_STATES, RETRY)
         self.request.heartbeat = None
         if beating:
@@ -459,9 +460,10 @@ class TaskContext:
         self._log_failure(reading)
         if not self._running or self._retrying or reading.cancelled() or reading.exception() is not None:
             return
-        if self._is_ours(reading.result()):
+        shown = self._shown
+        if shown is not None and self._is_ours(reading.result()):
             try:
-                self._store(*self._shown, beat=True).add_done_callback(self._log_failure)
+                self._store(*shown, beat=True).add_done_callback(self._log_failure)
             except AsyncResultError as error:
                 logger.warning("task %s: its heartbeat could not be stored: %s", self.id, error)
 

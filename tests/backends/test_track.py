@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -526,3 +528,27 @@ class TestRevoke:
         async with backend.track("t"):
             await waits_for(backend, 1)
         await until(lambda: backend.stats().pending == 0)
+
+
+async def test_a_failed_block_keeps_nothing_alive(backend: Backend) -> None:
+    """An exception in a circle with its frames would keep their locals until the garbage collector comes."""
+
+    class Data: ...
+
+    async def fail(data: Data) -> None:
+        async with backend.track():
+            raise ValueError(data is None)
+
+    gc.collect()
+    gc.disable()
+    try:
+        data = Data()
+        seen = weakref.ref(data)
+        try:
+            await fail(data)
+        except ValueError:
+            pass
+        del data
+        await until(lambda: seen() is None, timeout=2)
+    finally:
+        gc.enable()
