@@ -80,12 +80,12 @@ class Outage:
             return
         self._log_at = now + self._interval
 
-    def over(self) -> None:
-        """The connection is up again."""
-        if self._began is not None:
-            self._log("is back after %.1f s", time.monotonic() - self._began, event="back")
-        self._began = None
+    def over(self, *, log: bool = True) -> None:
+        """The connection is up again; without ``log``, the next loss is taken as part of the same outage."""
         self.reason = None
+        if log and self._began is not None:
+            self._log("is back after %.1f s", time.monotonic() - self._began, event="back")
+            self._began = None
 
     def _log(self, text: str, *arguments: object, event: str = "lost") -> None:
         logger.warning("%s " + text, self._what, *arguments, extra={"backend": self._what, "event": event})  # noqa: G003

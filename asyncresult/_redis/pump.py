@@ -84,7 +84,7 @@ class Job:
         self.losses = 0
 
     def leave(self) -> None:
-        """Called when its turn has come, each time: from then on the commands are final."""
+        """Called each time its turn has come: from the first time on it takes nothing more in."""
 
     @property
     def size(self) -> int:
@@ -211,6 +211,8 @@ class Pump:
         left = limit = min(self._limit, COMMANDS_PER_ROUND)
         while self._jobs and left > 0:
             job = self._jobs.popleft()
+            if limit < COMMANDS_PER_ROUND:
+                job.leave()  # its size is not known before
             if job.size > limit and len(parts := job.split(limit)) > 1:
                 self._jobs.extendleft(reversed(parts))
                 continue
@@ -238,7 +240,8 @@ class Pump:
         passing = next(filter(self._will_pass, replies), None)
         await self._hand_out(replies)
         if passing is None:
-            self.outage.over()
+            # As long as sizes are tried out the log does not say of each that the connection is back, and lost again.
+            self.outage.over(log=self._limit >= COMMANDS_PER_ROUND or not self._jobs)
         else:
             self.outage.note(describe(passing))
         return passing

@@ -1,13 +1,14 @@
 """Storing in Redis: one script, and a job that fills with records until its turn comes.
 
 All that is stored within a moment leaves in one round trip, ten records with each call of the script. A record that
-fails in company is sent again alone, so that its neighbours do not fail with it and the error is its own.
+fails in company is sent again alone, so that its neighbours do not fail with it and the error is its own. A batch whose
+connection is lost twice in a row is sent in halves, down to single records (see :mod:`.pump`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha1
 from typing import Any
 
@@ -172,7 +173,7 @@ class WriteBatch(Job):
         look: Callable[[Write], None],
         *,
         address: str,
-        patience: float,
+        patience: float | None,
     ) -> None:
         super().__init__([], self._answered, self._unanswered, patience)
         self._script = script
@@ -187,16 +188,40 @@ class WriteBatch(Job):
         self._calls: list[list[Write]] = []
 
     def add(self, write: Write) -> bool:
-        """Take ``record`` along, unless it is too late for that."""
+        """Take ``write`` along, unless it is too late for that."""
         if not self._open or len(self._writes) >= RECORDS_PER_JOB or self._loop.time() > self._until:
             return False
         self._writes.append(write)
         return True
 
     def leave(self) -> None:
-        if not self._open:
-            return
-        self._open = False
+        if self._open:
+            self._open = False
+            self._fill_calls()
+            self._pack()
+        elif self.losses and len(self._calls) == 1:  # lost when it was alone: a call for each record
+            self._calls = [[write] for write in self._calls[0]]
+            self._pack()
+
+    def split(self, size: int) -> Sequence[Job]:
+        parts = []
+        for i in range(0, len(self._calls), size):
+            part = WriteBatch(
+                self._script,
+                self._per_call,
+                self._again,
+                self._look,
+                address=self._address,
+                patience=self.patience,
+            )
+            part.deadline = self.deadline
+            part._open = False
+            part._calls, part.commands = self._calls[i : i + size], self.commands[i : i + size]
+            parts.append(part)
+        self._let_go()
+        return parts
+
+    def _fill_calls(self) -> None:
         call: list[Write] = []
         size = 0
         for write in self._writes:
@@ -208,6 +233,9 @@ class WriteBatch(Job):
             call.append(write)
             size += len(write.payload)
         self._writes.clear()
+
+    def _pack(self) -> None:
+        self.commands = []
         for call in self._calls:
             keys = [key for write in call for key in write.keys]
             arguments = [argument for write in call for argument in write.arguments]

@@ -13,6 +13,7 @@ from asyncresult._redis.connection import Command, Interrupted
 from asyncresult._redis.outage import Health
 from asyncresult._redis.pump import BYTES_PER_SLICE, Job, Pump
 from asyncresult._redis.reads import Read
+from asyncresult._redis.writes import Script, Write, WriteBatch
 from asyncresult.errors import AsyncResultError, BackendClosed, BackendError, BackendPermissionError, BackendUnavailable
 from tests.backends.waiting import until
 
@@ -186,6 +187,50 @@ async def test_what_is_lost_again_is_halved(pump: World, one_by_one: bool) -> No
     assert sizes[:6] == [100, 100, 50, 25, 12, 6]
     assert max(sizes[6:]) <= 11, "what was lost is not tried again"
     assert len(sizes) < 30
+
+
+def batch_of(pump: World, count: int) -> list[asyncio.Future[bool]]:
+    """Submit one batch of so many records; whether each was stored."""
+    futures: list[asyncio.Future[bool]] = [asyncio.get_running_loop().create_future() for _ in range(count)]
+
+    def never(write: Write) -> None:
+        raise AssertionError(write)
+
+    batch = WriteBatch(Script("PUBLISH"), 10, never, never, address="test", patience=5.0)
+    for number, future in enumerate(futures):
+        assert batch.add(Write(future, (b"k%d" % number,), b"{}", "SUCCESS", None, (0, 0)))
+    pump.commands.submit(batch)
+    return futures
+
+
+def records_of(commands: list[Command]) -> list[int]:
+    """How many records each call of the script holds: its third word counts the keys."""
+    return [command[2] for command in commands]
+
+
+@pytest.mark.parametrize("most", [30, 2])
+async def test_a_batch_of_records_that_is_lost_again_is_halved(pump: World, most: int) -> None:
+    """Down to single records, if need be; each is stored, and the next batch begins with what was found out."""
+
+    def answer(commands: list[Command]) -> Any:
+        counts = records_of(commands)
+        return Interrupted("closed") if sum(counts) > most else [[1] * count for count in counts]
+
+    pump.answer = answer
+    async with asyncio.timeout(20):
+        assert await asyncio.gather(*batch_of(pump, 200)) == [True] * 200
+        sizes = [sum(records_of(commands)) for commands in pump.rounds]
+        assert sizes[:5] == [200, 200, 100, 50, 20]
+        assert await asyncio.gather(*batch_of(pump, 100)) == [True] * 100
+    assert max(sum(records_of(commands)) for commands in pump.rounds[len(sizes) :]) <= 40
+
+
+async def test_the_log_speaks_once_of_a_batch_that_is_halved(pump: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "asyncresult")
+    pump.answer = lambda commands: Interrupted("closed") if size_of(commands) > 10 else stored(commands)
+    await Received(pump, KEYS).all()
+    await until(lambda: pump.commands.outage.reason is None and "is back" in caplog.text)
+    assert [caplog.text.count(words) for words in ("lost: closed", "is back")] == [1, 1]
 
 
 async def test_lost_once_the_same_round_goes_again(pump: World) -> None:
