@@ -146,7 +146,7 @@ class World:
 
     async def up(self) -> Transport:
         """Somebody waits; until the connection stands."""
-        self.subscriber.subscribe([])
+        self.subscriber.wake()
         await self.clock.settle()
         transport = self.transports[-1]
         assert transport.commands()[0][0] == b"HELLO"
@@ -228,7 +228,7 @@ async def test_a_busy_connection_is_not_asked(world: World) -> None:
 @pytest.mark.usefixtures("longest_draw")
 async def test_the_back_off_is_doubled_and_bounded(world: World) -> None:
     world.trouble = ConnectionRefusedError("nobody there")
-    world.subscriber.subscribe([])
+    world.subscriber.wake()
     times = await dials(world, 6)
     gaps = [later - earlier for earlier, later in pairwise(times)]
     assert gaps[:5] == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8], abs=0.011)
@@ -241,7 +241,7 @@ async def test_the_back_off_is_jittered(world: World, monkeypatch: pytest.Monkey
     draws = iter([0.5, 0.25, 1.0])
     monkeypatch.setattr(random, "random", lambda: next(draws, 1.0))
     world.trouble = ConnectionRefusedError()
-    world.subscriber.subscribe([])
+    world.subscriber.wake()
     times = await dials(world, 0.5)
     gaps = [later - earlier for earlier, later in pairwise(times)]
     assert gaps[:3] == pytest.approx([0.025, 0.025, 0.2], abs=0.011)
@@ -256,7 +256,7 @@ async def test_a_server_that_hangs_up_after_each_greeting_is_not_stormed(world: 
         transport.lose(None)
 
     world.accept = hang_up
-    world.subscriber.subscribe([])
+    world.subscriber.wake()
     assert len(await dials(world, 10)) < 16
     world.accept = lambda transport: None
     await dials(world, BACKOFF_LAST)
@@ -274,7 +274,7 @@ async def test_nobody_waits_any_more(world: World) -> None:
     transport.lose(ConnectionResetError("reset"))
     assert await dials(world, 3) == []
     world.sink.wanted = True
-    world.subscriber.subscribe([])
+    world.subscriber.wake()
     assert len(await dials(world, 0.01)) == 1
 
 
@@ -289,7 +289,7 @@ async def test_an_error_that_nobody_expects_does_not_end_the_subscriber(
         world.trouble = ZeroDivisionError("a bug")
     else:
         world.make_wire = make_wire
-    world.subscriber.subscribe([])
+    world.subscriber.wake()
     await world.clock.advance(2)
     assert world.subscriber.last_error == "a bug"
     assert "unexpected error" in caplog.text, "and loudly"
@@ -305,7 +305,7 @@ async def test_credentials_that_cannot_be_had(world: World, caplog: pytest.LogCa
         raise BackendError("the credential provider failed: KeyError") from KeyError("secret")
 
     world.make_wire = make_wire
-    world.subscriber.subscribe([])
+    world.subscriber.wake()
     for _ in range(10):
         await world.clock.advance(1)
     assert len(caplog.records) == 1 and not caplog.records[0].exc_info
@@ -326,7 +326,7 @@ async def test_credentials_that_never_come(world: World) -> None:
         return Wire()
 
     world.make_wire = make_wire
-    world.subscriber.subscribe([])
+    world.subscriber.wake()
     await world.clock.advance(CONNECT_TIMEOUT - 0.1)
     assert (asked, world.transports) == (1, [])
     await world.clock.advance(0.2)
@@ -345,7 +345,7 @@ async def test_a_dial_that_never_ends(world: World) -> None:
         return await asyncio.get_running_loop().create_future()
 
     world.subscriber._dial = dial
-    world.subscriber.subscribe([])
+    world.subscriber.wake()
     await world.clock.advance(CONNECT_TIMEOUT + 0.1)
     assert "no answer in time" in str(world.subscriber.last_error)
     assert Transport(late[0]()).closed
@@ -354,7 +354,7 @@ async def test_a_dial_that_never_ends(world: World) -> None:
 
 
 async def test_a_handshake_that_is_never_answered(world: World) -> None:
-    world.subscriber.subscribe([])
+    world.subscriber.wake()
     await world.clock.advance(CONNECT_TIMEOUT - 0.1)
     assert not world.transports[0].closed
     await world.clock.advance(0.2)
@@ -365,7 +365,7 @@ async def test_a_handshake_that_is_never_answered(world: World) -> None:
 @pytest.mark.parametrize("said", [b"-LOADING Redis is loading\r\n", b"-ERR max number of clients reached\r\n", b"HTTP"])
 async def test_trouble_in_the_handshake_is_an_outage(world: World, said: bytes) -> None:
     world.accept = lambda transport: transport.say(said)
-    world.subscriber.subscribe([])
+    world.subscriber.wake()
     await world.clock.advance(0.2)
     assert world.sink.told == [] and world.transports[0].closed
     world.accept = lambda transport: None
@@ -386,7 +386,7 @@ async def test_garbage_on_a_connection_that_stands(world: World) -> None:
 async def test_the_log_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "asyncresult")
     world.trouble = ConnectionRefusedError("nobody there")
-    world.subscriber.subscribe([])
+    world.subscriber.wake()
     for _ in range(10):
         await world.clock.advance(1)
     world.trouble = None
@@ -409,7 +409,7 @@ async def test_waits_end_and_the_next_one_tries_again(world: World, kind: str) -
     else:
         world.trouble = ssl.SSLCertVerificationError(1, "certificate verify failed")
         world.trouble.verify_message = "self-signed certificate"
-    world.subscriber.subscribe([])
+    world.subscriber.wake()
     assert len(await dials(world, 3)) == 1, "asleep, not storming a server that said no"
     [(told, error)] = world.sink.told
     assert told == "failed"
@@ -433,7 +433,7 @@ async def test_renewed_credentials_where_auth_is_not_possible_meanwhile(world: W
         return Wire(resp3=False)
 
     world.make_wire = make_wire
-    world.subscriber.subscribe([])
+    world.subscriber.wake()
     await world.clock.settle()
     transport = world.transports[-1]
     transport.say(b"+PONG\r\n")
@@ -486,7 +486,7 @@ async def test_closing_in_any_state(world: World, state: str) -> None:
     elif state == "backing off":
         world.trouble = ConnectionRefusedError()
     if state not in ("not begun", "asleep"):
-        subscriber.subscribe([])
+        subscriber.wake()
         await world.clock.settle()
     if state == "just up":
         world.transports[0].say(HELLO)
@@ -511,6 +511,7 @@ class Table(Waiters):
         source = cast("Any", self)
         super().__init__(source, cast("Any", None), loop=asyncio.get_running_loop(), safety_interval=1e6)
         self.subscribe, self.unsubscribe = world.subscriber.subscribe, world.subscriber.unsubscribe
+        self.wake = world.subscriber.wake
 
     def fetch(self, keys: list[bytes]) -> None:
         self.asked += keys
