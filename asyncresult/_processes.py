@@ -76,11 +76,11 @@ class WorkerProcess:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs,), name=_STARTING, daemon=False)
-        self._process = process
         try:
             process.start()
         finally:
             theirs.close()
+        self._process = process  # not before: one that does not run yet cannot be killed
         _running.add(self)
         if self.killed:  # meanwhile
             self.kill()
@@ -97,7 +97,8 @@ class WorkerProcess:
             )
 
     def _ending(self) -> str:
-        assert self._process is not None
+        if self._process is None:
+            return "it could not be started"
         self._process.join(1.0)
         code = self._process.exitcode
         if code is None:

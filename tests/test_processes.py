@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing.process
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -136,6 +138,37 @@ async def test_revoked_while_it_starts(executor: Executor) -> None:
     await handle.revoke(terminate=True, wait=True, timeout=20)
     with pytest.raises(TaskRevoked):
         await handle.get(timeout=20)
+
+
+async def test_revoked_before_it_runs(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request comes while the process is being made: it ends as soon as it can."""
+    made, go = threading.Event(), threading.Event()
+    start = multiprocessing.process.BaseProcess.start
+
+    def slow_start(process: multiprocessing.process.BaseProcess) -> None:
+        made.set()
+        assert go.wait(20)
+        start(process)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", slow_start)
+    handle = executor.options(process=True).submit(jobs.own_pid)
+    assert await asyncio.to_thread(made.wait, 20)
+    try:
+        replies = await handle.revoke(terminate=True, wait=True, timeout=20)
+    finally:
+        go.set()
+    assert [reply.ok for reply in replies] == [True]
+    with pytest.raises(TaskRevoked):
+        await handle.get(timeout=20)
+
+
+async def test_a_process_that_cannot_be_started(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(process: multiprocessing.process.BaseProcess) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+    with pytest.raises(anyio.BrokenWorkerProcess, match="could not be started"):
+        await executor.options(process=True).submit(jobs.own_pid).get(timeout=20)
 
 
 def test_a_program_without_a_main_guard() -> None:
