@@ -167,7 +167,8 @@ async def test_canvas_of_a_stock_worker(celery_worker: CeleryWorker, celery_app:
         chained = result_from_tuple(chain(add(1, 2), add(3), add(4)).apply_async().as_tuple())
         assert await chained.get(timeout=20) == 10
         assert chained.parent is not None and await chained.parent.get(timeout=20) == 6
-        leaf = await result_from_tuple([*chained.as_list()[-1:], None]).get_leaf(timeout=20)
+        last: Any = result_from_tuple([*chained.as_list()[-1:], None])
+        leaf = await last.get_leaf(timeout=20)
         assert leaf == 10, "from the first of the chain down to the last"
         grouped = result_from_tuple(group(add(n, n) for n in range(5)).apply_async().as_tuple())
         assert isinstance(grouped, GroupResult) and await grouped.get(timeout=20) == [0, 2, 4, 6, 8]

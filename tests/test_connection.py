@@ -70,7 +70,7 @@ class Transport(asyncio.Transport):
 
     def commands(self) -> list[list[bytes]]:
         """What was written since the last look."""
-        return list(iter(self.sent.gets, False))  # type: ignore[arg-type]
+        return list(iter(self.sent.gets, False))
 
     def say(self, data: bytes) -> None:
         self.protocol.data_received(data)

@@ -25,7 +25,7 @@ def test_a_long_chain_there_and_back() -> None:
     assert handle.as_list() == [f"t{number}" for number in reversed(range(DEPTH))]
     again = handle.as_tuple()
     for number in reversed(range(DEPTH)):
-        (id, again), members = again  # type: ignore[assignment]
+        (id, again), members = again
         assert (id, members) == (f"t{number}", None)
     assert again is None
 

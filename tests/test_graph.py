@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import hypothesis.strategies as st
 import pytest
@@ -95,7 +95,7 @@ def test_format_is_the_label() -> None:
 
     assert DependencyGraph([("a", [])]).format("a") == "a"
     assert DependencyGraph([("a", [])], formatter=str.upper).format("a") == "A"
-    assert DependencyGraph([("a", [])], formatter=Formatter()).format("a") == "<a>"
+    assert DependencyGraph([("a", [])], formatter=cast(Any, Formatter())).format("a") == "<a>"
 
 
 def test_repr_is_short() -> None:

@@ -188,7 +188,7 @@ async def test_2_2_6_1_on_success_callbacks_run_in_the_order_of_then(moment: str
 async def test_2_2_6_2_on_error_callbacks_run_in_the_order_of_then(moment: str) -> None:
     promise, settle = rejecting(moment, KeyError())
     order: list[int] = []
-    derived = [promise.catch(lambda _, i=i: order.append(i)) for i in range(3)]  # type: ignore[misc]
+    derived = [promise.catch(lambda _, i=i: order.append(i)) for i in range(3)]  # type: ignore[misc, arg-type]
     settle()
     await Promise.all(derived)
     assert order == [0, 1, 2]
@@ -261,7 +261,7 @@ async def test_2_2_7_3_without_on_success_the_value_is_passed_on(moment: str) ->
 async def test_2_2_7_4_without_on_error_the_reason_is_passed_on(moment: str) -> None:
     reason = KeyError()
     promise, settle = rejecting(moment, reason)
-    derived = promise.then(lambda value: pytest.fail("called")).then()
+    derived: Promise[Any] = promise.then(lambda value: pytest.fail("called")).then()
     settle()
     with pytest.raises(KeyError) as caught:
         await derived

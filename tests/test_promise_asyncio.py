@@ -57,7 +57,7 @@ async def test_a_reason_is_an_exception(reason: Any) -> None:
 
 async def test_stop_iteration_becomes_a_runtime_error_of_the_await() -> None:
     """As in every generator (PEP 479)."""
-    promise = Promise.resolve(iter(())).then(next)
+    promise: Promise[Any] = Promise.resolve(iter(())).then(next)
     with pytest.raises(RuntimeError, match="StopIteration") as caught:
         await promise
     assert isinstance(caught.value.__cause__, StopIteration)
@@ -382,7 +382,7 @@ async def test_weak_callbacks_whose_object_is_gone_pass_the_outcome_on() -> None
     gone = weakref.ref(listener)
     success = promise.then(listener.notice, weak=True)
     failure = failing.then(listener.notice, listener.notice, weak=True)
-    of_lambda = promise.then(lambda value: pytest.fail("called"), weak=True)
+    of_lambda: Promise[Any] = promise.then(lambda value: pytest.fail("called"), weak=True)
     del listener
     assert gone() is None
     resolve(1)

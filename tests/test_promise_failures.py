@@ -200,6 +200,8 @@ async def test_a_rejection_collected_in_another_thread_is_reported_by_the_next_p
 
 
 def test_a_rejection_collected_while_its_loop_stands_still_is_reported_when_it_runs() -> None:
+    errors: list[Any] = []
+
     async def reject() -> Promise[Any]:
         nonlocal errors
         errors = loop_errors()
@@ -209,7 +211,6 @@ def test_a_rejection_collected_while_its_loop_stands_still_is_reported_when_it_r
         Promise.resolve()
         await ticks()
 
-    errors: list[BaseException] = []
     with asyncio.Runner() as runner, asyncio.Runner() as other:
         promise = runner.run(reject())
         del promise
@@ -273,6 +274,8 @@ async def test_settled_promises_leave_no_cycles() -> None:
 def test_interrupts_of_a_callback_stop_the_loop_and_reject(interrupt: type[BaseException], coroutine: bool) -> None:
     """As out of asyncio's own callbacks and tasks. ``finally_`` runs, ``on_error`` does not."""
     trace: list[str] = []
+    errors: list[Any] = []
+    promise: Promise[Any]
 
     def plain(value: Any) -> None:
         raise interrupt
@@ -291,8 +294,7 @@ def test_interrupts_of_a_callback_stop_the_loop_and_reject(interrupt: type[BaseE
         finally:
             await ticks()  # the loop runs on, to cancel what it runs
 
-    errors: list[BaseException] = []
-    promise: Promise[Any]
+    errors = []
     with pytest.raises(interrupt):
         asyncio.run(main())
     assert repr(promise) == f"<Promise rejected: {interrupt.__name__}()>"
@@ -312,7 +314,13 @@ async def test_interrupts_of_an_executor_are_raised_where_it_was_called() -> Non
 
 
 def test_without_a_loop_there_is_no_promise() -> None:
-    for make in (Promise, Promise.resolve, lambda: Promise.reject(KeyError()), lambda: Promise.all([])):
+    makers: list[Callable[[], Any]] = [
+        Promise,
+        Promise.resolve,
+        lambda: Promise.reject(KeyError()),
+        lambda: Promise.all([]),
+    ]
+    for make in makers:
         with pytest.raises(RuntimeError, match="running event loop"):
             make()
 

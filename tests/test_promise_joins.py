@@ -112,7 +112,7 @@ async def test_joins_of_nothing() -> None:
     assert await Promise.all_settled([]) == []
     with pytest.raises(ValueError, match="nothing"):
         await Promise.any([])
-    forever = Promise.race([])
+    forever: Promise[Any] = Promise.race([])
     await ticks()
     assert not forever.done()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import hypothesis.strategies as st
@@ -235,7 +236,7 @@ class PromiseMachine(RuleBasedStateMachine):
                 reference.settle(("rejected", reasons) if reasons else CANCELLED)
 
         for index, item in enumerate(items):
-            item.reference.when_done(lambda index=index: job(index))
+            item.reference.when_done(partial(job, index))
         return node
 
     # -- what callbacks do, here and in the reference

@@ -331,9 +331,9 @@ class TestForms:
 
     def test_an_impossible_id(self) -> None:
         with pytest.raises(ValueError, match="empty"):
-            AsyncResult(None)  # type: ignore[arg-type]
+            AsyncResult(None)  # type: ignore[call-overload]
         with pytest.raises(TypeError):
-            AsyncResult(7)  # type: ignore[arg-type]
+            AsyncResult(7)  # type: ignore[call-overload]
 
     def test_no_backend(self) -> None:
         with pytest.raises(RuntimeError, match="no backend"):
@@ -686,7 +686,7 @@ class TestExecutor:
 
         with Executor(backend, max_pending=2) as executor:
             assert executor.backend == backend
-            doubled = executor.submit(double, executor.submit(double, 2))
+            doubled = executor.submit(double, executor.submit(double, 2))  # type: ignore[call-overload]
             assert (doubled.get(timeout=FOREVER), doubled.parent.get()) == (8, 4)
             assert executor.map(double, [1, 2]).get(timeout=FOREVER) == [2, 4]
             assert "MainThread" not in executor.options(name="named").submit(where, 1).get(timeout=FOREVER)

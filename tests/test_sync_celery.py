@@ -102,7 +102,9 @@ class TestOnlyTheImportChanged:
 
     def test_progress_by_messages(self, results: ModuleType, app: Celery) -> None:
         """The task is sent while it is waited for, so that no message can come too early."""
-        id, bodies, sent = str(uuid.uuid4()), [], []
+        id = str(uuid.uuid4())
+        bodies: list[Any] = []
+        sent: list[Any] = []
 
         def send() -> None:
             if not sent:

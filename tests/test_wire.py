@@ -21,7 +21,7 @@ def commands(sent: bytes) -> list[list[bytes]]:
     """The commands that the wire wrote."""
     reader = hiredis.Reader()
     reader.feed(sent)
-    return list(iter(reader.gets, False))  # type: ignore[arg-type]
+    return list(iter(reader.gets, False))
 
 
 def array(resp3: bool, *items: bytes | int) -> bytes:

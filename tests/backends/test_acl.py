@@ -158,7 +158,7 @@ async def test_the_writer_of_a_cluster(cluster: Cluster, sharded: bool) -> None:
     for server in cluster.servers:
         server.cli("ACL", "SETUSER", "writer", "reset", *rules)
         server.cli("ACL", "LOG", "RESET")
-    query = {"username": "writer", "password": "secret", "sharded": str(sharded)}
+    query: dict[str, Any] = {"username": "writer", "password": "secret", "sharded": str(sharded)}
     async with asyncresult.connect(cluster.url(**query)) as backend:
         slot = slot_of(backend.task_key("{moving}"))
         target = next(master for master in cluster.masters if master is not cluster.owner(slot))
@@ -181,7 +181,12 @@ async def test_the_users_of_both_layers_of_sentinel(sentinels: Sentinels) -> Non
         server.cli("ACL", "SETUSER", "asker", "reset", "on", ">other", *rules_for("`sentinel://`, the sentinels"))
     for server in sentinels.servers:
         server.cli("ACL", "LOG", "RESET")
-    query = {"sentinel_username": "asker", "sentinel_password": "other", "username": "reader", "password": "secret"}
+    query: dict[str, Any] = {
+        "sentinel_username": "asker",
+        "sentinel_password": "other",
+        "username": "reader",
+        "password": "secret",
+    }
     async with asyncresult.connect(sentinels.url(**query), heartbeat=0.2) as backend:
         waiting = asyncio.ensure_future(backend.result("x").get())
         await waits_for(backend, 1)

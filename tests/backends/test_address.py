@@ -116,10 +116,10 @@ async def test_a_child_of_fork_has_no_copy_of_a_socket(redis_server: RedisServer
             finally:
                 os._exit(0)
         os.close(writing)
-        left = await asyncio.to_thread(os.read, reading, 100)
+        said = await asyncio.to_thread(os.read, reading, 100)
         os.close(reading)
         await asyncio.to_thread(os.waitpid, child, 0)
-        assert json.loads(left) == 0
+        assert json.loads(said) == 0
         await backend.mark_as_done("x", "the parent's")
         assert await waiting == "the parent's"
         assert backend.stats().reconnects == 0

@@ -86,7 +86,8 @@ async def test_a_failure_ends_the_join_and_leaves_the_others_alone(backend: Back
 async def test_exceptions_as_values(backend: Backend) -> None:
     await store(backend, 1)
     await fail(backend, "t1")
-    for kwargs in ({"return_exceptions": True}, {"propagate": False}):
+    wishes: list[dict[str, Any]] = [{"return_exceptions": True}, {"propagate": False}]
+    for kwargs in wishes:
         value, error = await backend.results(["t0", "t1"]).get(**kwargs)
         assert value == 0 and isinstance(error, ValueError)
     await engine_of(backend).put(backend.task_key("broken"), b"garbage", None)
@@ -239,8 +240,8 @@ async def test_gather_is_a_tuple(backend: Backend) -> None:
     await store(backend, 2)
     assert await gather(backend.result("t0"), backend.result("t1")) == (0, 1)
     await fail(backend, "bad")
-    value, error = await gather(backend.result("t0"), backend.result("bad"), return_exceptions=True)
-    assert value == 0 and isinstance(error, ValueError)
+    ended: tuple[Any, Any] = await gather(backend.result("t0"), backend.result("bad"), return_exceptions=True)
+    assert ended[0] == 0 and isinstance(ended[1], ValueError)
 
 
 async def test_ignored_members_are_none(backend: Backend) -> None:
@@ -311,7 +312,7 @@ async def test_wait(backend: Backend) -> None:
     await backend.mark_as_done("t2", 2)
     assert await asyncresult.wait(handles) == ({"t0", "t1", "t2"}, set())
     with pytest.raises(ValueError, match="return_when"):
-        await asyncresult.wait(handles, return_when="SOME")
+        await asyncresult.wait(handles, return_when="SOME")  # type: ignore[arg-type]
 
 
 async def test_first_success(backend: Backend) -> None:

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -173,9 +173,9 @@ class TestShutdown:
 
 class TestTheSameIdAgain:
     async def test_the_later_run_counts(self, backend: Backend) -> None:
-        runs = iter(["first", "second", ValueError("third")])
+        runs: Iterator[Any] = iter(["first", "second", ValueError("third")])
 
-        async def run() -> str:
+        async def run() -> Any:
             outcome = next(runs)
             if isinstance(outcome, Exception):
                 raise outcome

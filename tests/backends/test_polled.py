@@ -163,9 +163,10 @@ async def test_a_hostile_row_is_refused_and_hurts_no_neighbour(sqlite_app: Celer
     insert(sqlite_app, "neighbour", "SUCCESS", b"1")
     async with connect(sqlite_app) as backend:
         hostile, neighbour = backend.result("hostile"), backend.result("neighbour")
-        refused, value = await asyncio.gather(
+        ended: tuple[Any, Any] = await asyncio.gather(
             hostile.get(timeout=10), neighbour.get(timeout=10), return_exceptions=True
         )
+        refused, value = ended
         assert isinstance(refused, ResultDecodeError) and "Celery 5.7" in str(refused)
         assert value == 1
         assert Evil.called == [] and backend.stats().last_error is None
@@ -189,9 +190,10 @@ async def test_columns_of_older_tables_are_not_asked_for(tmp_path: Path) -> None
         )
     database.close()
     async with make_backend(stores.app_storing_in(f"db+sqlite:///{path}")) as backend:
-        strange, value = await asyncio.gather(
+        ended: tuple[Any, Any] = await asyncio.gather(
             backend.result("y").get(timeout=10), backend.result("x").get(timeout=10), return_exceptions=True
         )
+        strange, value = ended
         assert value == [1] and isinstance(strange, ResultDecodeError)
 
 

@@ -10,7 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -329,13 +329,16 @@ def test_urls(url: str, shown: str) -> None:
         *(
             (url, {name: value}, f"{name} must be")
             for url in ("redis://host/0", "memory://", "redis+cluster://host")
-            for name, values in {
-                "heartbeat": [0, -1, math.nan, math.inf, 10**400, "5", None],
-                "safety_interval": [0, math.nan, math.inf],
-                "expires": [-1, 0.5, math.nan, math.inf, 10**400],
-                "failure_expires": [-1, 0.5, math.nan, math.inf],
-                "max_result_bytes": [0, -1, math.nan],
-            }.items()
+            for name, values in cast(
+                dict[str, list[Any]],
+                {
+                    "heartbeat": [0, -1, math.nan, math.inf, 10**400, "5", None],
+                    "safety_interval": [0, math.nan, math.inf],
+                    "expires": [-1, 0.5, math.nan, math.inf, 10**400],
+                    "failure_expires": [-1, 0.5, math.nan, math.inf],
+                    "max_result_bytes": [0, -1, math.nan],
+                },
+            ).items()
             for value in values
         ),
         *(
@@ -365,7 +368,7 @@ def test_mistakes_in_urls_and_options(url: str, options: dict[str, Any], says: s
 
 def test_connect_to_something_else() -> None:
     with pytest.raises(TypeError, match="URL"):
-        connect(42)  # type: ignore[arg-type]
+        connect(42)
 
 
 def test_no_secret_is_shown(caplog: pytest.LogCaptureFixture) -> None:

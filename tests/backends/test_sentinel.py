@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -113,7 +113,7 @@ async def backend(own_sentinels: Sentinels) -> AsyncIterator[Backend]:
 ARRIVED = 15.0
 
 
-async def gather_within(waiting: list[asyncio.Future[Any]], seconds: float) -> tuple[list[Any], float]:
+async def gather_within(waiting: Sequence[asyncio.Future[Any]], seconds: float) -> tuple[list[Any], float]:
     """Their results, and the seconds that it took."""
     loop = asyncio.get_running_loop()
     start = loop.time()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -47,7 +48,7 @@ async def assert_works(backend: Backend, server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("required", [{}, {"ssl_cert_reqs": "required"}, {"ssl_cert_reqs": "CERT_REQUIRED"}])
-async def test_a_certificate_that_the_authority_signed(tls_server: RedisServer, required: dict[str, str]) -> None:
+async def test_a_certificate_that_the_authority_signed(tls_server: RedisServer, required: dict[str, Any]) -> None:
     async with asyncresult.connect(tls_server.url(2, **required)) as backend:
         await assert_works(backend, tls_server)
 

@@ -330,6 +330,7 @@ class TestHeartbeat:
             await until_later(backend, first)
             later = await backend.get_meta("t")
             assert not later.stale
+            assert later.stale_at is not None and first.stale_at is not None
             assert later.stale_at > first.stale_at
         assert [meta.status async for meta in stream] == ["STARTED", "SUCCESS"]
         assert (await backend.get_meta("t")).heartbeat is None

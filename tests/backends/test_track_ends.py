@@ -130,5 +130,6 @@ class TestClosed:
 @pytest.mark.parametrize("option", ["expires", "failure_expires"])
 @pytest.mark.parametrize("wrong", [-3, float("inf"), float("nan")])
 async def test_lifetimes_that_are_none(backend: Backend, option: Any, wrong: float) -> None:
+    options: dict[str, Any] = {option: wrong}
     with pytest.raises(ValueError, match=option):
-        backend.track(**{option: wrong})
+        backend.track(**options)

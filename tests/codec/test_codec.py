@@ -124,7 +124,8 @@ def test_the_two_ways_agree_about_odd_values(value: bytes) -> None:
 
 def test_the_fast_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Codec, "_plain", lambda *_: pytest.fail("the slow way"))
-    for result in (5, "tëxt \n\u2028", [1.5, None, True], {"a": {"b": []}}, 2**70):
+    values: list[Any] = [5, "tëxt \n\u2028", [1.5, None, True], {"a": {"b": []}}, 2**70]
+    for result in values:
         assert PLAIN.decode(ID, record(result=result)).result == result
     extended = record(name="t", args=[1], kwargs={}, worker="w@h", queue="q", retries=0, group_id="g", parent_id="p")
     assert PLAIN.decode(ID, extended).queue == "q"
@@ -318,7 +319,9 @@ def test_numbers_on_which_msgspec_takes_long_are_left_to_the_library(
         pieces, "_fast_decode", lambda text: fast(text) if len(text) < 4096 else pytest.fail("read by msgspec")
     )
     monkeypatch.setattr(pieces, "PIECE_BYTES", 8192)
-    assert PLAIN.decode_small(ID, payload).result == PLAIN.decode_large(ID, payload).result == [float(number)] * 2000
+    small = PLAIN.decode_small(ID, payload)
+    assert small is not None
+    assert small.result == PLAIN.decode_large(ID, payload).result == [float(number)] * 2000
     monkeypatch.undo()
     taken: list[bytes] = []
     whole = codec._fast_decode

@@ -110,15 +110,15 @@ def test_convert_refuses(value: Any, type_: Any, words: str) -> None:
 
 def test_convert_with_pydantic() -> None:
     pydantic = pytest.importorskip("pydantic")
-    item = pydantic.create_model("Item", id=(int, ...), when=(datetime | None, None))
-    parsed = convert([{"id": 1, "when": NOW}], list[item], task_id=ID)
+    item: Any = pydantic.create_model("Item", id=(int, ...), when=(datetime | None, None))
+    parsed = convert([{"id": 1, "when": NOW}], list.__class_getitem__(item), task_id=ID)
     assert parsed == [item(id=1, when=NOW)]
     assert convert({"id": 1}, item, task_id=ID) == item(id=1)
     assert convert(["1"], pydantic.TypeAdapter(list[int]), task_id=ID) == [1]
     assert convert(5, Annotated[int, pydantic.Field(gt=1)], task_id=ID) == 5
     assert convert(5, Annotated[int, pydantic.Field(json_schema_extra={"x": 1}), {}], task_id=ID) == 5
     with pytest.raises(ResultTypeError, match=r"Item.*valid integer.* - at `result\[1\]\['id'\]`"):
-        convert([{"id": 1}, {"id": "x"}], list[item], task_id=ID)
+        convert([{"id": 1}, {"id": "x"}], list.__class_getitem__(item), task_id=ID)
     with pytest.raises(ResultTypeError, match="greater than 1"):
         convert(0, Annotated[int, pydantic.Field(gt=1)], task_id=ID)
 
@@ -182,7 +182,9 @@ def test_models_are_stored_as_json_and_read_back(value: Any, type_: Any) -> None
 def test_models_of_attrs_and_pydantic_too() -> None:
     attrs, pydantic = pytest.importorskip("attrs"), pytest.importorskip("pydantic")
     point = attrs.make_class("Point", {"x": attrs.field(type=int), "when": attrs.field(type=datetime)})
-    item = pydantic.create_model("Item", id=(int, ...), tags=(set[str], ...), word=(str, pydantic.Field(alias="WORD")))
+    item: Any = pydantic.create_model(
+        "Item", id=(int, ...), tags=(set[str], ...), word=(str, pydantic.Field(alias="WORD"))
+    )
     holder = make_dataclass("Holder", [("item", item), ("rows", list[Row])])
     an_item = item(id=1, tags={"a"}, WORD="w")
     for value in (point(1, NOW), an_item, holder(an_item, [Row(1)])):

@@ -144,7 +144,7 @@ def test_the_traceback_reads_well() -> None:
 
 
 def test_names_are_escaped() -> None:
-    exc = PLAIN.exception(failure("Bad\nType\x1b[31m", module="mod\rule", name="na\nme", worker="w\u202e"))
+    exc: Any = PLAIN.exception(failure("Bad\nType\x1b[31m", module="mod\rule", name="na\nme", worker="w\u202e"))
     assert str(exc) == r"mod\rule.Bad\nType\x1b[31m: x"
     assert exc.__notes__ == [rf"task na\nme {ID} failed on w\u202e"]
     assert exc.exc_type == "Bad\nType\x1b[31m"  # the fact itself is as it was recorded
@@ -272,7 +272,8 @@ def builtin_failure(name: str, *args: Any) -> Exception:
 @pytest.mark.parametrize("kind", ["Decode", "Encode", "Translate"])
 def test_offsets_of_unicode_errors_lie_within_the_text(kind: str, start: int, end: int) -> None:
     """CPython looks at memory out of the text, which may end the process."""
-    head = {"Decode": ["utf-8", b"abc"], "Encode": ["ascii", "abc"], "Translate": ["abc"]}[kind]
+    heads: dict[str, list[Any]] = {"Decode": ["utf-8", b"abc"], "Encode": ["ascii", "abc"], "Translate": ["abc"]}
+    head = heads[kind]
     assert type(builtin_failure(f"Unicode{kind}Error", *head, start, end, "why")) is TaskFailed
     for sound in ((0, 0), (0, 1), (1, 3), (3, 3)):
         assert type(builtin_failure(f"Unicode{kind}Error", *head, *sound, "why")).__name__ == f"Unicode{kind}Error"
@@ -415,7 +416,7 @@ class Undecided:
     def __bool__(self) -> bool:
         raise ValueError("the truth value is ambiguous")
 
-    __len__ = __bool__  # type: ignore[assignment]
+    __len__ = __bool__
 
     def __eq__(self, other: object) -> bool:
         raise ValueError("so is equality")

@@ -55,7 +55,7 @@ class _Meta(type):
         return True
 
     @property
-    def __mro__(cls) -> Any:  # type: ignore[override]
+    def __mro__(cls) -> Any:
         RAN.append("metaclass mro")
         return (ValueError, Exception)
 
@@ -89,7 +89,7 @@ class _HostileOS(OSError):
 class _Proxy:
     """Claims to be a class, as lazy objects do."""
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         RAN.append("class")
         return type
@@ -113,7 +113,7 @@ class _LazyModule(types.ModuleType):
 @pytest.fixture
 def hostile() -> Iterator[str]:
     module = _LazyModule("hostile_module")
-    space: dict[str, Any] = types.ModuleType.__dict__["__dict__"].__get__(module)
+    space: dict[str, Any] = types.ModuleType.__dict__["__dict__"].__get__(module)  # type: ignore[index]
     space.update(
         __getattr__=lambda name: RAN.append(name) or ValueError,
         Hostile=_Hostile,

@@ -206,7 +206,7 @@ def test_pieces_are_small(shape: str, ascii_only: bool, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(pieces, "PIECE_BYTES", 4096)
     monkeypatch.setattr(pieces, "_fast_decode", counted(pieces._fast_decode))
-    monkeypatch.setattr(pieces, "json_decode", counted(pieces.json_decode))
+    monkeypatch.setattr(pieces, "json_decode", counted(pieces.json_decode))  # type: ignore[attr-defined]
     monkeypatch.setattr(codec, "_fast_decode", lambda _: pytest.fail("decoded as a whole"))
     assert repr(PLAIN.decode_large(ID, payload)) == whole
     assert max(sizes) <= 4096 + 32

@@ -16,6 +16,8 @@ from tests.tools.servers import RedisServer
 
 KEY = "celery-task-meta-"
 
+pack: Any = hiredis.pack_command  # typed as if it took one word only
+
 
 def record(id: str, result: Any = 1) -> str:
     """What a stock worker would store."""
@@ -37,9 +39,9 @@ def store(server: RedisServer, ids: Sequence[str], *, publish: bool = True) -> N
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         commands = []
         for index, id in enumerate(ids):
-            commands.append(hiredis.pack_command(("SET", KEY + id, record(id, index))))
+            commands.append(pack(("SET", KEY + id, record(id, index))))
             if publish:
-                commands.append(hiredis.pack_command(("PUBLISH", KEY + id, record(id, index))))
+                commands.append(pack(("PUBLISH", KEY + id, record(id, index))))
         connection.sendall(b"".join(commands))
         reader, answers = hiredis.Reader(), 0
         while answers < len(commands):

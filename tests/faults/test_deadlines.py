@@ -6,7 +6,7 @@ import asyncio
 import multiprocessing
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -93,9 +93,13 @@ async def test_p10_what_is_being_written_is_written(redis_server: RedisServer, r
 
 def test_p11_a_handle_without_a_loop(redis_url: str) -> None:
     backend = connect(redis_url)
-    for use in (backend.stats, lambda: backend.result("x")):
-        use()
-    for use in (backend.result("x").then, backend.result("x").as_future, backend.results(["x"]).as_completed):
+    backend.stats()
+    waits: list[Callable[[], Any]] = [
+        backend.result("x").then,
+        backend.result("x").as_future,
+        backend.results(["x"]).as_completed,
+    ]
+    for use in waits:
         with pytest.raises(RuntimeError, match="running event loop"):
             use()
 
@@ -120,7 +124,7 @@ def test_p11_after_a_closed_loop(redis_url: str) -> None:
     assert asyncio.run(again()) == 1
 
 
-def _in_child(use: Callable[[], Awaitable[Any]], out: Any) -> None:
+def _in_child(use: Callable[[], Coroutine[Any, Any, Any]], out: Any) -> None:
     out.send(asyncio.run(use()))
 
 

@@ -287,7 +287,7 @@ async def test_p8_whoever_asks_a_large_record_is_decoded_on_a_thread(
 async def test_p8_a_bomb_does_not_stop_the_loop(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop takes a look at its beginning; a thread finds out about the rest."""
     largest: dict[bool, int] = {True: 0, False: 0}
-    original = codec.decompressed
+    original = codec.decompressed  # type: ignore[attr-defined]
     main = threading.current_thread()
 
     def decompressed(name: str, body: bytes) -> Iterator[bytes]:

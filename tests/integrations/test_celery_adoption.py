@@ -111,7 +111,7 @@ def test_a_result_is_pickled_and_copied_as_celery_does(app: Celery) -> None:
 async def test_install_reaches_every_task(when: str, plain_app: Celery) -> None:
     app = plain_app
 
-    class Base(celery.Task):
+    class Base(celery.Task):  # type: ignore[misc]
         flavour = "own"
 
     @shared_task(name=f"shared.{when}")
@@ -138,13 +138,13 @@ async def test_install_reaches_every_task(when: str, plain_app: Celery) -> None:
 
 
 async def test_what_is_no_result_passes_through(plain_app: Celery) -> None:
-    class Locked(celery.Task):
+    class Locked(celery.Task):  # type: ignore[misc]
         abstract = True
 
         def apply_async(self, *args: Any, **options: Any) -> Any:
             return CelerysEagerResult(None, None, "REJECTED")
 
-    class Later(celery.Task):
+    class Later(celery.Task):  # type: ignore[misc]
         abstract = True
 
         def delay(self, *args: Any, **options: Any) -> Any:
@@ -172,7 +172,7 @@ async def test_an_abortable_task_keeps_its_result(app: Celery) -> None:
         result = patient.AsyncResult("patient-1")
         assert type(result) is AbortableAsyncResult
         handle = AsyncResult.from_celery(result)
-        assert handle.backend is backend
+        assert handle.backend is backend  # type: ignore[attr-defined]
         await backend.store_result("patient-1", 4, "SUCCESS")
         assert await result == 4
 
@@ -200,13 +200,13 @@ async def test_a_result_is_waited_for_where_it_is_kept(app: Celery) -> None:
     url = app.backend.url.rpartition("/")[0] + "/5"
     async with asyncresult.connect(app) as own:
         handle = AsyncResult.from_celery(app.AsyncResult("elsewhere-1", backend=RedisBackend(app=app, url=url)))
-        elsewhere = handle.backend
+        elsewhere = handle.backend  # type: ignore[attr-defined]
         assert elsewhere is not own
         await elsewhere.store_result("elsewhere-1", 5, "SUCCESS")
         assert await handle == 5
         assert await own.result("elsewhere-1").state() == "PENDING"
         again = AsyncResult.from_celery(app.AsyncResult("elsewhere-1", backend=RedisBackend(app=app, url=url)))
-        assert again.backend is elsewhere
+        assert again.backend is elsewhere  # type: ignore[attr-defined]
         with pytest.raises(ValueError, match=r"Teams has a task_keyprefix .*team-a-task-"):
-            _ = AsyncResult.from_celery(app.AsyncResult("x", backend=Teams(app=app, url=url))).backend
+            _ = AsyncResult.from_celery(app.AsyncResult("x", backend=Teams(app=app, url=url))).backend  # type: ignore[attr-defined]
     assert elsewhere.closed

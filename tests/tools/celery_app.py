@@ -167,7 +167,7 @@ def close_app(closing: Celery) -> None:
         consumer.stop()
     if (client := backend.__dict__.get("client")) is not None:
         client.connection_pool.disconnect()
-    kombu.pools.reset()  # type: ignore[no-untyped-call] # those of all applications: kombu shares them by URL
+    kombu.pools.reset()  # those of all applications: kombu shares them by URL
     closing.close()
 
 
