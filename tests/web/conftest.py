@@ -20,6 +20,7 @@ from starlette.applications import Starlette  # noqa: E402
 from starlette.routing import Mount  # noqa: E402
 
 from asyncresult import Backend  # noqa: E402
+from asyncresult._storage.store import engine_of  # noqa: E402
 from asyncresult.web import create_app  # noqa: E402
 
 Client = Any
@@ -67,7 +68,7 @@ def serve() -> Serve:
 
 async def put_raw(backend: Backend, id: str, payload: bytes) -> None:
     """Store these very bytes."""
-    await backend._engine().put(backend.task_key(id), payload, None)
+    await engine_of(backend).put(backend.task_key(id), payload, None)
 
 
 class Events:

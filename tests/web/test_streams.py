@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -87,7 +88,7 @@ async def test_many_tasks_in_one_stream(backend: Backend, serve: Serve) -> None:
     await work(backend, "a", 2)
     async with serve() as client:
         async with stream(client, "/tasks/events?id=a&id=b&id=a") as followed:
-            found = []
+            found: list[Any] = []
             while not found or found[-1]["event"] != "done":
                 event = await followed.next()
                 assert event is not None

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 from support import absent
 
@@ -13,13 +14,13 @@ from asyncresult.web import Tokens, create_app, lifespan
 
 async def main() -> None:
     app = create_app(authorize=lambda request, task_id: True)
-    assert Tokens("secret") and lifespan()
-    sent: list[dict] = []
+    assert Tokens("secret") is not None and lifespan() is not None
+    sent: list[Any] = []
 
-    async def receive() -> dict:
+    async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def send(message: dict) -> None:
+    async def send(message: Any) -> None:
         sent.append(message)
 
     async with connect("memory://") as backend:
