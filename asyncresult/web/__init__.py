@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from .app import create_app
 from .endpoints import accepted, events, status
+from .health import healthz
 from .lifespan import lifespan
 from .problems import Problem, exception_handlers
 from .settings import Settings
@@ -39,6 +40,7 @@ __all__ = [
     "create_app",
     "events",
     "exception_handlers",
+    "healthz",
     "lifespan",
     "server_stops",
     "status",
