@@ -1,0 +1,55 @@
+"""Running a task of Django's: its times and errors, its signals, its value."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from django.utils import timezone
+
+from .framework import base, normalize_json, signals
+
+__all__ = ["perform"]
+
+
+def perform(sender: type, result: Any, worker: str, save: Callable[[Any], None]) -> Any:
+    """Run the task of ``result`` in this thread.
+
+    Args:
+        sender: Of the signals.
+        save: Called with the result when the task begins, and before its final state is stored.
+
+    Returns:
+        Its value, as JSON has it.
+
+    Raises:
+        Exception: What the task raises. A SystemExit, which would end a worker, is a RuntimeError.
+    """
+    now = timezone.now()
+    result.worker_ids.append(worker)
+    _set(result, status=base.TaskResultStatus.RUNNING, started_at=result.started_at or now, last_attempted_at=now)
+    save(result)
+    signals.task_started.send(sender=sender, task_result=result)
+    context = (base.TaskContext(task_result=result),) if result.task.takes_context else ()
+    try:
+        value = normalize_json(result.task.call(*context, *result.args, **result.kwargs))
+    except (Exception, SystemExit) as error:
+        path = f"{type(error).__module__}.{type(error).__qualname__}"
+        text = "".join(traceback.format_exception(error))
+        result.errors.append(base.TaskError(exception_class_path=path, traceback=text))
+        _set(result, status=base.TaskResultStatus.FAILED, finished_at=timezone.now())
+        save(result)
+        signals.task_finished.send(sender=sender, task_result=result)
+        if isinstance(error, SystemExit):
+            raise RuntimeError(f"the task raised SystemExit({error.code!r})") from error
+        raise
+    _set(result, status=base.TaskResultStatus.SUCCESSFUL, finished_at=timezone.now(), _return_value=value)
+    save(result)
+    signals.task_finished.send(sender=sender, task_result=result)
+    return value
+
+
+def _set(result: Any, **values: Any) -> None:
+    for name, value in values.items():
+        object.__setattr__(result, name, value)  # it is frozen for applications
