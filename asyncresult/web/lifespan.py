@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -26,7 +26,7 @@ def lifespan(url: Any = None, **options: Any) -> Callable[[Any], AbstractAsyncCo
     """
 
     @asynccontextmanager
-    async def connected(app: Any) -> AsyncIterator[dict[str, Backend]]:
+    async def connected(app: Any) -> AsyncGenerator[dict[str, Backend]]:
         async with connect(url, **options) as backend:
             yield {"results": backend}
 

@@ -23,7 +23,7 @@ STATIC = {
     "page.js": "text/javascript; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
 }
-_static = files(__package__) / "static"
+_static = files("asyncresult.web") / "static"
 
 
 def static_file(name: str) -> Response:

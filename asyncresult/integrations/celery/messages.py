@@ -103,7 +103,7 @@ class _Client(_Commands):  # type: ignore[misc]
     def __exit__(self, *_: object) -> None: ...
 
 
-class _PrefixedClient(transports.GlobalKeyPrefixMixin, _Client):
+class _PrefixedClient(transports.GlobalKeyPrefixMixin, _Client):  # pyright: ignore[reportIncompatibleMethodOverride]
     """The same with a ``global_keyprefix``, which kombu's own code puts in front."""
 
     pipeline = _Client.pipeline

@@ -77,7 +77,7 @@ def _tasks(signature: Any) -> list[Any] | None:
         return None
     if isinstance(signature, _chain):
         found: list[Any] = []
-        for step in signature.tasks:
+        for step in signature.tasks or ():
             if isinstance(step, (group, chord, _chain)):  # a group becomes a chord there
                 return None
             found.append(_task_of(step))
