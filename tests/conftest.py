@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import hypothesis
@@ -35,6 +36,7 @@ hypothesis.settings.load_profile("asyncresult")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--flavour", choices=["redis", "valkey"], help="server of the fixtures; default: what there is")
+    parser.addoption("--quick", action="store_true", help="half a minute: only what needs no server and no long walk")
     parser.addoption("--loop", choices=["asyncio", "uvloop", "both"], default="asyncio", help="event loop of the tests")
 
 
@@ -43,6 +45,39 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if (loop := config.getoption("--loop")) != "asyncio":
         config.pluginmanager.register(_Loops(str(loop)))
+
+
+#: What a quick run leaves out: folders whose tests are about servers, programs and faults, and files of long walks.
+_NOT_QUICK_FOLDERS = {"backends", "cli", "codec", "faults", "integrations", "tools", "web"}
+_NOT_QUICK_FILES = {
+    "test_costs.py",
+    "test_docs.py",
+    "test_executor_processes.py",
+    "test_exports.py",
+    "test_graph.py",
+    "test_import.py",
+    "test_layers.py",
+    "test_private_names.py",
+    "test_processes.py",
+    "test_promise_model.py",
+    "test_sets_model.py",
+    "test_sync_celery.py",
+    "test_waiters.py",
+    "test_wire.py",
+}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--quick"):
+        left_out = [item for item in items if not _is_quick(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if _is_quick(item)]
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    folders = item.path.relative_to(Path(__file__).parent).parts[:-1]
+    asks_for_a_server = any("server" in name or "redis" in name for name in getattr(item, "fixturenames", ()))
+    return not (asks_for_a_server or _NOT_QUICK_FOLDERS & set(folders) or item.path.name in _NOT_QUICK_FILES)
 
 
 class _Loops:
