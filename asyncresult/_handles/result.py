@@ -279,8 +279,8 @@ class AsyncResult(Handle[T_co]):
         from .tree import children_of
 
         meta = await self.meta()
-        if meta.children is None:
-            return None  # needs no backend: an eager one may have none
+        if not meta.children:
+            return None if meta.children is None else []  # needs no backend: an eager one may have none
         return await make_handles(self.backend, meta.children, lambda: children_of(self, meta))
 
     async def _below(self) -> list[Node[Any]]:
