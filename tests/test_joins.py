@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
 import asyncresult
-from asyncresult import AsyncResult, Backend, BackendClosed, GroupResult, ResultDecodeError, ResultSet, gather, wait
+from asyncresult import (
+    AsyncResult,
+    Backend,
+    BackendClosed,
+    BackendUnavailable,
+    GroupResult,
+    ResultDecodeError,
+    ResultSet,
+    gather,
+    wait,
+)
 from asyncresult._handles.joins import READ_FIRST
 from asyncresult._storage.store import engine_of
 from asyncresult._storage.waiters import READ_CHUNK
@@ -33,7 +43,8 @@ async def test_a_member_known_to_have_failed_ends_the_join_at_once(backend: Back
     failed = AsyncResult("failed")
     await failed.meta()
     with pytest.raises(ValueError, match="known"):
-        await ResultSet([failed, AsyncResult("never")]).get()
+        async with asyncio.timeout(5):
+            await ResultSet([failed, AsyncResult("never")]).get()
     assert nobody_waits(backend)
 
 
@@ -101,6 +112,31 @@ async def test_a_join_that_cannot_begin_waits_for_nobody(backend: Backend, count
     with pytest.raises(TypeError):
         backend.results(["a", "b"]).then("not callable")  # type: ignore[call-overload]
     await until(lambda: nobody_waits(backend))
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+async def test_a_read_that_fails_leaves_the_rest_to_the_table(
+    backend: Backend, failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which reads again for as long as it takes: an outage does not end a wait."""
+    ids = [f"t{n}" for n in range(2 * READ_CHUNK)]
+    await asyncio.gather(*(backend.mark_as_done(id, 1) for id in ids))
+    engine = engine_of(backend)
+    read_many = engine.read_many
+    reads: list[int] = []
+
+    def fails_once(keys: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
+        answer = read_many(keys)
+        reads.append(len(keys))
+        if len(reads) == failing + 1:
+            answer = engine.loop.create_future()
+            answer.set_exception(BackendUnavailable("down"))
+        return answer
+
+    monkeypatch.setattr(engine, "read_many", fails_once)
+    async with asyncio.timeout(20):
+        assert await backend.results(ids) == [1] * len(ids)
+    assert len(reads) == failing + 1
 
 
 async def test_members_of_a_join_are_those_of_its_beginning(backend: Backend) -> None:

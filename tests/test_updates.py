@@ -9,7 +9,7 @@ import pytest
 
 import asyncresult
 from asyncresult import AsyncResult, Backend, EagerResult, TaskMeta
-from asyncresult._handles.handle import read_record
+from asyncresult._handles.handle import learn, read_record
 from asyncresult._storage.store import engine_of
 from tests.backends.waiting import until, waits_for
 
@@ -108,3 +108,20 @@ async def test_updates_of_a_result_that_is_known_already(backend: Backend) -> No
     for state, value in (("SUCCESS", 1), ("RETRY", ValueError("again"))):
         async with asyncio.timeout(5):
             assert [meta.status async for meta in EagerResult("e", value, state).updates()] == [state]
+
+
+async def test_a_record_that_was_read_is_the_snapshot(backend: Backend) -> None:
+    """Where nobody waits; else what the table has handed on counts."""
+    handle = AsyncResult[None]("t")
+    await backend.mark_as_started("t")
+    await handle.meta()
+    assert handle.snapshot is not None and handle.snapshot.status == "STARTED" and not handle.done()
+    waiting = asyncio.ensure_future(handle.get())
+    await waits_for(backend, 1)
+    [meta] = await backend.get_many(["t"])
+    await backend.store_result("t", None, "PROGRESS")
+    await until(lambda: handle.snapshot is not None and handle.snapshot.status == "PROGRESS")
+    assert not learn(handle, meta)
+    assert handle.snapshot is not None and handle.snapshot.status == "PROGRESS"
+    await backend.mark_as_done("t", None)
+    await waiting
