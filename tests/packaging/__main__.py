@@ -105,6 +105,9 @@ def try_extra(extra: str, wheel: Path, server: RedisServer, scratch: Path) -> No
 
 
 def main() -> None:
+    # The certificates of the system, as pip may have been told to take: uv has authorities of its own otherwise. (The
+    # variable's name in older and in newer versions of uv.)
+    os.environ.update(UV_NATIVE_TLS="true", UV_SYSTEM_CERTS="true")
     parser = argparse.ArgumentParser(prog="python3 dev package", description=__doc__)
     parser.add_argument("extra", nargs="*", help="only these (core: without any)")
     chosen = parser.parse_args().extra or [CORE, *extras()]
