@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Generator
 from typing import Any
@@ -14,6 +15,7 @@ from kombu import Connection
 import asyncresult
 from asyncresult import AsyncResult, BackendError, GroupResult, ResultSet, TaskRevoked
 from asyncresult.integrations.celery.rpc import RpcBackend
+from tests.backends.waiting import until
 from tests.integrations.celery_project import client, in_thread
 from tests.tools.celery_worker import CeleryWorker
 
@@ -155,9 +157,16 @@ async def test_only_workers_reply(app: Celery) -> None:
 async def test_a_task_of_another_process_is_warned_of_once(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
     async with asyncresult.connect(app, safety_interval=0.1) as backend:
         strangers = ResultSet([backend.result("unknown-1"), backend.result("unknown-2")])
-        with pytest.raises(asyncresult.ResultTimeout):
-            await strangers.get(timeout=1)
-    warnings = [record for record in caplog.records if "reach only the process" in record.message]
+
+        def warned() -> list[logging.LogRecord]:
+            return [record for record in caplog.records if "reach only the process" in record.message]
+
+        waiting = asyncio.ensure_future(strangers.get(timeout=30))
+        await until(warned)
+        await asyncio.sleep(0.5)  # in which a second warning would come
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    warnings = warned()
     assert len(warnings) == 1
     assert "unknown-" in warnings[0].message
 

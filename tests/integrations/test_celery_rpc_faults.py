@@ -231,6 +231,7 @@ async def test_redis_as_a_broker_is_cut(rpc_redis_worker: CeleryWorker) -> None:
         with client(**{**rpc_redis_worker.config, "broker_url": url}) as app:
             async with connected(app) as backend:
                 handles = [await app.tasks["tests.slow"].adelay(0.3, i) for i in range(4)]
+                await handles[0].until("STARTED", timeout=30)  # so the receiver is connected
                 with proxy.refuse():
                     proxy.cut()
                     await asyncio.sleep(1)
