@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import hypothesis
 import pytest
@@ -91,6 +92,20 @@ class _Loops:
 
     def pytest_asyncio_loop_factories(self) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
         return self.factories
+
+
+@pytest.fixture(autouse=True)
+def no_current_celery_app() -> Generator[None]:
+    """Celery makes every new app its current one, which then says where results are: no test has another one's."""
+    _forget_current_celery_app()
+    yield
+    _forget_current_celery_app()
+
+
+def _forget_current_celery_app() -> None:
+    state: Any = sys.modules.get("celery._state")
+    if state is not None:
+        state._tls.current_app = state.default_app = None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -81,7 +81,7 @@ class ProblemDocument(BaseModel):
 def _connected() -> Backend:
     try:
         return current_backend()
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise HTTPException(503, "results are not connected") from error
 
 

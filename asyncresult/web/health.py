@@ -26,7 +26,7 @@ async def healthz(request: Request) -> Response:
     """
     try:
         health = await current_backend().health(timeout=SECONDS)
-    except RuntimeError:  # none is connected
+    except (RuntimeError, ValueError):  # none is connected, or Celery's current app has none that we know
         return JSONResponse({"ok": False, "connected": False, "latency": None}, 503)
     found = {"ok": health.ok, "connected": health.connected, "latency": health.latency}
     return JSONResponse(found, 200 if health.ok else 503, {"Cache-Control": "no-store"})

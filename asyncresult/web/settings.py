@@ -132,7 +132,7 @@ class Settings:
         """
         try:
             return AsyncResult(id, backend=current_backend() if self.backend is None else self.backend)
-        except RuntimeError:
+        except (RuntimeError, ValueError):  # ValueError: the results of Celery's current app are out of reach
             raise Problem(503, "Not connected", "No backend is connected.", retry_after=1) from None
 
     def open_stream(self, client: str) -> None:

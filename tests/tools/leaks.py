@@ -1,4 +1,4 @@
-"""What outlives a test fails it: tasks, threads, sockets, subscriptions, errors reported to the event loop.
+"""What outlives a test fails it: tasks, threads, sockets, subscriptions, current backends, errors reported to the loop.
 
 A pytest plugin (``pytest_plugins = ["tests.tools.leaks"]``), and :class:`LeakCheck` for use by hand. Every test is
 checked, after its fixtures are gone: in its event loop, before pytest-asyncio cancels what is left there; and once more
@@ -23,11 +23,13 @@ from typing import Any
 
 import pytest
 
+from asyncresult._storage import current
+
 from .servers import running_servers
 
 __all__ = ["KINDS", "LeakCheck", "LoopErrors"]
 
-KINDS = frozenset({"loop_errors", "sockets", "subscriptions", "tasks", "threads"})
+KINDS = frozenset({"backends", "loop_errors", "sockets", "subscriptions", "tasks", "threads"})
 GRACE = 3.0  # seconds for what is on its way out
 LOOKS = 10  # as often it is looked at, at least: a machine may stand still for longer than the grace
 INTERVAL = 0.005
@@ -60,6 +62,7 @@ class LeakCheck:
     def __init__(self, kinds: Collection[str] = KINDS, *, loop_errors: LoopErrors | None = None) -> None:
         self.kinds = kinds
         self.loop_errors = loop_errors
+        self._backends = list(current._entered)
         self._tasks = asyncio.all_tasks() if "tasks" in kinds else set[asyncio.Task[Any]]()
         self._threads = set(threading.enumerate())
         self._sockets = _sockets() if "sockets" in kinds else {}
@@ -68,6 +71,10 @@ class LeakCheck:
     def found(self) -> list[str]:
         """What is there that was not, each as a line."""
         leaks: list[str] = []
+        if "backends" in self.kinds:
+            for store in current._entered:
+                if store not in self._backends:
+                    leaks.append(f"current backend {store!r}")
         if "tasks" in self.kinds:
             for task in asyncio.all_tasks() - self._tasks - {asyncio.current_task()}:
                 leaks.append(f"task {task!r}")
@@ -91,6 +98,10 @@ class LeakCheck:
         while (leaks := self.found()) and not patience.ended():
             time.sleep(INTERVAL)
         return leaks
+
+    def forget_backends(self) -> None:
+        """Have those that came since be current no more, whoever forgot them: the next test must not get one."""
+        current._entered[:] = [store for store in current._entered if store in self._backends]
 
     async def wait_in_loop(self, grace: float | None = None) -> list[str]:
         """As :meth:`wait`, while the loop goes on."""
@@ -169,7 +180,9 @@ def no_leaks(request: pytest.FixtureRequest) -> Generator[None]:
     """Around everything else, the event loop included."""
     check = LeakCheck(_kinds(request) - {"tasks", "loop_errors"})
     yield
-    _fail(check.wait())
+    leaks = check.wait()
+    check.forget_backends()
+    _fail(leaks)
 
 
 @pytest.fixture(autouse=True)
@@ -181,7 +194,7 @@ def no_leaks_in_loop(request: pytest.FixtureRequest, no_leaks: None) -> None:
 
 @pytest.fixture
 async def _no_leaks_in_loop(request: pytest.FixtureRequest, loop_errors: LoopErrors) -> AsyncGenerator[None]:  # pyright: ignore[reportUnusedFunction]
-    check = LeakCheck(_kinds(request) - {"threads"}, loop_errors=loop_errors)
+    check = LeakCheck(_kinds(request) - {"threads", "backends"}, loop_errors=loop_errors)
     yield
     _fail(await check.wait_in_loop())
 

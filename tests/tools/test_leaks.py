@@ -86,6 +86,7 @@ _TESTS = """
     import asyncio, socket, threading, time
     import pytest
     import redis
+    import asyncresult
     from tests.tools.servers import running_servers
 
     kept = []
@@ -105,6 +106,9 @@ _TESTS = """
     def test_socket(): kept.append(socket.socket())
     async def test_thread_in_loop(): threading.Timer(3, print).start()
     def test_thread(): threading.Timer(3, print).start()
+    def test_backend(): asyncresult.connect("memory://")._enter()
+    def test_the_next_gets_none_of_that():
+        with pytest.raises(RuntimeError): asyncresult.current_backend()
     def test_subscription():
         subscriber = redis.Redis.from_url(running_servers()[0].url()).pubsub()
         subscriber.subscribe("forgotten")
@@ -138,7 +142,8 @@ def test_a_leak_fails_the_test(pytester: pytest.Pytester, redis_server: RedisSer
         "test_socket",
         "test_thread_in_loop",
         "test_thread",
+        "test_backend",
         "test_subscription",
         "test_allowed_a_little",
     }
-    result.assert_outcomes(passed=11, errors=len(failed))
+    result.assert_outcomes(passed=13, errors=len(failed))
