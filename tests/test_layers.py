@@ -22,6 +22,8 @@ PACKAGE = Path(__file__).parents[1] / "asyncresult"
 TABLE = [
     ("programs", "__main__"),
     ("programs", "cli.*"),
+    ("testing", "pytest_plugin"),
+    ("testing", "testing.*"),
     ("web", "web.*"),
     ("integrations", "integrations.*"),
     ("faces", "sync"),
@@ -79,7 +81,7 @@ TABLE = [
 ]
 
 # What the core never imports; it may import optional packages, and its modules each other in any order (but no circle).
-OUTER = ("programs", "web", "integrations")
+OUTER = ("programs", "testing", "web", "integrations")
 
 # No loop, no I/O and no clock below the layer "loop": what is there depends on its input alone.
 _NO_LOOP = {"anyio", "asyncio", "redis", "select", "selectors", "socket", "ssl", "threading"}

@@ -12,17 +12,18 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 from urllib.parse import urlsplit
 
-from ..errors import BackendClosed
+from ..errors import AsyncResultError, BackendClosed
 from .engine import BackendStats, Engine
 from .options import split_options
 from .store import Driver, Store
 from .waiters import Waiters
 
-__all__ = ["MemoryDriver", "MemoryEngine", "Records"]
+__all__ = ["MemoryDriver", "MemoryEngine", "Records", "share", "unshare"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 #: Writes between two sweeps over expired keys: keeps a store that is only written to bounded.
@@ -38,6 +39,10 @@ class Records:
         self._histories: dict[bytes, tuple[list[tuple[str, bytes]], float | None]] = {}
         self._engines: weakref.WeakSet[MemoryEngine] = weakref.WeakSet()
         self._writes = 0
+
+    def start_engine(self, store: Store) -> MemoryEngine:
+        """An engine for the running loop."""
+        return MemoryEngine(store, self)
 
     def attach(self, engine: MemoryEngine) -> None:
         with self._lock:
@@ -88,6 +93,27 @@ class Records:
                 self.remember(*history, value, expires)
             self.publish(key, value)
             return True
+
+    def put(self, key: bytes, value: bytes, expires: float | None) -> None:
+        """Set and publish, whatever is there."""
+        with self._lock:
+            self.set(key, value, expires)
+            self.publish(key, value)
+
+    def increment(self, key: bytes) -> int:
+        """Add one to the number under ``key``, which is 0 where there is none; what it is then. Its expiry stays."""
+        with self._lock:
+            number = int(self.get(key) or b"0") + 1
+            _, deadline = self._values.get(key, (None, None))
+            self._values[key] = (b"%d" % number, deadline)
+            return number
+
+    def expire(self, key: bytes, expires: float | None) -> None:
+        """Keep what is there for so long; None for ever."""
+        with self._lock:
+            value = self.get(key)
+            if value is not None:
+                self.set(key, value, expires)
 
     def lifetime(self, key: bytes) -> float | None:
         with self._lock:
@@ -142,6 +168,16 @@ def _parts(id: str) -> tuple[int, int]:
 _shared: dict[str, Records] = {}
 
 
+def share(name: str, records: Records) -> None:
+    """Have ``memory://`` of this name mean these records, from now on."""
+    _shared[name] = records
+
+
+def unshare(name: str) -> None:
+    """Forget the records of this name: backends that have them keep them."""
+    _shared.pop(name, None)
+
+
 class MemoryDriver(Driver):
     """Records of this process only.
 
@@ -165,7 +201,7 @@ class MemoryDriver(Driver):
         return cls(place.netloc + place.path), options
 
     def start_engine(self, store: Store) -> Engine:
-        return MemoryEngine(store, self.records)
+        return self.records.start_engine(store)
 
     def __str__(self) -> str:
         return f"memory://{self.name}"
@@ -217,13 +253,13 @@ class MemoryEngine(Engine):
     # -- verbs ----------------------------------------------------------------------------------------
 
     def read(self, key: bytes) -> asyncio.Future[bytes | None]:
-        return self._answer(self._store.get(key))
+        return self._answer(self._store.get, key)
 
     def read_many(self, keys: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
-        return self._answer([self._store.get(key) for key in keys])
+        return self._answer(lambda: [self._store.get(key) for key in keys])
 
     def exists(self, key: bytes) -> asyncio.Future[bool]:
-        return self._answer(bool(self._store.get(key)))
+        return self._answer(lambda: bool(self._store.get(key)))
 
     def store(
         self,
@@ -238,28 +274,29 @@ class MemoryEngine(Engine):
         def keep(old: bytes | None) -> bool:
             return self._backend.precedes(key, old, status)
 
-        return self._answer(self._store.store(key, payload, expires, keep, unless, history))
+        return self._answer(self._store.store, key, payload, expires, keep, unless, history)
 
     def history(self, key: bytes, after: str) -> asyncio.Future[list[tuple[str, bytes]]]:
-        return self._answer(self._store.history(key, after))
+        return self._answer(self._store.history, key, after)
 
     def put(self, key: bytes, payload: bytes, expires: float | None) -> asyncio.Future[None]:
-        self._store.set(key, payload, expires)
-        self._store.publish(key, payload)
-        return self._answer(None)
+        return self._answer(self._store.put, key, payload, expires)
 
     def delete(self, keys: Sequence[bytes], *, forever: bool = False) -> asyncio.Future[int]:
-        return self._answer(self._store.delete(keys))
+        return self._answer(self._store.delete, keys)
 
     def lifetime(self, key: bytes) -> asyncio.Future[float | None]:
-        return self._answer(self._store.lifetime(key))
+        return self._answer(self._store.lifetime, key)
 
     async def scan(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
         yield self._store.keys(prefix)
 
-    def _answer(self, value: T) -> asyncio.Future[T]:
+    def _answer(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         future: asyncio.Future[T] = self.loop.create_future()
-        self.loop.call_soon(_settle, future, value)
+        try:
+            self.loop.call_soon(_settle, future, verb(*args, **kwargs))
+        except AsyncResultError as error:
+            self.loop.call_soon(_fail, future, error)
         return future
 
     def stats(self) -> BackendStats:
@@ -273,6 +310,10 @@ class MemoryEngine(Engine):
         )
 
     async def aclose(self, timeout: float) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Release every waiter. On the engine's loop."""
         self._store.detach(self)
         self._channels.clear()
         self.waiters.close(BackendClosed(f"{self._backend} was closed under the wait"))
@@ -281,3 +322,8 @@ class MemoryEngine(Engine):
 def _settle(future: asyncio.Future[Any], value: Any) -> None:
     if not future.done():
         future.set_result(value)
+
+
+def _fail(future: asyncio.Future[Any], error: AsyncResultError) -> None:
+    if not future.done():
+        future.set_exception(error)

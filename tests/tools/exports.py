@@ -33,6 +33,8 @@ MODULES = [
     "asyncresult.result",
     "asyncresult.states",
     "asyncresult.sync",
+    "asyncresult.testing",
+    "asyncresult.testing.celery",
     "asyncresult.web",
     "asyncresult.web.fastapi",
     "asyncresult.worker",

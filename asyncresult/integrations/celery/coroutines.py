@@ -111,6 +111,9 @@ def _run(call: Callable[[], Coroutine[Any, Any, R]]) -> R:
             # If it was cancelled from outside, by a soft time limit, nobody waits here any more.
             raise CancelledError(*error.args) from error
 
+    if running is not None and running.request.is_eager:
+        # Where it was sent from a coroutine, that event loop stands still meanwhile, as with any eager task.
+        return _portal.start(begin).result()
     return _portal.run(begin)
 
 

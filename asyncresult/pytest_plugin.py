@@ -1,0 +1,89 @@
+"""Fixtures for pytest: installed with the package, imported at the start of every run, so everything else is imported
+when a test asks for a fixture.
+
+They are plain fixtures: they go with pytest-asyncio in either mode, with anyio's plugin, and with tests that block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from .backend import Backend
+    from .testing import FakeWorker, PrivateServer
+
+
+@pytest.fixture(scope="session")
+def asyncresult_options() -> dict[str, Any]:
+    """Options of the backend of ``asyncresult_backend``. Redefine this fixture to give some: ``exceptions``, say."""
+    return {}
+
+
+@pytest.fixture
+def asyncresult_backend(asyncresult_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    """A backend without a server. In this test it is the current one, and ``$ASYNCRESULT_URL`` is its address."""
+    from .testing import memory_backend
+
+    with memory_backend(**asyncresult_options) as backend:
+        monkeypatch.setenv("ASYNCRESULT_URL", str(backend))
+        yield backend
+
+
+@pytest.fixture
+def fake_worker(asyncresult_backend: Backend) -> Iterator[FakeWorker]:
+    """Does to tasks in ``asyncresult_backend`` what the test says; see :class:`asyncresult.testing.FakeWorker`."""
+    from .testing import FakeWorker
+
+    worker = FakeWorker(asyncresult_backend)
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def asyncresult_celery(
+    asyncresult_backend: Backend, fake_worker: FakeWorker, asyncresult_options: dict[str, Any]
+) -> Iterator[Callable[..., Backend]]:
+    """A function that makes a Celery app need neither broker nor server until the end of the test: ``f(app)``.
+
+    Its tasks run at once; with ``f(app, eager=False)`` they wait for ``fake_worker``. Returns the app's backend, the
+    current one from then on. See :func:`asyncresult.testing.celery.in_memory`.
+    """
+    from contextlib import ExitStack
+
+    from .testing.celery import in_memory
+
+    with ExitStack() as stack:
+
+        def start(app: Any, *, eager: bool = True, **options: Any) -> Backend:
+            given = {**asyncresult_options, **options}
+            backend = stack.enter_context(in_memory(app, eager=eager, url=str(asyncresult_backend), **given))
+            fake_worker.use(backend)
+            return backend
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def asyncresult_redis_server() -> Iterator[PrivateServer]:
+    """A Redis or Valkey server of the session, on a free loopback port; a test may stop and start it."""
+    from .testing import ServerMissing, private_server
+
+    try:
+        started = private_server()
+        server = started.__enter__()
+    except ServerMissing as missing:
+        pytest.skip(str(missing))
+    try:
+        yield server
+    finally:
+        started.__exit__(None, None, None)
+
+
+@pytest.fixture
+def asyncresult_redis_url(asyncresult_redis_server: PrivateServer) -> str:
+    """The address of that server, which holds nothing."""
+    asyncresult_redis_server.flush()
+    return asyncresult_redis_server.url
