@@ -91,7 +91,8 @@ def test_its_import_is_light(tmp_path: Path) -> None:
     """pytest imports it in every run, also of people who test something else, and before coverage starts."""
     program = (
         "import sys, pytest; before = set(sys.modules); import asyncresult.pytest_plugin\n"
-        "print(*sorted(name for name in set(sys.modules) - before if name.partition('.')[0] not in sys.stdlib_module_names))"
+        "new = set(sys.modules) - before\n"
+        "print(*sorted(name for name in new if name.partition('.')[0] not in sys.stdlib_module_names))"
     )
     done = subprocess.run([sys.executable, "-c", program], env=ENV, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["asyncresult", "asyncresult.pytest_plugin", "asyncresult.version"]

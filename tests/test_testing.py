@@ -1,4 +1,4 @@
-"""What the fixtures are made of: a backend in memory with outages, a fake worker, an app in memory, a private server."""
+"""What the fixtures are made of: a backend in memory with outages, a fake worker, an app in memory, a server."""
 
 from __future__ import annotations
 
@@ -176,12 +176,12 @@ def app() -> Generator[Celery]:
     """An app of somewhere else, which must not be reached."""
     made = make_app(broker_url="redis://127.0.0.1:1/0", result_backend="redis://127.0.0.1:1/1")
 
-    @made.task(name="hidden.again", bind=True)
+    @made.task(name="hidden.again", bind=True, shared=False)
     def again(self: Any) -> int:
         self.update_state(state="PROGRESS", meta={"current": 1})
         return int(self.request.retries)
 
-    @made.task(name="hidden.coroutine", base=AwaitableTask)
+    @made.task(name="hidden.coroutine", base=AwaitableTask, shared=False)
     async def coroutine(x: int) -> int:
         await asyncio.sleep(0)
         return x + 1
