@@ -76,7 +76,7 @@ class SentinelResultBackend(_OnOwnBackend, SentinelBackend):  # type: ignore[mis
     """Celery's Sentinel backend, but for waiting."""
 
 
-class MemoryResultBackend(_OnOwnBackend, StoredInMemory):
+class MemoryResultBackend(_OnOwnBackend, StoredInMemory):  # pyright: ignore[reportIncompatibleMethodOverride]
     """Results in this process, for tests: Celery's half stores, and ours waits."""
 
 

@@ -33,8 +33,7 @@ def _records_of(app: Any, url: str) -> Records:
 def memory_url(backend: Any, url: str | None) -> str | None:
     """The address, where this is what Celery makes of ``asyncresult+memory://``: a backend, or its maker and a URL."""
     if isinstance(backend, StoredInMemory):
-        found: str = backend.url
-        return found
+        return str(backend.url)
     return url if url is not None and url.startswith("memory://") and not isinstance(backend, type) else None
 
 
