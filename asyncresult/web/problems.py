@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -76,7 +76,7 @@ def problem_of(error: Exception) -> Problem | None:
     return None
 
 
-def exception_handlers() -> dict[Any, Callable[[Request, Exception], Awaitable[Response]]]:
+def exception_handlers() -> dict[Any, Callable[[Request, Any], Coroutine[Any, Any, Response]]]:
     """Handlers for the errors of this package, for handlers of one's own: 503 with Retry-After, 504 and 502.
 
     ::
