@@ -30,7 +30,8 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 async def _doctor(arguments: argparse.Namespace) -> int:
     findings: list[Finding] = []
-    async for finding in _examine(arguments):
+    (id,) = read_ids([arguments.id], check_task_id) if arguments.id is not None else (None,)
+    async for finding in _examine(arguments, id):
         findings.append(finding)
         if not arguments.json:
             _print(finding)
@@ -43,13 +44,12 @@ async def _doctor(arguments: argparse.Namespace) -> int:
     return Status.FAILED if worst_is_error else Status.SUCCESS
 
 
-async def _examine(arguments: argparse.Namespace) -> AsyncIterator[Finding]:
+async def _examine(arguments: argparse.Namespace, id: str | None) -> AsyncIterator[Finding]:
     from . import checks, task_checks
 
     app: Any = load_app(arguments.app) if arguments.app else None
     async with connected(arguments) as backend:
-        if arguments.id:
-            (id,) = read_ids([arguments.id], check_task_id)
+        if id is not None:
             async for finding in task_checks.examine(backend, id, app):
                 yield finding
         else:

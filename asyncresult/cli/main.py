@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns: the exit status, see :class:`.status.Status`.
     """
+    _open_missing_streams()
     parser = build_parser()
     try:
         arguments = parser.parse_args(argv)
@@ -35,10 +36,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.status
     except KeyboardInterrupt:
         return Status.INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone (`| head`). Python would complain again when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has gone (`| head`)
+        _discard_output()
         return Status.SUCCESS
+    except OSError as error:
+        _discard_output()
+        _say(f"asyncresult: the output cannot be written: {error.strerror or error}")
+        return Status.USAGE
+
+
+def _open_missing_streams() -> None:
+    """Where a stream was closed (``>&-``), have one that leads nowhere: what is opened next must not take its place."""
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
+def _discard_output() -> None:
+    """Python would complain again when it flushes stdout at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tolerate_encodings() -> None:

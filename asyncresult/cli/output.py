@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ __all__ = [
     "moves_cursor",
     "progress_of",
     "say",
+    "shortened",
     "state_text",
     "to_json",
     "value_text",
@@ -27,6 +29,10 @@ __all__ = [
 ]
 
 _COLOURS = {SUCCESS: "32", FAILURE: "31", REVOKED: "35", RETRY: "33", PENDING: "2"}
+
+
+#: Characters of an id in a message: those of Celery have 36, and nobody else's fill a screen.
+MOST_OF_AN_ID = 100
 
 
 def write(text: str) -> None:
@@ -44,11 +50,19 @@ def say(text: str) -> None:
 
 
 def to_json(value: Any) -> str:
-    """One line of JSON. What JSON has no form for, such as a date, is written as its text."""
-    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    """One line of JSON. What JSON has no form for, such as a date, NaN or infinity, is written as its text."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=_plain, allow_nan=False)
+    except ValueError:  # there is such a number somewhere
+        text = json.dumps(_without_nan(value), ensure_ascii=False, default=_plain, allow_nan=False)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)  # inside of strings, all of them
+
+
+def shortened(id: str) -> str:
+    """An id as a message shows it."""
+    return escaped(id if len(id) <= MOST_OF_AN_ID else f"{id[: MOST_OF_AN_ID - 1]}…")
 
 
 def escaped(text: str) -> str:
@@ -56,6 +70,17 @@ def escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with "NaN", "Infinity" and "-Infinity" in place of numbers that JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {_without_nan(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_without_nan(item) for item in value]
+    return value
 
 
 def _plain(value: Any) -> Any:

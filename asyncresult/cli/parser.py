@@ -49,19 +49,26 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _connection_options() -> _Parser:
-    common = _Parser(add_help=False)
-    group = common.add_argument_group("where the results are")
-    group.add_argument("--url", metavar="URL", help="of the server, as for asyncresult.connect()")
-    group.add_argument("-A", "--app", metavar="PROJ[:APP]", help="a Celery app: its settings say where")
+def _add_connection_options(parser: argparse.ArgumentParser, *, of_command: bool) -> None:
+    """Before the command's name and after it: what is given after it counts."""
+
+    def default(value: Any) -> Any:
+        return argparse.SUPPRESS if of_command else value
+
+    group = parser.add_argument_group("where the results are")
+    group.add_argument(
+        "--url", metavar="URL", default=default(None), help="of the server, as for asyncresult.connect()"
+    )
+    group.add_argument(
+        "-A", "--app", metavar="PROJ[:APP]", default=default(None), help="a Celery app: its settings say where"
+    )
     group.add_argument(
         "--connect-timeout",
         metavar="SECONDS",
         type=_seconds,
-        default=5.0,
+        default=default(5.0),
         help="how long the first contact may take (default: 5); later outages are waited out",
     )
-    return common
 
 
 _IDS = {"nargs": "+", "metavar": "ID", "help": "of a task; - reads ids from stdin, one a line"}
@@ -75,8 +82,10 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"asyncresult {__version__}")
+    _add_connection_options(parser, of_command=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    common = _connection_options()
+    common = _Parser(add_help=False)
+    _add_connection_options(common, of_command=True)
 
     def add(name: str, run: str, summary: str, *, connects: bool = True, **options: Any) -> argparse.ArgumentParser:
         """A command; ``run`` is ``module:function`` below this package."""

@@ -16,7 +16,7 @@ from ..control import Reply
 from ..errors import ResultDecodeError
 from ..meta import TaskMeta
 from ..states import PENDING, PROPAGATE_STATES, READY_STATES
-from .output import coloured, describe, escaped, fields_of, say, state_text, value_text, write, write_json
+from .output import coloured, describe, escaped, fields_of, say, shortened, state_text, value_text, write, write_json
 from .source import connected, read_ids, run
 from .status import CommandError, Status, status_of_state
 
@@ -46,7 +46,7 @@ async def _get(arguments: argparse.Namespace) -> int:
         elif arguments.field:
             write(value_text(_field(meta, arguments.field)))
         elif meta.status in PROPAGATE_STATES:
-            say(f"{id} {meta.status}: {describe(meta)}")
+            say(f"{shortened(id)} {meta.status}: {describe(meta)}")
         else:
             write(value_text(meta.result))
         if arguments.traceback and meta.traceback:
@@ -59,9 +59,9 @@ async def _record(backend: Backend, id: str, arguments: argparse.Namespace) -> T
     meta = await backend.get_meta(id)
     if meta.status == PENDING and not await backend.result(id).exists():
         if arguments.no_wait:
-            raise CommandError(f"nothing is stored for {id}", Status.UNKNOWN)
+            raise CommandError(f"nothing is stored for {shortened(id)}", Status.UNKNOWN)
         if sys.stderr.isatty():
-            say(f"nothing is stored for {id} yet; waiting (Ctrl-C ends)")
+            say(f"nothing is stored for {shortened(id)} yet; waiting (Ctrl-C ends)")
     if arguments.no_wait:
         return meta
     return await backend.result(id).until(*READY_STATES, timeout=arguments.timeout)
@@ -162,7 +162,7 @@ async def _info(arguments: argparse.Namespace) -> int:
                 statuses.append(Status.UNREADABLE)
                 continue
             if known is None:
-                say(f"nothing is stored for {id}")
+                say(f"nothing is stored for {shortened(id)}")
                 statuses.append(Status.UNKNOWN)
             elif arguments.json:
                 write_json(known)
@@ -215,8 +215,8 @@ async def _forget(arguments: argparse.Namespace) -> int:
 
 def _some(ids: list[str]) -> str:
     if len(ids) <= NAMED_IN_ERROR:
-        return ", ".join(ids)
-    return f"{', '.join(ids[:NAMED_IN_ERROR])} and {len(ids) - NAMED_IN_ERROR} more"
+        return ", ".join(map(shortened, ids))
+    return f"{', '.join(map(shortened, ids[:NAMED_IN_ERROR]))} and {len(ids) - NAMED_IN_ERROR} more"
 
 
 def revoke(arguments: argparse.Namespace) -> int:
@@ -228,7 +228,7 @@ async def _revoke(arguments: argparse.Namespace) -> int:
     from .. import control
 
     ids = read_ids(arguments.ids, check_task_id)
-    async with connected(arguments) as backend:
+    async with connected(arguments, to_read=False) as backend:
         replies: list[Reply] = await control.revoke(
             backend,
             ids,

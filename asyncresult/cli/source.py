@@ -16,8 +16,10 @@ from ..errors import BackendClosed, BackendError, ResultDecodeError, ResultTimeo
 from .output import say
 from .status import CommandError, Status
 
-__all__ = ["connected", "errors_as_statuses", "load_app", "make_backend", "read_ids", "run"]
+__all__ = ["connected", "errors_as_statuses", "load_app", "make_backend", "one_line", "read_ids", "run"]
 
+#: The longest text of somebody else's error that is passed on.
+MOST_SHOWN = 300
 URL_VARIABLE, CELERY_VARIABLE = "ASYNCRESULT_URL", "CELERY_RESULT_BACKEND"
 
 
@@ -37,6 +39,8 @@ def errors_as_statuses() -> Generator[None]:
     except ResultDecodeError as error:
         raise CommandError(str(error), Status.UNREADABLE) from error
     except BackendError as error:
+        if "WRONGTYPE" in str(error):
+            raise CommandError(f"what is stored there is no record of a task: {error}", Status.UNREADABLE) from error
         raise CommandError(str(error), Status.UNREACHABLE) from error
     except BackendClosed as error:
         raise CommandError(str(error), Status.UNREACHABLE) from error
@@ -56,8 +60,12 @@ def make_backend(arguments: argparse.Namespace) -> Backend:
         for variable in (URL_VARIABLE, CELERY_VARIABLE):
             if url := os.environ.get(variable):
                 return connect(url)
+    except CommandError:
+        raise
     except (ValueError, TypeError, ImportError) as error:
         raise CommandError(str(error)) from error
+    except Exception as error:  # Celery's own, of an app whose settings it refuses
+        raise CommandError(f"the app's results cannot be found: {one_line(error)}") from error
     raise CommandError(
         f"where are the results? Give --url URL, -A PROJ[:APP] of a Celery project, or set ${URL_VARIABLE}"
         f" or ${CELERY_VARIABLE}"
@@ -77,21 +85,29 @@ def load_app(name: str) -> Any:
     if "" not in sys.path:
         sys.path.insert(0, "")  # a console script does not have the working directory there
     try:
-        return find_app(name)
-    except Exception as error:  # whatever the module raises when it is imported
-        raise CommandError(f"cannot load the Celery app {name!r}: {type(error).__name__}: {error}") from error
+        app = find_app(name)
+    except (Exception, SystemExit) as error:  # whatever the module raises when it is imported
+        raise CommandError(f"cannot load the Celery app {name!r}: {one_line(error)}") from error
+    if not hasattr(app, "conf"):
+        raise CommandError(f"cannot load the Celery app {name!r}: that is no Celery app, but {type(app).__name__}")
+    return app
 
 
 @asynccontextmanager
-async def connected(arguments: argparse.Namespace) -> AsyncGenerator[Backend]:
+async def connected(arguments: argparse.Namespace, *, to_read: bool = True) -> AsyncGenerator[Backend]:
     """The backend, once it has answered. Only this first contact has a limit: a wait outlasts outages.
 
+    Args:
+        to_read: Whether results are wanted: there are stores whose results never come to another process.
+
     Raises:
-        CommandError: It does not answer in time.
+        CommandError: It does not answer in time, or has nothing for us.
     """
     log = logging.getLogger("asyncresult")
     log.addHandler(logging.NullHandler())  # what goes wrong at the first contact is said once, below
     async with make_backend(arguments) as backend:
+        if to_read:
+            _check_reach(backend)
         try:
             async with asyncio.timeout(arguments.connect_timeout):
                 await backend.get_meta("asyncresult")  # any id: the answer counts, not what is stored
@@ -106,12 +122,33 @@ async def connected(arguments: argparse.Namespace) -> AsyncGenerator[Backend]:
         yield backend
 
 
+def _check_reach(backend: Backend) -> None:
+    """Raises CommandError where no result can come to this process, which has only just begun."""
+    address = str(backend)
+    if address.startswith("rpc://"):
+        raise CommandError(
+            "results by rpc:// come to the process that sent the task, and to no other: ask there, or let the app store"
+            " them (result_backend = 'redis://…')"
+        )
+    if address.startswith(("memory://", "cache+memory://")):
+        raise CommandError(
+            f"{address} is the memory of one process, and this is another one: give the URL of a server (--url redis://…)"
+        )
+
+
 class _Said(logging.Handler):
     """Later outages, which waits outlast, are said to the person at the terminal."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
             say(record.getMessage())
+
+
+def one_line(error: BaseException) -> str:
+    """The class of an error and what it says, on one line."""
+    text = " ".join(str(error).split())
+    shown = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return shown if len(shown) <= MOST_SHOWN else f"{shown[: MOST_SHOWN - 1]}…"
 
 
 def read_ids(given: list[str], check: Callable[[object], str]) -> list[str]:
@@ -122,9 +159,7 @@ def read_ids(given: list[str], check: Callable[[object], str]) -> list[str]:
     """
     ids: dict[str, None] = {}
     for word in given:
-        for id in (line.strip() for line in sys.stdin) if word == "-" else [word]:
-            if not id:
-                continue
+        for id in filter(None, (line.strip() for line in sys.stdin)) if word == "-" else [word]:
             try:
                 ids[check(id)] = None
             except ValueError as error:

@@ -13,7 +13,7 @@ from ..backend import Backend
 from ..errors import ResultDecodeError
 from ..graph import DependencyGraph
 from ..states import PENDING
-from .output import coloured, escaped, state_text, to_json, write
+from .output import coloured, escaped, shortened, state_text, to_json, write
 from .source import connected, read_ids, run
 from .status import CommandError, Status
 
@@ -54,7 +54,7 @@ async def _root(backend: Backend, id: str) -> AsyncResult[Any] | GroupResult[Any
     if not await handle.exists():
         group = await GroupResult.restore(id, backend=backend)
         if group is None:
-            raise CommandError(f"nothing is stored for {id}", Status.UNKNOWN)
+            raise CommandError(f"nothing is stored for {shortened(id)}", Status.UNKNOWN)
         return group
     return handle
 

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.tools.command_line import Outcome, asyncresult, command, environment, on_terminal
+from tests.tools.command_line import Outcome, asyncresult, command, environment, in_process, on_terminal
 from tests.tools.processes import wait_until
 from tests.tools.servers import RedisServer
 
@@ -48,7 +48,7 @@ from .conftest import Store
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_command(words: str, expected: Outcome, url: str) -> None:
-    outcome = asyncresult(*words.split(), "--url", url)
+    outcome = in_process(*words.split(), "--url", url)
     assert outcome._replace(out="".join(sorted(outcome.out.splitlines(True)))) == expected._replace(
         out="".join(sorted(expected.out.splitlines(True)))
     )
@@ -76,7 +76,7 @@ def test_command(words: str, expected: Outcome, url: str) -> None:
 )
 def test_what_is_wrong_is_one_line(words: str, status: int, message: str, url: str) -> None:
     given = words.split(" ")
-    outcome = asyncresult(*given, *([] if words == "nonsense" else ["--url", url]))
+    outcome = in_process(*given, *([] if words == "nonsense" else ["--url", url]))
     assert outcome.status == status
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
@@ -127,7 +127,7 @@ def test_control_characters_of_a_record_do_not_reach_the_terminal(url: str, stor
         ["get", "evil-failed", "--traceback"],
         ["doctor", "evil"],
     ):
-        outcome = asyncresult(*words, "--url", url)
+        outcome = in_process(*words, "--url", url)
         text = (outcome.out + outcome.err).replace("\n", "")
         assert "evil" in text
         assert text.isprintable(), words
