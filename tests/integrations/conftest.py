@@ -37,15 +37,16 @@ def rabbitmq_node() -> Generator[RabbitMQ]:
         yield node
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def rabbitmq_url(rabbitmq_node: RabbitMQ) -> str:
-    return rabbitmq_node.url()
+    """A virtual host for the test alone."""
+    return rabbitmq_node.url(vhost=rabbitmq_node.new_vhost())
 
 
 @pytest.fixture(scope="session")
-def rpc_rabbitmq_worker(rabbitmq_url: str) -> Generator[CeleryWorker]:
+def rpc_rabbitmq_worker(rabbitmq_node: RabbitMQ) -> Generator[CeleryWorker]:
     """Processes; tasks and results come through RabbitMQ."""
-    with _rpc_worker(rabbitmq_url) as worker:
+    with _rpc_worker(rabbitmq_node.url(vhost=rabbitmq_node.new_vhost())) as worker:
         yield worker
 
 
@@ -61,12 +62,13 @@ def _rpc_worker(broker: str) -> CeleryWorker:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_worker(rabbitmq_url: str) -> Generator[CeleryWorker]:
+def rabbitmq_worker(rabbitmq_node: RabbitMQ) -> Generator[CeleryWorker]:
     """Processes; tasks come through RabbitMQ."""
+    url = rabbitmq_node.url(vhost=rabbitmq_node.new_vhost())
     with (
         RedisServer() as server,
         CeleryWorker(
-            broker=rabbitmq_url, backend=server.url(1), app=PROJECT, pool="prefork", concurrency=2, config=STARTED
+            broker=url, backend=server.url(1), app=PROJECT, pool="prefork", concurrency=2, config=STARTED
         ) as worker,
     ):
         yield worker

@@ -184,7 +184,6 @@ async def test_tls_and_a_password(certificates: Certificates) -> None:
 
 
 @pytest.mark.topology
-@pytest.mark.allow_leaks("sockets")  # Celery leaves its connections to the sentinels open
 async def test_sentinels() -> None:
     """The same sentinels and the same primary, for Celery and for us."""
     with Sentinels() as sentinels:

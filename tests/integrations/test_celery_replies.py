@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from celery import Celery
+from celery.contrib.testing.app import setup_default_app
 from celery.contrib.testing.worker import start_worker
 from kombu import Connection, Producer
 
@@ -163,6 +166,18 @@ def test_a_url_has_no_app() -> None:
         asyncresult.connect("rpc://")
 
 
+@contextmanager
+def logging_as_it_was() -> Generator[None]:
+    """A worker sets up logging for the whole process."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
 @pytest.mark.celery
 async def test_a_worker_in_this_process() -> None:
     """Over kombu's memory transport the whole way can be gone without any server."""
@@ -172,7 +187,11 @@ async def test_a_worker_in_this_process() -> None:
     def double(x: int) -> int:
         return 2 * x
 
-    with start_worker(app, perform_ping_check=False, pool="solo", loglevel="ERROR"):
+    with (
+        setup_default_app(app),
+        logging_as_it_was(),
+        start_worker(app, perform_ping_check=False, pool="solo", loglevel="ERROR"),
+    ):
         async with connected(app) as backend:
             result = double.delay(21)
             assert await result == 42  # Celery's own result

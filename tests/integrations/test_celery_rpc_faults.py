@@ -36,7 +36,8 @@ ROOT = Path(__file__).parents[2]
 def behind_a_proxy(node: RabbitMQ, **config: Any) -> Generator[tuple[Celery, FaultProxy]]:
     """A client whose connections, and no others, go through a proxy."""
     with FaultProxy.in_thread((HOST, node.port), parse=False) as proxy:
-        with client(**{**config, "broker_url": node.url(port=proxy.port)}) as app:
+        url = config["broker_url"].replace(f":{node.port}/", f":{proxy.port}/")
+        with client(**{**config, "broker_url": url}) as app:
             yield app, proxy
 
 
@@ -97,13 +98,11 @@ async def test_a_broker_that_restarts_keeps_persistent_results() -> None:
                 assert backend.stats().reconnects == 1
 
 
-async def test_a_queue_that_was_deleted_is_made_again(
-    rabbitmq_node: RabbitMQ, rpc_rabbitmq_worker: CeleryWorker
-) -> None:
+async def test_a_queue_that_was_deleted_is_made_again(rpc_rabbitmq_worker: CeleryWorker) -> None:
     with client(**rpc_rabbitmq_worker.config) as app:
         async with connected(app) as backend:
             assert await (await app.tasks["project.add"].adelay(1, 1)).get(timeout=10) == 2
-            with Connection(rabbitmq_node.url()) as connection:
+            with Connection(rpc_rabbitmq_worker.broker) as connection:
                 connection.channel().queue_delete(backend.replies.queue)
             await until(backend, "reconnects", 1)
             assert await (await app.tasks["project.add"].adelay(1, 2)).get(timeout=10) == 3
@@ -128,9 +127,7 @@ async def test_a_queue_of_other_arguments_ends_the_waits(rabbitmq_node: RabbitMQ
         connection.channel().queue_delete("fixed")
 
 
-async def test_a_process_started_again_finds_its_queue(
-    rabbitmq_node: RabbitMQ, rpc_rabbitmq_worker: CeleryWorker
-) -> None:
+async def test_a_process_started_again_finds_its_queue(rpc_rabbitmq_worker: CeleryWorker) -> None:
     """With a name of its own for the queue: what came while it was away waits there."""
     with client(**rpc_rabbitmq_worker.config) as app:
         async with connected(app, reply_queue="shop-1"):
@@ -139,7 +136,7 @@ async def test_a_process_started_again_finds_its_queue(
     with client(**rpc_rabbitmq_worker.config) as app:
         async with connected(app, reply_queue="shop-1") as backend:
             assert await backend.result(id).get(timeout=10) == "slept"
-    with Connection(rabbitmq_node.url()) as connection:
+    with Connection(rpc_rabbitmq_worker.broker) as connection:
         connection.channel().queue_delete("shop-1")
 
 
@@ -223,17 +220,22 @@ def test_a_program_that_ends_leaves_no_queue(broker: str, request: pytest.Fixtur
             channel.queue_declare(queue, passive=True)
 
 
-async def test_redis_as_a_broker_is_cut(rpc_redis_worker: CeleryWorker) -> None:
+async def test_redis_as_a_broker_is_cut(rpc_redis_worker: CeleryWorker, tmp_path: Path) -> None:
     """What had not left the list when the connection was cut is received over the next one."""
     port = int(rpc_redis_worker.broker.rsplit(":", 1)[1].split("/")[0])
+    gate = tmp_path / "open"
     with FaultProxy.in_thread((HOST, port)) as proxy:
         url = rpc_redis_worker.broker.replace(f":{port}", f":{proxy.port}")
         with client(**{**rpc_redis_worker.config, "broker_url": url}) as app:
             async with connected(app) as backend:
-                handles = [await app.tasks["tests.slow"].adelay(0.3, i) for i in range(4)]
-                await handles[0].until("STARTED", timeout=30)  # so the receiver is connected
+                handles = [await app.tasks["tests.wait_for_file"].adelay(str(gate), i) for i in range(4)]
+                for handle in handles[:2]:  # that is all that comes, as long as both processes wait
+                    await handle.until("STARTED", timeout=30)
                 with proxy.refuse():
                     proxy.cut()
-                    await asyncio.sleep(1)
+                    gate.touch()
+                    for handle in handles:
+                        pattern = f"[{handle.id}] succeeded"
+                        wait_until(lambda pattern=pattern: pattern in rpc_redis_worker.log(), "the result is in the list")
                 assert await asyncresult.gather(*handles, timeout=30) == tuple(range(4))
                 assert backend.stats().reconnects == 1

@@ -140,6 +140,14 @@ def slow(seconds: float, value: Any = None) -> Any:
     return value
 
 
+@shared_task(name="tests.wait_for_file")
+def wait_for_file(path: str, value: Any = None) -> Any:
+    """Run until there is such a file; then ``value``."""
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return value
+
+
 @shared_task(name="tests.spawn")
 def spawn(count: int = 2) -> list[Any]:
     """Send that many children, and a group of two."""
@@ -167,6 +175,8 @@ def close_app(closing: Celery) -> None:
         consumer.stop()
     if (client := backend.__dict__.get("client")) is not None:
         client.connection_pool.disconnect()
+        for sentinel in getattr(getattr(client.connection_pool, "sentinel_manager", None), "sentinels", ()):
+            sentinel.connection_pool.disconnect()
     kombu.pools.reset()  # those of all applications: kombu shares them by URL
     closing.close()
 

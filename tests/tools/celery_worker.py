@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -53,6 +54,8 @@ class CeleryWorker:
         self._command = [
             *(sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel", "INFO", "--pool", pool),
             *("--concurrency", str(concurrency), "--queues", ",".join(queues)),
+            # On RabbitMQ the queue for remote control is called so, and belongs to one worker alone.
+            *("--hostname", f"{uuid.uuid4().hex[:12]}@localhost"),
             # To look for other workers takes a second, and there are none.
             *("--without-mingle", "--without-gossip", "--without-heartbeat"),
             *arguments,

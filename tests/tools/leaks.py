@@ -1,4 +1,5 @@
-"""What outlives a test fails it: tasks, threads, sockets, subscriptions, current backends, errors reported to the loop.
+"""What outlives a test fails it: tasks, threads, sockets, subscriptions, current backends, another level of logging,
+errors reported to the loop.
 
 A pytest plugin (``pytest_plugins = ["tests.tools.leaks"]``), and :class:`LeakCheck` for use by hand. Every test is
 checked, after its fixtures are gone: in its event loop, before pytest-asyncio cancels what is left there; and once more
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import socket
 import stat
@@ -29,7 +31,7 @@ from .servers import running_servers
 
 __all__ = ["KINDS", "LeakCheck", "LoopErrors"]
 
-KINDS = frozenset({"backends", "loop_errors", "sockets", "subscriptions", "tasks", "threads"})
+KINDS = frozenset({"backends", "logging", "loop_errors", "sockets", "subscriptions", "tasks", "threads"})
 GRACE = 3.0  # seconds for what is on its way out
 LOOKS = 10  # as often it is looked at, at least: a machine may stand still for longer than the grace
 INTERVAL = 0.005
@@ -66,6 +68,7 @@ class LeakCheck:
         self._tasks = asyncio.all_tasks() if "tasks" in kinds else set[asyncio.Task[Any]]()
         self._threads = set(threading.enumerate())
         self._sockets = _sockets() if "sockets" in kinds else {}
+        self._logging = _logging()
         self._subscriptions = _subscriptions() if "subscriptions" in kinds else set[tuple[int, str]]()
 
     def found(self) -> list[str]:
@@ -88,6 +91,8 @@ class LeakCheck:
         if "subscriptions" in self.kinds:
             for port, channel in sorted(_subscriptions() - self._subscriptions):
                 leaks.append(f"subscription to {channel!r} on the server at port {port}")
+        if "logging" in self.kinds and self._logging != _logging():
+            leaks.append(f"another level of logging, {_logging()}, or loggers that are disabled: it was {self._logging}")
         if "loop_errors" in self.kinds and self.loop_errors:
             leaks += self.loop_errors.describe()
         return leaks
@@ -148,6 +153,11 @@ def _ends(fd: int) -> str:
         return "not connected"
 
 
+def _logging() -> tuple[int, int, bool]:
+    """What decides whether a test that looks at log records gets any: of the root, of all, of ours."""
+    return logging.root.level, logging.root.manager.disable, logging.getLogger("asyncresult").disabled
+
+
 def _subscriptions() -> set[tuple[int, str]]:
     return {
         (server.port, channel)
@@ -196,7 +206,7 @@ def no_leaks_in_loop(request: pytest.FixtureRequest, no_leaks: None) -> None:
 
 @pytest.fixture
 async def _no_leaks_in_loop(request: pytest.FixtureRequest, loop_errors: LoopErrors) -> AsyncGenerator[None]:  # pyright: ignore[reportUnusedFunction]
-    check = LeakCheck(_kinds(request) - {"threads", "backends"}, loop_errors=loop_errors)
+    check = LeakCheck(_kinds(request) - {"threads", "backends", "logging"}, loop_errors=loop_errors)
     yield
     _fail(await check.wait_in_loop())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
 
@@ -64,6 +65,16 @@ def test_subscription(redis_server: RedisServer) -> None:
         client.connection_pool.disconnect()
 
 
+def test_logging() -> None:
+    check = LeakCheck({"logging"})
+    before = logging.root.level
+    logging.root.setLevel(logging.CRITICAL)
+    (leak,) = check.wait()
+    assert "level of logging" in leak
+    logging.root.setLevel(before)
+    assert check.wait(10) == []
+
+
 async def test_loop_error(loop_errors: leaks.LoopErrors) -> None:
     check = LeakCheck({"loop_errors"}, loop_errors=loop_errors)
     asyncio.get_running_loop().create_future().set_exception(ValueError("nobody looked at me"))
@@ -101,7 +112,17 @@ _TESTS = """
     def test_clean_too(): pass
 
     async def test_task(): kept.append(asyncio.create_task(asyncio.sleep(10)))
-    async def test_loop_error(): asyncio.get_running_loop().call_soon(lambda: 1 / 0)
+    def test_logging() -> None:
+    check = LeakCheck({"logging"})
+    before = logging.root.level
+    logging.root.setLevel(logging.CRITICAL)
+    (leak,) = check.wait()
+    assert "level of logging" in leak
+    logging.root.setLevel(before)
+    assert check.wait(10) == []
+
+
+async def test_loop_error(): asyncio.get_running_loop().call_soon(lambda: 1 / 0)
     async def test_socket_in_loop(): kept.append(socket.socket())
     def test_socket(): kept.append(socket.socket())
     async def test_thread_in_loop(): threading.Timer(3, print).start()
