@@ -92,7 +92,9 @@ class LeakCheck:
             for port, channel in sorted(_subscriptions() - self._subscriptions):
                 leaks.append(f"subscription to {channel!r} on the server at port {port}")
         if "logging" in self.kinds and self._logging != _logging():
-            leaks.append(f"another level of logging, {_logging()}, or loggers that are disabled: it was {self._logging}")
+            leaks.append(
+                f"another level of logging, {_logging()}, or loggers that are disabled: it was {self._logging}"
+            )
         if "loop_errors" in self.kinds and self.loop_errors:
             leaks += self.loop_errors.describe()
         return leaks
