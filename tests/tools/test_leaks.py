@@ -112,17 +112,7 @@ _TESTS = """
     def test_clean_too(): pass
 
     async def test_task(): kept.append(asyncio.create_task(asyncio.sleep(10)))
-    def test_logging() -> None:
-    check = LeakCheck({"logging"})
-    before = logging.root.level
-    logging.root.setLevel(logging.CRITICAL)
-    (leak,) = check.wait()
-    assert "level of logging" in leak
-    logging.root.setLevel(before)
-    assert check.wait(10) == []
-
-
-async def test_loop_error(): asyncio.get_running_loop().call_soon(lambda: 1 / 0)
+    async def test_loop_error(): asyncio.get_running_loop().call_soon(lambda: 1 / 0)
     async def test_socket_in_loop(): kept.append(socket.socket())
     def test_socket(): kept.append(socket.socket())
     async def test_thread_in_loop(): threading.Timer(3, print).start()
