@@ -94,6 +94,8 @@ async def wait(
         unobserve(handle, alone)
         if feed is not None:
             unobserve(handle, feed)
+    if reason is None and follow_parents and handle.parent is not None and has_failed(handle):
+        return await _failed_before(handle)
     if reason is None or isinstance(reason, Handle):
         return reason
     if reason is _EXPIRED:
@@ -119,7 +121,20 @@ async def _look_once(handle: Handle[Any], timeout: float | None, follow_parents:
     failed = next((task for task in above if has_failed(task)), None)
     if failed is None and not is_ready(handle):
         raise _timed_out(handle, timeout)
-    return None if is_ready(handle) else failed
+    succeeded = is_ready(handle) and not has_failed(handle)
+    return None if succeeded else failed
+
+
+async def _failed_before(handle: Handle[Any]) -> Handle[Any] | None:
+    """The task whose failure this one's own failure only tells of, as that of a chord does; None if there is none.
+
+    Which of the two records came first is chance.
+    """
+    above = ancestors(handle)
+    unknown = [read_record(task) for task in above if not is_ready(task) and not task.ignored]
+    if unknown:
+        await asyncio.wait(unknown, timeout=LOOK_ONCE_TIMEOUT)
+    return next((task for task in above if has_failed(task)), None)
 
 
 def raise_reason(reason: Any) -> NoReturn:

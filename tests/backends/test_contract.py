@@ -514,6 +514,17 @@ async def test_a_failing_parent_ends_the_wait(backend: Backend) -> None:
     await until(lambda: backend.stats().pending == 0)
 
 
+async def test_a_failed_parent_comes_before_what_the_task_says_of_it(backend: Backend) -> None:
+    """As the body of a chord does, whose record tells of the failure in other words."""
+    await fail(backend, "parent", KeyError("the cause"))
+    await fail(backend, "child", RuntimeError("a dependency failed"))
+    for timeout in (None, 20, 0):
+        with pytest.raises(KeyError, match="the cause"):
+            await AsyncResult("child", parent=AsyncResult("parent")).get(timeout)
+    with pytest.raises(RuntimeError, match="a dependency failed"):
+        await AsyncResult("child", parent=AsyncResult("parent")).get(follow_parents=False)
+
+
 async def test_parents_can_be_left_alone(backend: Backend) -> None:
     await fail(backend, "parent")
     handle = AsyncResult[int]("child", parent=AsyncResult("parent"))

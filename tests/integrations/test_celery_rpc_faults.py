@@ -234,10 +234,9 @@ async def test_redis_as_a_broker_is_cut(rpc_redis_worker: CeleryWorker, tmp_path
                 with proxy.refuse():
                     proxy.cut()
                     gate.touch()
-                    for handle in handles:
-                        pattern = f"[{handle.id}] succeeded"
-                        wait_until(
-                            lambda pattern=pattern: pattern in rpc_redis_worker.log(), "the result is in the list"
-                        )
+                    ended = [f"[{handle.id}] succeeded" for handle in handles]
+                    wait_until(
+                        lambda: all(line in rpc_redis_worker.log() for line in ended), "the results are in the list"
+                    )
                 assert await asyncresult.gather(*handles, timeout=30) == tuple(range(4))
                 assert backend.stats().reconnects == 1
