@@ -21,8 +21,8 @@ from kombu import Exchange, Queue
 from redis import Redis
 
 import asyncresult
-from asyncresult.integrations.celery import SendUnconfirmed, asend_task
-from asyncresult.integrations.celery.publisher import publisher_of
+from asyncresult.integrations.celery import SendUnconfirmed, asend_task, send_many
+from asyncresult.integrations.celery.publisher import BATCH, publisher_of
 from tests.tools.proxy import FaultProxy
 from tests.tools.servers import Certificates, RedisServer, Sentinels
 
@@ -317,6 +317,65 @@ async def test_what_cannot_be_sent_so_goes_by_a_thread_and_is_counted(server: Re
     async with asyncresult.connect(app) as backend:
         await app.tasks["add"].adelay(1)
         assert (backend.stats().sent, backend.stats().sent_by_threads) == (1, 0)
+
+
+async def test_thousands_in_one_call(server: RedisServer) -> None:
+    server.reset()
+    app = make_app(server.url(0))
+    add = app.tasks["add"]
+    count = 2 * BATCH + 10
+    async with asyncresult.connect(app) as backend:
+        with no_thread(app):
+            handles = await send_many(add.s(i) for i in range(count))
+        assert backend.stats().sent == count
+        (result,) = await send_many([group([add.s(1), add.s(2)], app=app)])
+        assert len(result) == 2
+        assert await send_many([]) == []
+    ids = [message["headers"]["id"] for message in stored(server.url(0))["celery"]]
+    assert ids[:1:-1] == [handle.id for handle in handles]
+
+
+async def test_of_many_none_is_sent_where_one_cannot_be_made(server: RedisServer) -> None:
+    server.reset()
+    app = make_app(server.url(0))
+    add = app.tasks["add"]
+    async with asyncresult.connect(app):
+        with pytest.raises(kombu.exceptions.EncodeError):
+            await send_many([add.s(1), add.s(object()), add.s(2)])
+        assert stored(server.url(0)) == {}
+        await send_many([add.s(1)])  # and what comes next declares its queue
+    assert "_kombu.binding.celery" in stored(server.url(0))
+
+
+async def test_many_of_which_an_answer_is_lost(server: RedisServer) -> None:
+    server.reset()
+    async with FaultProxy(server) as proxy:
+        app = make_app(proxy.url(0))
+        add = app.tasks["add"]
+        async with asyncresult.connect(app):
+            await add.adelay(0)
+            batches = 0
+
+            async def cut(request: Any) -> None:
+                nonlocal batches
+                batches += 1
+                if batches == BATCH + 1:  # LPUSH, that is: the first of the second pipeline
+                    request.link.cut("rst")
+
+            with proxy.before("LPUSH", cut), pytest.raises(SendUnconfirmed) as caught:
+                await send_many([add.s(i) for i in range(3 * BATCH)])
+    assert f"{BATCH} of {3 * BATCH} tasks were sent, the next {BATCH} may have been sent, the others" in str(caught.value)
+
+
+async def test_many_by_a_thread(server: RedisServer) -> None:
+    app = make_app("memory://", result_backend=server.url(0))
+    add = app.tasks["add"]
+    async with asyncresult.connect(app) as backend:
+        handles = await send_many([add.s(i) for i in range(3)])
+        assert (len(handles), backend.stats().sent_by_threads) == (3, 3)
+        with pytest.raises(kombu.exceptions.EncodeError) as caught:
+            await send_many([add.s(1), add.s(object())])
+    assert caught.value.__notes__ == ["1 of 2 tasks were sent before this one."]
 
 
 async def test_cancelled_before_its_turn_is_not_sent(server: RedisServer) -> None:

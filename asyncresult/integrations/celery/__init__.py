@@ -7,7 +7,7 @@
 * :func:`chain`, :func:`group`, :func:`chord`: Celery's own, with types.
 * :func:`result_backend`: ``result_backend = "asyncresult+redis://…"`` in Celery's settings.
 * :class:`Reader`, :func:`register_reader`: reading results from a backend that Celery does not bring along.
-* :func:`asend_task`: ``app.send_task()`` without blocking the event loop.
+* :func:`asend_task`: ``app.send_task()`` without blocking the event loop; :func:`send_many`: thousands of tasks at once.
 * :func:`trigger_sql`, :func:`trigger_sql_of`, :func:`install_trigger`: results in PostgreSQL, announced when they are
   stored.
 
@@ -26,7 +26,7 @@ from .publisher import SendUnconfirmed
 from .readers import Reader, register_reader
 from .results import CeleryAsyncResult, CeleryGroupResult, from_celery, to_celery
 from .rpc import RpcBackend
-from .sending import asend_task
+from .sending import asend_task, send_many
 from .tasks import Task, install, task
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "install_trigger",
     "register_reader",
     "result_backend",
+    "send_many",
     "task",
     "to_celery",
     "trigger_sql",

@@ -18,7 +18,7 @@ import functools
 import logging
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -52,6 +52,8 @@ logger = logging.getLogger("asyncresult")
 SLICE = 0.002
 #: Commands that may be on their way before others are composed.
 MAX_IN_FLIGHT = 2000
+#: Commands that leave in one pipeline, of many tasks that are sent at once.
+BATCH = 1000
 
 
 class SendUnconfirmed(OperationalError):
@@ -111,23 +113,55 @@ class Publisher:
             kombu.exceptions.OperationalError: It was not.
             Exception: What Celery's code raises. Nothing was sent.
         """
-        compose = functools.partial(self._compose, call)
-        if blocks:
-            composed = await in_thread(compose)
-        else:
-            composed = await self._turn().take(compose)
+        composed = await self._composed(call, blocks)
         if composed.commands:
             await self._push(composed)
         return composed.value
 
+    async def send_many(self, calls: Sequence[tuple[Callable[[], Any], bool]]) -> list[Any]:
+        """:meth:`send` for each pair of a call and whether it blocks: all messages are made before the first is sent.
+
+        Raises: as :meth:`send`; the text says how many tasks were sent, and how many may have been.
+        """
+        composed: list[_Composed] = []
+        try:
+            for call, blocks in calls:
+                composed.append(await self._composed(call, blocks))
+        except BaseException:
+            self._idle.clear()  # what these have declared is not sent
+            raise
+        for first, batch in _batches(composed):
+            try:
+                await self._push(batch)
+            except OperationalError as error:
+                words = "may have been sent" if isinstance(error, SendUnconfirmed) else "were not sent"
+                count = len(batch.value)
+                raise type(error)(
+                    f"{error} ({first} of {len(composed)} tasks were sent, the next {count} {words}, the others were not)"
+                ) from error
+        return [each.value for each in composed]
+
     async def send_in_thread(self, call: Callable[[], Any]) -> Any:
         """Have Celery send, in a thread, with its own connection."""
-        self.in_thread += 1
+        (handle,) = await self.send_many_in_thread([call])
+        return handle
+
+    async def send_many_in_thread(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """:meth:`send_in_thread` for each, one after another, in one thread. The first that fails ends it."""
+        self.in_thread += len(calls)
         _ = self._theirs
 
-        def send() -> Any:
+        def send() -> list[Any]:
+            handles: list[Any] = []
             with sending(self.app, always=True), as_child():
-                return _handle(call())
+                for call in calls:
+                    try:
+                        handles.append(_handle(call()))
+                    except Exception as error:
+                        if len(calls) > 1:
+                            error.add_note(f"{len(handles)} of {len(calls)} tasks were sent before this one.")
+                        raise
+            return handles
 
         return await in_thread(send)
 
@@ -151,6 +185,10 @@ class Publisher:
         if turns is None:
             turns = self._turns[loop] = _Turns(loop)
         return turns
+
+    async def _composed(self, call: Callable[[], Any], blocks: bool) -> _Composed:
+        compose = functools.partial(self._compose, call)
+        return await (in_thread(compose) if blocks else self._turn().take(compose))
 
     def _compose(self, call: Callable[[], Any]) -> _Composed:
         try:
@@ -214,6 +252,17 @@ class Publisher:
         finally:
             turns.landed(len(composed.commands))
         self.sent += len(composed.messages)
+
+
+def _batches(composed: list[_Composed]) -> Iterator[tuple[int, _Composed]]:
+    """Those that are sent together, of about BATCH commands, behind the index of their first."""
+    first, commands, messages = 0, list[Any](), list[Message]()
+    for index, each in enumerate(composed, 1):
+        commands += each.commands
+        messages += each.messages
+        if commands and (len(commands) >= BATCH or index == len(composed)):
+            yield first, _Composed(composed[first:index], commands, messages)
+            first, commands, messages = index, [], []
 
 
 async def _routed(engine: RedisEngine, commands: list[Any], patience: float | None) -> list[Command]:

@@ -1,17 +1,23 @@
-"""How a task or canvas is sent: on the event loop, with Celery's code in a thread, or by Celery in a thread."""
+"""How tasks and canvases are sent: on the event loop, with Celery's code in a thread, or by Celery in a thread."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from celery import Celery
 from celery import Task as StockTask
 from celery.canvas import Signature, _chain, chord, group
 
-from .publisher import publisher_of
+from .publisher import Publisher, publisher_of
 
-__all__ = ["asend_task", "send"]
+if TYPE_CHECKING:
+    from ...result import AsyncResult, GroupResult
+    from .canvas import GroupSignature, TypedSignature
+
+__all__ = ["asend_task", "send", "send_many"]
+
+R = TypeVar("R")
 
 #: Tasks of a canvas whose messages are made on the event loop; more would hold it up.
 MOST_ON_LOOP = 16
@@ -34,9 +40,52 @@ async def send(sender: Any, call: Callable[[], Any], options: Mapping[str, Any])
     """
     app = sender.app
     publisher = publisher_of(app)
-    if publisher.reason is not None or app.conf.task_always_eager or _brings_connection(options):
+    if _needs_thread(publisher, options):
         return await publisher.send_in_thread(call)
     return await publisher.send(call, blocks=_may_block(sender, app))
+
+
+@overload
+async def send_many(signatures: Iterable[TypedSignature[R]]) -> list[AsyncResult[R]]: ...
+@overload
+async def send_many(signatures: Iterable[GroupSignature[R]]) -> list[GroupResult[R]]: ...
+@overload
+async def send_many(signatures: Iterable[Signature]) -> list[AsyncResult[Any]]: ...
+async def send_many(signatures: Iterable[Any]) -> list[Any]:
+    """Send many tasks or canvases, without blocking the event loop.
+
+    Where the broker is Redis, all messages are made before the first is sent, and they leave some hundred at a time: if
+    one cannot be made, nothing is sent. Elsewhere Celery sends them in a thread, one after another.
+
+    Args:
+        signatures: What to send: ``add.s(2, 3)``, ``add.signature((2, 3), countdown=10)``, groups, chains, chords.
+
+    Returns:
+        Their handles, in the same order.
+
+    Raises:
+        SendUnconfirmed: The connection was lost before an answer came: the text says how many tasks were sent, and how
+            many may have been.
+        kombu.exceptions.OperationalError: The broker cannot be reached, or refuses; the text says how many were sent.
+        Exception: What ``delay`` raises, of the first for which it does. Where the broker is Redis nothing was sent, else
+            a note says how many were.
+    """
+    chosen = list(signatures)
+    by_app: dict[int, list[int]] = {}
+    for index, signature in enumerate(chosen):
+        by_app.setdefault(id(signature.app), []).append(index)
+    handles = list[Any](chosen)
+    for indices in by_app.values():
+        app = chosen[indices[0]].app
+        publisher = publisher_of(app)
+        if any(_needs_thread(publisher, chosen[index].options) for index in indices):
+            given = await publisher.send_many_in_thread([chosen[index].apply_async for index in indices])
+        else:
+            calls = [(chosen[index].apply_async, _may_block(chosen[index], app)) for index in indices]
+            given = await publisher.send_many(calls)
+        for index, handle in zip(indices, given, strict=True):
+            handles[index] = handle
+    return handles
 
 
 async def asend_task(app: Any, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
@@ -55,6 +104,11 @@ async def asend_task(app: Any, name: str, args: Any = None, kwargs: Any = None, 
     if publisher.reason is not None or _brings_connection(options):
         return await publisher.send_in_thread(call)
     return await publisher.send(call, blocks=_has_own_send_task(app))
+
+
+def _needs_thread(publisher: Publisher, options: Mapping[str, Any]) -> bool:
+    """Whether Celery has to send it itself, or call it where tasks are eager."""
+    return publisher.reason is not None or publisher.app.conf.task_always_eager or _brings_connection(options)
 
 
 def _brings_connection(options: Mapping[str, Any]) -> bool:
