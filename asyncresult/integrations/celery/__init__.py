@@ -7,7 +7,7 @@
 * :func:`chain`, :func:`group`, :func:`chord`: Celery's own, with types.
 * :func:`result_backend`: ``result_backend = "asyncresult+redis://…"`` in Celery's settings.
 * :class:`Reader`, :func:`register_reader`: reading results from a backend that Celery does not bring along.
-* :func:`asend_task`: ``app.send_task()`` without blocking the event loop; :func:`send_many`: thousands of tasks at once.
+* :func:`asend_task`: ``app.send_task()`` without blocking the event loop; :func:`send_many`: thousands of tasks.
 * :func:`trigger_sql`, :func:`trigger_sql_of`, :func:`install_trigger`: results in PostgreSQL, announced when they are
   stored.
 

@@ -137,7 +137,7 @@ class Publisher:
                 words = "may have been sent" if isinstance(error, SendUnconfirmed) else "were not sent"
                 count = len(batch.value)
                 raise type(error)(
-                    f"{error} ({first} of {len(composed)} tasks were sent, the next {count} {words}, the others were not)"
+                    f"{error} ({first} of {len(composed)} tasks were sent, the next {count} {words}, the rest were not)"
                 ) from error
         return [each.value for each in composed]
 

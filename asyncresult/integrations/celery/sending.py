@@ -67,8 +67,8 @@ async def send_many(signatures: Iterable[Any]) -> list[Any]:
         SendUnconfirmed: The connection was lost before an answer came: the text says how many tasks were sent, and how
             many may have been.
         kombu.exceptions.OperationalError: The broker cannot be reached, or refuses; the text says how many were sent.
-        Exception: What ``delay`` raises, of the first for which it does. Where the broker is Redis nothing was sent, else
-            a note says how many were.
+        Exception: What ``delay`` raises, of the first for which it does. Where the broker is Redis nothing was sent,
+            else a note says how many were.
     """
     chosen = list(signatures)
     by_app: dict[int, list[int]] = {}
