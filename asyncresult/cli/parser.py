@@ -38,6 +38,13 @@ def _count(text: str) -> int:
     return value
 
 
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return value
+
+
 class _Parser(argparse.ArgumentParser):
     """Shows its epilog as it is written, and says how to get help instead of printing the whole usage."""
 
@@ -156,6 +163,11 @@ def build_parser() -> argparse.ArgumentParser:
     trigger = add("install-trigger", "trigger:install_trigger", "let PostgreSQL announce results (Celery, Django)")
     trigger.add_argument("--sql", action="store_true", help="only print the statements, e.g. for a migration")
     trigger.add_argument("--dsn", help="of a role that owns the table, where the app's own does not")
+
+    serve = add("serve", "serve:serve", "show what is in the store in a browser: a list, a search, a page for each task")
+    serve.add_argument("--host", default="127.0.0.1", help="to listen at; other than of this machine: with a token")
+    serve.add_argument("--port", type=_port, default=5566, help="default: 5566; 0: a free one")
+    serve.add_argument("--allow-revoke", action="store_true", help="show buttons that revoke (Celery's tasks: with -A)")
 
     demo = add("demo", "demo:demo", "see it work, with a private server and a Celery worker", connects=False)
     demo.add_argument("--memory", action="store_true", help="without a server and without Celery")

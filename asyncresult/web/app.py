@@ -70,7 +70,7 @@ class Endpoints:
             status_document(meta, task.name, reveal_errors=self.settings.reveal_errors, links=links_of(base, task.name))
             for task, meta in zip(tasks, metas, strict=True)
         ]
-        return page(documents, base=base, revoke=self.settings.revoke)
+        return page(documents, base=base, revoke=self.settings.revoke, home=self.settings.home)
 
     async def tree(self, request: Request) -> Response:
         task = await self._named(request)
@@ -92,8 +92,8 @@ class Endpoints:
         raise Problem(409, "The task has ended" if ready else "The task has not ended", "So this cannot be done.")
 
     async def revoke(self, request: Request) -> Response:
-        if request.headers.get("sec-fetch-site") == "cross-site":  # a form of another site, with the user's cookies
-            raise Problem(403, "From another site", "Tasks are revoked from pages of this site only.")
+        if _is_of_another_origin(request):  # a form there could be sent with the user's cookies
+            raise Problem(403, "From another site", "Pages of other sites have to use DELETE, which CORS is about.")
         return await self._revoke((await self._named(request)).handle)
 
     async def _revoke(self, handle: Any) -> Response:
@@ -111,6 +111,15 @@ def _prefers_html(accept: str) -> bool:
     types = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
     named = [type for type in types if type in ("text/html", "application/json")]
     return bool(named) and named[0] == "text/html"
+
+
+def _is_of_another_origin(request: Request) -> bool:
+    """Whether a browser sends this from a page of another site. Over plain HTTP it names nothing but the Origin."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = request.headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != request.headers.get("host")
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

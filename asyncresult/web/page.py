@@ -20,6 +20,7 @@ POLICY = (
 )
 STATIC = {
     "task-progress.js": "text/javascript; charset=utf-8",
+    "dashboard.js": "text/javascript; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
 }
@@ -38,17 +39,20 @@ def static_file(name: str) -> Response:
     return Response((_static / name).read_bytes(), headers=headers, media_type=STATIC[name])
 
 
-def page(tasks: Sequence[dict[str, Any]], *, base: str, revoke: bool = False) -> Response:
+def page(tasks: Sequence[dict[str, Any]], *, base: str, revoke: bool = False, home: str | None = None) -> Response:
     """The page.
 
     Args:
         tasks: Status documents, with links.
         base: The path below which the routes are.
         revoke: Whether there are buttons that revoke.
+        home: Where a link at the top leads.
     """
     title = f"Task {tasks[0]['id']}" if len(tasks) == 1 else f"{len(tasks)} tasks"
     cards = "\n".join(_card(task, revoke) for task in tasks)
-    return html_page(title, f"<h1>{'Task' if len(tasks) == 1 else title}</h1>\n{cards}", base=base, script="page.js")
+    top = f'<nav><a href="{html.escape(home)}">All tasks</a></nav>\n' if home is not None else ""
+    main = f"{top}<h1>{'Task' if len(tasks) == 1 else title}</h1>\n{cards}"
+    return html_page(title, main, base=base, script="page.js")
 
 
 def html_page(title: str, main: str, *, base: str, script: str) -> Response:

@@ -51,6 +51,7 @@ class Settings:
         max_streams_per_client: Streams at a time from one address. (Behind a proxy the server has to be told which
             proxy to believe, e.g. ``uvicorn --forwarded-allow-ips``; else all clients have one address.)
         max_ids: Tasks that one stream may follow.
+        home: Where a link at the top of the pages leads; None for no link.
 
     Raises:
         TypeError: There is neither ``authorize`` nor ``tokens``.
@@ -70,6 +71,7 @@ class Settings:
     max_streams: int = 1000
     max_streams_per_client: int = 50
     max_ids: int = 100
+    home: str | None = None
     streams: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     """How many streams each client has open."""
     route_name: str = field(default="", init=False, repr=False)
