@@ -164,7 +164,9 @@ def build_parser() -> argparse.ArgumentParser:
     trigger.add_argument("--sql", action="store_true", help="only print the statements, e.g. for a migration")
     trigger.add_argument("--dsn", help="of a role that owns the table, where the app's own does not")
 
-    serve = add("serve", "serve:serve", "show what is in the store in a browser: a list, a search, a page for each task")
+    serve = add(
+        "serve", "serve:serve", "show what is in the store in a browser: a list, a search, a page for each task"
+    )
     serve.add_argument("--host", default="127.0.0.1", help="to listen at; other than of this machine: with a token")
     serve.add_argument("--port", type=_port, default=5566, help="default: 5566; 0: a free one")
     serve.add_argument("--allow-revoke", action="store_true", help="show buttons that revoke (Celery's tasks: with -A)")
