@@ -173,8 +173,9 @@ _MAIN = """<form class="search" action="find" role="search">
 <h1>Tasks</h1>
 <p class="soft" id="note" role="status"></p>
 <div class="wide" tabindex="0" role="region" aria-label="Tasks"><table hidden>
-<thead><tr><th scope="col">Id</th><th scope="col">Name</th><th scope="col">State</th><th scope="col">Ended</th></tr></thead>
-<tbody></tbody>
+<thead><tr>
+<th scope="col">Id</th><th scope="col">Name</th><th scope="col">State</th><th scope="col">Ended</th>
+</tr></thead><tbody></tbody>
 </table></div>"""
 
 

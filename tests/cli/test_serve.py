@@ -41,13 +41,21 @@ def test_the_list_the_search_and_the_end(url: str, tmp_path: Path) -> None:
         assert "token" not in address
         listed = client.get("/list").json()
         assert {task["id"]: task["state"] for task in listed["tasks"]} == {
-            "ok": "SUCCESS", "text": "SUCCESS", "bad": "FAILURE", "gone": "REVOKED", "busy": "PROGRESS",
+            "ok": "SUCCESS",
+            "text": "SUCCESS",
+            "bad": "FAILURE",
+            "gone": "REVOKED",
+            "busy": "PROGRESS",
             "junk": "unreadable",
         }
         assert listed["complete"] is True
         assert listed["tasks"][0] == {
-            "id": "busy", "state": "PROGRESS", "ready": False,
-            "name": None, "date_done": None, "percent": 30.0,
+            "id": "busy",
+            "state": "PROGRESS",
+            "ready": False,
+            "name": None,
+            "date_done": None,
+            "percent": 30.0,
         }
         page = client.get("/")
         assert "<table" in page.text
