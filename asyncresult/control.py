@@ -182,6 +182,8 @@ class Revocation:
         abort: Called on the loop for each request with its ``terminate``; says whether that works, and details.
     """
 
+    _follows: bool = False
+
     def __init__(self, backend: Store, task_id: str, worker: str, abort: Callable[[bool], tuple[bool, str]]) -> None:
         self._backend = backend
         self._task_id = task_id
@@ -213,6 +215,9 @@ class Revocation:
             payload = self._backend.codec.encode(TaskMeta(task_id=self._task_id, status=REPLY, result=answer))
             sent = self._engine.put(self._backend.reply_key(self._task_id, id), payload, REPLY_EXPIRES)
             sent.add_done_callback(functools.partial(_background.log_failure, what="a reply could not be sent"))
+
+    def _follower(self) -> None:
+        """Requests are stored in no final state."""
 
     def _on_error(self, error: AsyncResultError) -> None:
         if not isinstance(error, BackendClosed):
@@ -246,6 +251,8 @@ async def _revoke_own(
 class _Replies:
     """Collects the answers to one request."""
 
+    _follows: bool = False
+
     def __init__(self, backend: Store, engine: Engine, ids: Iterable[str], request: str) -> None:
         self._found: list[Reply] = []
         self._keys = {id: backend.reply_key(id, request) for id in ids}
@@ -267,6 +274,9 @@ class _Replies:
         self._missing.discard(meta.task_id)
         if not self._missing and not self._all.done():
             self._all.set_result(None)
+
+    def _follower(self) -> None:
+        """Answers are stored in no final state."""
 
     def _on_error(self, error: AsyncResultError) -> None:
         if not self._all.done():

@@ -518,6 +518,9 @@ class Table(Waiters):
 
 
 class Listener:
+    _follows = False
+
+    def _follower(self) -> None: ...
     def _on_record(self, meta: TaskMeta) -> None: ...
     def _on_error(self, error: AsyncResultError) -> None: ...
 

@@ -9,7 +9,7 @@ import pytest
 
 from asyncresult._redis.wire import Wire
 from asyncresult._storage import waiters as _waiters
-from asyncresult._storage.waiters import Waiters
+from asyncresult._storage.waiters import Looked, Waiters
 from asyncresult.codec import codec
 from asyncresult.errors import AsyncResultError, BackendError, ResultDecodeError
 from asyncresult.meta import TaskMeta
@@ -31,6 +31,18 @@ def test_no_order_of_events_loses_a_result_or_leaves_a_subscription(waiters: int
 def test_no_order_of_events_takes_the_task_back(states: tuple[bytes, ...], late: tuple[int, ...]) -> None:
     """Neither a read nor a message that comes late, however late it is."""
     histories = list(explore(1, late, states))
+    assert len(histories) > 1000 and max(map(len, histories)) > 15, "the walk was a long one"
+
+
+@pytest.mark.parametrize(
+    ("waiters", "states", "late", "followers"),
+    [(1, (STARTED, PROGRESS), (), (0,)), (1, (STARTED, PROGRESS), (0,), (0,)), (2, (STARTED,), (), (1,))],
+)
+def test_no_order_of_events_skips_a_state_that_was_published(
+    waiters: int, states: tuple[bytes, ...], late: tuple[int, ...], followers: tuple[int, ...]
+) -> None:
+    """However fast a read of a later one is: for who follows the states, beside others or alone."""
+    histories = list(explore(waiters, late, states, followers))
     assert len(histories) > 1000 and max(map(len, histories)) > 15, "the walk was a long one"
 
 
@@ -122,7 +134,7 @@ def a_message_is_newer_than_what_was_read(monkeypatch: pytest.MonkeyPatch) -> No
     original = Waiters._published
 
     def published(self: Waiters, entry: Any, payload: bytes, meta: TaskMeta) -> None:
-        _waiters._progress_of(entry).certain = True
+        _waiters._progress_of(entry).found.clear()
         original(self, entry, payload, meta)
 
     monkeypatch.setattr(Waiters, "_published", published)
@@ -131,8 +143,8 @@ def a_message_is_newer_than_what_was_read(monkeypatch: pytest.MonkeyPatch) -> No
 def what_is_read_is_newer_than_the_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Waiters._found
 
-    def found(self: Waiters, entry: Any, payload: bytes, meta: TaskMeta, arrived: int) -> None:
-        original(self, entry, payload, meta, _waiters._progress_of(entry).arrived)
+    def found(self: Waiters, entry: Any, payload: bytes, meta: TaskMeta, arrived: int) -> Looked:
+        return original(self, entry, payload, meta, _waiters._progress_of(entry).arrived)
 
     monkeypatch.setattr(Waiters, "_found", found)
 
@@ -150,13 +162,39 @@ def the_first_acknowledgement_is_the_barrier(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def a_barrier_holds_for_later_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Waiters._want_barrier
+    original = Waiters._passed
 
-    def want_barrier(self: Waiters, entry: Any, progress: Any) -> None:
-        if progress.barrier != _waiters._ON_ITS_WAY:
-            original(self, entry, progress)
+    def passed(self: Waiters, entry: Any, progress: Any) -> None:
+        progress.covered = progress.waiting
+        original(self, entry, progress)
 
-    monkeypatch.setattr(Waiters, "_want_barrier", want_barrier)
+    monkeypatch.setattr(Waiters, "_passed", passed)
+
+
+def what_was_read_is_handed_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Waiters._found
+
+    def found(self: Waiters, entry: Any, payload: bytes, meta: TaskMeta, arrived: int) -> Looked:
+        with pytest.MonkeyPatch.context() as patch:
+            for listener in entry.all():
+                patch.setattr(listener, "_follows", False)
+            return original(self, entry, payload, meta, arrived)
+
+    monkeypatch.setattr(Waiters, "_found", found)
+
+
+def an_end_that_was_read_is_handed_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Waiters, "_end_for_most", lambda self, entry, meta: False)
+
+
+def the_barrier_brings_what_was_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Waiters._release
+
+    def release(self: Waiters, entry: Any, progress: Any) -> None:
+        progress.held.clear()
+        original(self, entry, progress)
+
+    monkeypatch.setattr(Waiters, "_release", release)
 
 
 def no_read_where_the_ack_is_there_already(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +245,22 @@ def test_the_simulation_notices_a_task_that_goes_back(mutation: Any, monkeypatch
     mutation(monkeypatch)
     with pytest.raises(Violation):
         for _ in explore(1, (), (STARTED, PROGRESS, PAUSED)):
+            pass
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        what_was_read_is_handed_on_at_once,
+        an_end_that_was_read_is_handed_on_at_once,
+        the_barrier_brings_what_was_read_only,
+    ],
+    ids=lambda mutation: mutation.__name__,
+)
+def test_the_simulation_notices_a_state_that_is_skipped(mutation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutation(monkeypatch)
+    with pytest.raises(Violation, match="skipped"):
+        for _ in explore(1, (0,), (STARTED, PROGRESS), (0,)):
             pass
 
 
@@ -291,6 +345,8 @@ class Table(Waiters):
 class Waiter:
     """Waits for a key; ``again`` makes it wait once more when it is told of an error."""
 
+    _follows = False
+
     def __init__(self, table: Waiters, key: bytes, *, again: bool = False) -> None:
         self.table, self.key, self.again = table, key, again
         self.metas: list[TaskMeta] = []
@@ -301,6 +357,9 @@ class Waiter:
     def states(self) -> list[str]:
         """What was seen, with what makes it differ."""
         return [meta.result.decode() if isinstance(meta.result, bytes) else meta.status for meta in self.metas]
+
+    def _follower(self) -> Waiter | None:
+        return self if self._follows else None
 
     def _on_record(self, meta: TaskMeta) -> None:
         self.metas.append(meta)
@@ -470,6 +529,47 @@ def test_a_large_record_keeps_its_place() -> None:
     assert waiter.states[2:] == ["SUCCESS"]
     table.decoding[1](TaskMeta(task_id="t", status="PROGRESS"))
     assert waiter.states[2:] == ["SUCCESS"] and len(table.decoding) == 2
+
+
+class Follower(Waiter):
+    _follows = True
+
+
+@pytest.mark.parametrize("pushed", [True, False], ids=["published", "read"])
+def test_a_large_state_before_the_end_is_not_skipped(pushed: bool) -> None:
+    """Who follows the states gets it first, though the end needs no decoding; who does not, does not wait for it."""
+    table = Table()
+    follower, waiter = Follower(table, b"k"), Waiter(table, b"k")
+    table.loop.run()
+    table.acked([b"k"])
+    table.pushed(b"k", b"PROGRESS" + b" " * codec.LARGE_PAYLOAD_BYTES)
+    if pushed:
+        table.pushed(b"k", b"SUCCESS")
+    else:
+        table.fetched([(b"k", b"SUCCESS")])
+    table.loop.run()
+    table.acked([b"k"])
+    assert (follower.states, waiter.states) == ([], ["SUCCESS"])
+    table.decoding[0](TaskMeta(task_id="t", status="PROGRESS"))
+    table.loop.run()
+    table.acked([b"k"])
+    assert follower.states == ["PROGRESS", "SUCCESS"]
+    table.loop.run()
+    assert not table.wanted
+
+
+def test_a_wait_that_begins_while_an_end_waits_for_earlier_states_is_not_held_up() -> None:
+    table = Table()
+    follower = Follower(table, b"k")
+    table.loop.run()
+    table.acked([b"k"])
+    table.fetched([(b"k", b"SUCCESS")])
+    late = Waiter(table, b"k")
+    table.loop.run()
+    table.fetched([(b"k", b"SUCCESS")])
+    assert late.states == ["SUCCESS"] and not follower.states
+    table.disconnected()
+    assert follower.states == ["SUCCESS"], "nothing is on its way any more"
 
 
 def test_a_large_record_that_is_wanted_again_is_not_decoded_anew() -> None:

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from .._checks import LOOK_ONCE_TIMEOUT
 from ..errors import AsyncResultError
@@ -35,6 +35,7 @@ class Feed(Generic[ItemT]):
     """
 
     __slots__ = ("_detach", "_final", "_loop", "_maxsize", "_owner", "_thread", "dropped", "items", "reason", "waiter")
+    follows: ClassVar[bool] = True
 
     def __init__(
         self, owner: object, detach: Callable[[], None], *, maxsize: int, final: Callable[[ItemT], bool]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from .._checks import check_task_id
 from .._storage.current import current_store
@@ -24,7 +24,7 @@ from ..codec.convert import convert
 from ..errors import AsyncResultError, BackendClosed, BackendError, NotReady, ResultDecodeError, copy_error
 from ..meta import TaskMeta
 from ..promise import AwaitedPromise, Promise
-from ..states import EXCEPTION_STATES, PROPAGATE_STATES, READY_STATES, SUCCESS
+from ..states import EXCEPTION_STATES, PENDING, PROPAGATE_STATES, READY_STATES, SUCCESS
 from .base import Node, ResultBase, T_co, members_in
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = [
     "give_up",
     "has_failed",
     "info_of",
+    "is_of_look",
     "is_ready",
     "learn",
     "listen",
@@ -68,7 +69,13 @@ _NOT_CONVERTED: Any = object()
 
 
 class Observer(Protocol):
-    """Who sees every record of a handle."""
+    """Who sees every record of a handle.
+
+    Attributes:
+        follows: Whether it must see each state in its order; else the latest will do.
+    """
+
+    follows: ClassVar[bool]
 
     def put(self, meta: TaskMeta, /) -> None: ...
     def fail(self, reason: Reason, /) -> None: ...
@@ -131,6 +138,7 @@ class _Watcher:
     """Sees the records of a task on which others depend."""
 
     __slots__ = ("owner", "task")
+    follows: ClassVar[bool] = False
 
     def __init__(self, task: Handle[Any], owner: Dependent) -> None:
         self.task = task
@@ -142,6 +150,34 @@ class _Watcher:
 
     def fail(self, reason: Reason) -> None:
         """A record that cannot be had says nothing about the tasks behind it."""
+
+
+class _Follower:
+    """Those who follow the states of a task that has ended, while states before the end may be on their way."""
+
+    __slots__ = ("_feeds", "_handle")
+    _follows: bool = True
+
+    def __init__(self, handle: Handle[Any], feeds: list[Observer]) -> None:
+        self._handle = handle
+        self._feeds = feeds
+
+    def _follower(self) -> _Follower:
+        return self
+
+    def _on_record(self, meta: TaskMeta) -> None:
+        known = self._handle._meta
+        for feed in self._feeds:
+            self._handle._guarded(feed.put, known if known is not None and meta.ready else meta)
+
+    def _on_error(self, error: AsyncResultError) -> None:
+        """The wait is over, but the end is known."""
+        known = self._handle._meta
+        for feed in self._feeds:
+            if known is not None:
+                self._handle._guarded(feed.put, known)
+            else:
+                self._handle._guarded(feed.fail, error)
 
 
 class Handle(Node[T_co]):
@@ -299,6 +335,21 @@ class Handle(Node[T_co]):
             if self._watchers is not None:
                 self._unwatch()
             self._fire(None)
+
+    @property
+    def _follows(self) -> bool:
+        """Asked by the table: whether each state matters, and its order."""
+        return self._feeds is not None and any(feed.follows for feed in self._feeds.values())
+
+    def _follower(self) -> _Follower | None:
+        """Called by the table: the end was read, and states before it may be on their way to those who follow them."""
+        if self._feeds is None:
+            return None
+        following = {key: feed for key, feed in self._feeds.items() if feed.follows}
+        if not following:
+            return None
+        self._feeds = {key: feed for key, feed in self._feeds.items() if key not in following} or None
+        return _Follower(self, list(following.values()))
 
     def _on_error(self, error: AsyncResultError) -> None:
         """Called by the table: the wait is over without a record."""
@@ -532,8 +583,11 @@ def learn(handle: Handle[Any], meta: TaskMeta) -> bool:
         handle._meta = meta
         handle._error = None
     else:
-        handle._on_record(meta)
-        table.discard(handle.backend.task_key(handle.id), handle)
+        key = handle.backend.task_key(handle.id)
+        table.looked(key, None, meta, 0)
+        if not is_ready(handle):  # it is in the table under another key, or not any more
+            handle._on_record(meta)
+            table.discard(key, handle)
     return True
 
 
@@ -561,13 +615,15 @@ def read_record(handle: Handle[Any]) -> asyncio.Future[TaskMeta]:
         if isinstance(outcome, AsyncResultError):
             fail(outcome)
             return
-        table, known = handle._table, handle._meta
-        if table is not None and not is_ready(handle):
-            current = table.looked(key, payload, outcome, arrived)
+        if handle._table is not None and not is_ready(handle):
+            looked = handle._table.looked(key, payload, outcome, arrived)
             # Of equal ones those who observe get the one that they have seen.
             known = handle._meta
-            if known is not None and (payload or not current or known is not before):
+            is_known = looked == "older" or (looked == "latest" and (payload or known is not before))
+            if known is not None and is_known:
                 outcome = known  # what was learned meanwhile, by a message or by the table's own read, is newer
+        elif is_ready(handle) and handle._meta is not None:
+            outcome = handle._meta
         learn(handle, outcome)
         if not look.done():
             look.set_result(outcome)
@@ -579,6 +635,14 @@ def read_record(handle: Handle[Any]) -> asyncio.Future[TaskMeta]:
 
     engine.read(key).add_done_callback(answered)
     return look
+
+
+def is_of_look(handle: Handle[Any], meta: TaskMeta) -> bool:
+    """Whether those who follow the states are to be told of what a look has found: nothing, or again the latest.
+
+    All else they are given by the table, in its turn.
+    """
+    return not meta.ready and (meta is handle._meta or meta.status == PENDING)
 
 
 def info_of(handle: Handle[Any], meta: TaskMeta) -> Any:

@@ -6,14 +6,14 @@ import asyncio
 import functools
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from .._checks import looks_once
 from ..errors import AsyncResultError, BackendUnavailable, copy_error
 from ..meta import TaskMeta
 from .base import ResultBase, handles_in
 from .feeds import Feed, Stream, deadline_of_look, is_over
-from .handle import Reason, is_ready, observe, read_record, unobserve
+from .handle import Reason, is_of_look, is_ready, observe, read_record, unobserve
 from .joins import Group, Handle, Many, groups_of, look_once, over, timed_out
 from .result import AsyncResult
 from .updates import same_state
@@ -161,6 +161,9 @@ class SetUpdates(Stream[tuple[AsyncResult[Any], TaskMeta]]):
                 break
             if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
                 waiting = [handle for handle in self._handles if id(handle) not in self._ended]
+                if any(map(is_ready, waiting)):  # states before their ends are still on their way
+                    feed.items.extend((handle, handle.snapshot) for handle in waiting if is_ready(handle))
+                    continue
                 raise timed_out(waiting, self._handles, self._timeout)
             await feed.wait(self._deadline)
         reason = next((reason for reason in self._ended.values() if reason is not None), None)
@@ -203,6 +206,7 @@ class _Tagged:
     """A handle's entrance to the feed of a whole set."""
 
     __slots__ = ("feed", "handle")
+    follows: ClassVar[bool] = True
 
     def __init__(self, handle: Handle, feed: Feed[Any]) -> None:
         self.handle = handle
@@ -232,7 +236,7 @@ def _looked(stream: weakref.ref[SetUpdates], tag: _Tagged, look: asyncio.Future[
         _look(stream, tag)  # an outage does not end a wait
     elif isinstance(error, AsyncResultError):
         tag.fail(copy_error(error))
-    elif error is None:
+    elif error is None and is_of_look(tag.handle, look.result()):
         tag.put(look.result())
 
 

@@ -18,7 +18,7 @@ from .._storage.store import engine_of
 from ..errors import AsyncResultError, BackendUnavailable, ResultTimeout, copy_error
 from ..meta import TaskMeta
 from .feeds import Feed, Stream, deadline_of_look, is_over
-from .handle import Handle, Reason, is_ready, listen, observe, read_record, unlisten, unobserve
+from .handle import Handle, Reason, is_of_look, is_ready, listen, observe, read_record, unlisten, unobserve
 from .waiting import raise_reason
 
 __all__ = ["Updates", "same_state"]
@@ -38,8 +38,10 @@ class Updates(Stream[TaskMeta]):
     A worker that promised signs of life (``track(heartbeat=…)``) and gives none any more is told of once:
     by its last record again, whose ``stale`` is true now. The signs themselves are not given.
 
-    States are given in the order in which the task had them. A cancelled ``anext()`` loses nothing. An ignored result
-    has no updates.
+    States are given in the order in which the task had them; none is skipped that was published while the stream was
+    subscribed, unless its reader is slow or the connection is lost, or messages are not believed (``verify_key``, or
+    a database other than 0): then the key is read, which holds the latest. A cancelled ``anext()`` loses nothing. An
+    ignored result has no updates.
 
     Use as an async iterator, or also as an async context manager, which ends the subscription at the end
     of the block instead of at the next garbage collection.
@@ -132,6 +134,8 @@ class Updates(Stream[TaskMeta]):
                 raise_reason(feed.reason)
             now = loop.time()
             if self._deadline is not None and now >= self._deadline:
+                if is_ready(self._handle) and self._handle.snapshot is not None:
+                    return self._handle.snapshot  # states before it are still on their way
                 raise self._timed_out()
             due = self._due(now)
             if due is not None and due <= now:
@@ -212,7 +216,7 @@ def _looked(stream: weakref.ref[Updates], feed: Feed[TaskMeta], look: asyncio.Fu
         owner._look(feed)  # an outage does not end a wait, and says nothing about the worker
     elif isinstance(error, AsyncResultError):
         feed.fail(copy_error(error))
-    elif error is None and not look.cancelled():
+    elif error is None and not look.cancelled() and is_of_look(owner._handle, look.result()):
         feed.put(look.result())
     feed.wake()
 

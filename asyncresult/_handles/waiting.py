@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Generator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from .._checks import LOOK_ONCE_TIMEOUT, looks_once
 from .._storage.store import engine_of
@@ -73,16 +73,14 @@ async def wait(
         return await _look_once(handle, timeout, follow_parents)
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
-    wake: Callback = functools.partial(_wake, future)
-    alone = _Alone(future)
-    feed = _MessageFeed(on_message, future) if on_message is not None else None
+    feed = _Alone(future) if on_message is None else _MessageFeed(future, on_message)
+    # Who sees the records learns of the end by the last of them; the others come before it.
+    wake: Callback = functools.partial(_wake if on_message is None else _wake_without_record, future)
     timer = None
     try:
         if follow_parents:
             listen(handle, wake)
-        else:
-            observe(handle, alone)
-        if feed is not None:
+        if on_message is not None or not follow_parents:
             observe(handle, feed)
         if timeout is not None:
             timer = loop.call_later(timeout, _wake, future, handle, _EXPIRED)
@@ -91,17 +89,16 @@ async def wait(
         if timer is not None:
             timer.cancel()
         unlisten(handle, wake)
-        unobserve(handle, alone)
-        if feed is not None:
-            unobserve(handle, feed)
+        unobserve(handle, feed)
     if reason is None and follow_parents and handle.parent is not None and has_failed(handle):
         return await _failed_before(handle)
     if reason is None or isinstance(reason, Handle):
         return reason
     if reason is _EXPIRED:
+        if is_ready(handle):
+            return None  # only messages are missing
         raise _timed_out(handle, timeout)
     if reason is _RAISED:
-        assert feed is not None
         reason, feed.error = feed.error, None
     try:
         raise_reason(reason)
@@ -157,29 +154,31 @@ def _timed_out(handle: Handle[Any], timeout: float | None) -> ResultTimeout:
 class _Alone:
     """Waits for a task's own record, whatever becomes of those before it: feeds see nothing else."""
 
-    __slots__ = ("_future",)
+    __slots__ = ("_future", "error")
+    follows: ClassVar[bool] = False
 
     def __init__(self, future: asyncio.Future[Any]) -> None:
         self._future = future
+        self.error: Any = None  # not in the future, which would keep it
 
     def put(self, meta: TaskMeta) -> None:
         if meta.ready:
             self.fail(None)
 
-    def fail(self, reason: Reason | None) -> None:
+    def fail(self, reason: Any) -> None:
         if not self._future.done():
             self._future.set_result(reason)
 
 
-class _MessageFeed:
+class _MessageFeed(_Alone):
     """``get(on_message=…)``: a feed that keeps nothing. What the function raises ends the wait."""
 
-    __slots__ = ("_fn", "_future", "error")
+    __slots__ = ("_fn",)
+    follows: ClassVar[bool] = True
 
-    def __init__(self, fn: Callable[[TaskMeta], object], future: asyncio.Future[Any]) -> None:
+    def __init__(self, future: asyncio.Future[Any], fn: Callable[[TaskMeta], object]) -> None:
+        super().__init__(future)
         self._fn = fn
-        self._future = future
-        self.error: Any = None  # not in the future, which would keep it
 
     def put(self, meta: TaskMeta) -> None:
         try:
@@ -190,10 +189,14 @@ class _MessageFeed:
             if not self._future.done():
                 self.error = error
                 self._future.set_result(_RAISED)
-
-    def fail(self, reason: Reason) -> None: ...
+        super().put(meta)
 
 
 def _wake(future: asyncio.Future[Any], handle: Handle[Any], reason: Reason | None) -> None:
     if not future.done():
         future.set_result(reason)
+
+
+def _wake_without_record(future: asyncio.Future[Any], handle: Handle[Any], reason: Reason | None) -> None:
+    if reason is not None:
+        _wake(future, handle, reason)

@@ -20,10 +20,12 @@ therefore read once, after it: 10,000 waits cost about one read a key, not two.
 
 **States come in order.** While a task runs, reads and messages tell of its states on two connections, and either may
 be the slower one. A read that was sent before a message arrived may have found what came before that message: it is
-passed over. A message that arrives after a read may have been published before it: such messages are held back until
-the order is known, that is until the message of what was read arrives itself (all before it are older), or until a
-second SUBSCRIBE of the key is acknowledged (then all that was published before the read has arrived, and if the state
-that was read is not among it, all of it is newer). Final records need no order: nothing comes after them.
+passed over. What a read has found may be newer than messages that are still on their way, so who follows the states
+(a stream) is given it behind these; and messages that arrive after the read are held back until the order is known.
+That is when the message of what was read arrives itself (all before it are older), or when a second SUBSCRIBE of the
+key is acknowledged (then all that was published before the read has arrived, and if the state that was read is not
+among it, all of it is newer). So no state that was published to a subscription that stands is skipped because a read
+was faster. Who waits for the end alone is given what was read at once.
 
 Nobody waiting implies nothing subscribed: an entry that lost its last listener lingers for a moment (the
 key may be wanted again: a second ``await``, the next ``state()``) and is then unsubscribed in bulk.
@@ -40,14 +42,14 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from ..codec.codec import LARGE_PAYLOAD_BYTES
 from ..errors import AsyncResultError, ResultDecodeError
 from ..meta import TaskMeta
 from ..states import READY_STATES
 
-__all__ = ["Listener", "Source", "Waiters"]
+__all__ = ["Listener", "Looked", "Source", "Waiters"]
 
 #: Keys a read. Larger chunks gain nothing measurable (benchmarks: stored) and delay the first answer.
 READ_CHUNK = 1000
@@ -69,6 +71,11 @@ HELD, BACKLOG_BYTES = 1000, 64 * 1024 * 1024
 _NO_BARRIER, _WANTED, _ON_ITS_WAY = 0, 1, 2
 
 
+Looked: TypeAlias = Literal["latest", "older", "ahead"]
+"""What a look has found: the latest record; an older one than is known; a newer one than the table has handed on yet,
+because states before it may be on their way."""
+
+
 class Listener(Protocol):
     """Who waits for a key. Called on the loop, never from inside :meth:`Waiters.add`."""
 
@@ -77,6 +84,14 @@ class Listener(Protocol):
 
     def _on_error(self, error: AsyncResultError) -> None:
         """The wait is over without a record; the listener has been taken off the table."""
+
+    @property
+    def _follows(self) -> bool:
+        """Whether it wants each state in its order; else the latest will do."""
+        ...
+
+    def _follower(self) -> Listener | None:
+        """A final record was read, and states before it may be on their way: who is still to be given these, and it."""
 
 
 class Source(Protocol):
@@ -102,15 +117,29 @@ class Source(Protocol):
 class _Progress:
     """What has come for a key and did not end the wait: states of a task that runs, and what could not be read."""
 
-    __slots__ = ("arrived", "arrived_at_read", "backlog", "barrier", "certain", "held", "latest", "suspicion")
+    __slots__ = (
+        "arrived",
+        "arrived_at_read",
+        "backlog",
+        "barrier",
+        "covered",
+        "final",
+        "found",
+        "held",
+        "latest",
+        "suspicion",
+    )
 
     def __init__(self) -> None:
         # The state that was handed on last, as it was stored.
         self.latest: bytes | None = None
-        # Whether every message from here on is newer than that.
-        self.certain = True
+        # What reads have found whose messages have not come, if they will; and the messages that came since.
+        self.found: list[_Found] = []
         self.held: deque[tuple[bytes, TaskMeta]] = deque(maxlen=HELD)
-        self.barrier = _NO_BARRIER
+        # The final record, while states before it may be on their way to those who follow them.
+        self.final: TaskMeta | None = None
+        # How many of those that were found were so before the barrier that is on its way was sent.
+        self.barrier, self.covered = _NO_BARRIER, 0
         # Messages so far, and how many there were when the last read was sent.
         self.arrived = self.arrived_at_read = 0
         # What was published and could not be read: only a hint, so the key is read before anybody fails.
@@ -118,11 +147,30 @@ class _Progress:
         # A large record is being decoded: what came behind it, with the read that found it (None: a message).
         self.backlog: deque[tuple[bytes, _Read | None]] | None = None
 
-    def order_is_lost(self) -> None:
-        """The subscription ended: what the next one brings is newer than all that was handed on."""
-        self.certain = True
-        self.barrier = _NO_BARRIER
+    @property
+    def waiting(self) -> int:
+        """How many records wait for the barrier."""
+        return len(self.found) + (self.final is not None)
+
+    def take_found(self, count: int) -> list[_Found]:
+        """Take the first of what was found away."""
+        taken = self.found[:count]
+        del self.found[:count]
+        self.covered = max(0, self.covered - count)
+        return taken
+
+    def forget_order(self) -> None:
+        """What comes from here on is newer than all that was handed on."""
+        self.found.clear()
         self.held.clear()
+        self.barrier, self.covered = _NO_BARRIER, 0
+
+
+class _Found(NamedTuple):
+    """A state that a read has found; without a record if that was handed on."""
+
+    payload: bytes
+    meta: TaskMeta | None
 
 
 class _Read(NamedTuple):
@@ -228,6 +276,8 @@ class Waiters:
             self._to_subscribe.append(entry)
         elif entry.listeners is not None:
             entry.add(listener)  # the subscription stands and has brought nothing final: nothing to do
+            if entry.progress is not None and entry.progress.final is not None:
+                self._want_read(entry)  # or it has, and waits for states that were published before
             return
         else:
             entry.add(listener)  # while it lingered its messages were not looked at
@@ -314,10 +364,9 @@ class Waiters:
         """The connection is lost: no acknowledgement counts any more."""
         self._connected = False
         for entry in list(self._entries.values()):
-            if entry.listeners is None:
-                del self._entries[entry.key]  # the lost connection has unsubscribed it
-                continue
             self._unsubscribed(entry)
+            if entry.listeners is None and self._entries.get(entry.key) is entry:
+                del self._entries[entry.key]  # the lost connection has unsubscribed it
 
     def acked(self, keys: Iterable[bytes]) -> None:
         """The subscription of ``keys`` stands."""
@@ -332,9 +381,9 @@ class Waiters:
                 if entry.read == _IDLE and entry.listeners is not None:
                     self._want_read(entry)
                 if progress is not None and progress.barrier == _WANTED:
-                    self._want_barrier(entry, progress)
+                    self._want_barrier(entry, progress)  # now it can be sent
             elif progress is not None and progress.barrier == _ON_ITS_WAY:
-                self._release(entry, progress)
+                self._passed(entry, progress)
 
     def dropped(self, keys: Iterable[bytes]) -> None:
         """The server ended these subscriptions: subscribe and read again."""
@@ -349,15 +398,19 @@ class Waiters:
         entry.subscription = _NONE
         if entry.read == _SURE:
             entry.read = _EARLY
-        if entry.progress is not None:
-            entry.progress.order_is_lost()
+        progress = entry.progress
+        if progress is not None:
+            if any(found.meta is None for found in progress.found):
+                progress.held.clear()  # it may be older than that
+            progress.found.clear()  # it may be newer than what is held; it will be read again
+            self._release(entry, progress)
 
     def refused(self, keys: Iterable[bytes], error: AsyncResultError) -> None:
         """These keys may not be subscribed: their waits end."""
         for key in keys:
             entry = self._entries.get(key)
             if entry is not None:
-                entry.subscription = _NONE
+                self._unsubscribed(entry)
                 self._fail(entry, error)
 
     def pushed(self, key: bytes, payload: bytes) -> None:
@@ -377,9 +430,7 @@ class Waiters:
                 _progress_of(entry).arrived += 1
                 self._decode_large(entry, payload, None)
             elif meta.status in READY_STATES:
-                if entry.progress is not None:
-                    self._release(entry, entry.progress)  # all that was published before it has arrived
-                self._finish(entry, meta)
+                self._ended(entry, meta)
             else:
                 _progress_of(entry).arrived += 1
                 self._published(entry, payload, meta)
@@ -417,20 +468,17 @@ class Waiters:
                 self._fail(entry, error)
         self._answers(len(keys))
 
-    def looked(self, key: bytes, payload: bytes | None, meta: TaskMeta, arrived: int) -> bool:
-        """The record of ``key`` was read for one handle alone, when :meth:`arrived` gave that number.
-
-        Returns: whether nothing newer is known.
-        """
+    def looked(self, key: bytes, payload: bytes | None, meta: TaskMeta, arrived: int) -> Looked:
+        """The record of ``key`` was read for one handle alone, when :meth:`arrived` gave that number."""
         entry = self._entries.get(key)
         if entry is None or entry.listeners is None:
-            return True
+            return "latest"
         if meta.status in READY_STATES:
-            self._finish(entry, meta)
-            return True
+            self._found_final(entry, meta)
+            return "latest"
         if payload:
             return self._found(entry, payload, meta, arrived)
-        return self.arrived(key) == arrived
+        return "latest" if self.arrived(key) == arrived else "older"
 
     def arrived(self, key: bytes) -> int:
         """How many messages of ``key`` have arrived so far."""
@@ -471,9 +519,10 @@ class Waiters:
                 self.decode_errors += 1
                 self._fail(entry, outcome)
         elif outcome.status in READY_STATES:
-            if read is None and entry.progress is not None:
-                self._release(entry, entry.progress)
-            self._finish(entry, outcome)
+            if read is None:
+                self._ended(entry, outcome)
+            else:
+                self._found_final(entry, outcome)
         elif read is None:
             self._published(entry, payload, outcome)
         elif entry.progress is not None and entry.progress.backlog is not None:
@@ -487,6 +536,38 @@ class Waiters:
         self._reading = max(0, self._reading - count)
         if self._to_read and not self._reading:
             self._schedule_flush()
+
+    def _ended(self, entry: _Entry, meta: TaskMeta) -> None:
+        """A final record was published: all that was published before it has arrived."""
+        progress = entry.progress
+        if progress is not None:
+            if progress.backlog is not None and self._end_for_most(entry, meta):
+                return  # a state before it is being decoded
+            self._release(entry, progress)
+            if entry.listeners is None:
+                return
+        self._finish(entry, meta)
+
+    def _found_final(self, entry: _Entry, meta: TaskMeta) -> None:
+        """A read has found a final record: what was published before it may be on its way."""
+        if entry.subscription == _NONE or self._verify_key or not self._end_for_most(entry, meta):
+            self._finish(entry, meta)
+        else:
+            self._want_barrier(entry, _progress_of(entry))
+
+    def _end_for_most(self, entry: _Entry, meta: TaskMeta) -> bool:
+        """Hand on a final record to all but those who follow the states before it. Whether there are such."""
+        listeners = entry.all()
+        followers = [follower for one in listeners if (follower := one._follower()) is not None]
+        if not followers:
+            return False
+        progress = _progress_of(entry)
+        entry.listeners = {id(follower): follower for follower in followers}
+        progress.final = progress.final or meta
+        for listener in listeners:
+            if id(listener) not in entry.listeners:
+                self._hand_on(listener, meta)
+        return True
 
     def _finish(self, entry: _Entry, meta: TaskMeta) -> None:
         """Hand on a final record, which ends the waits."""
@@ -507,48 +588,77 @@ class Waiters:
         if progress.backlog is not None:
             self._queue(progress, payload, None)
             return
-        if payload == progress.latest:
-            progress.certain = True
-            progress.held.clear()
-        elif progress.certain:
-            progress.latest = payload
-            self._hand_on_to_all(entry, meta)
-        else:
+        if not progress.found:
+            if payload != progress.latest:
+                progress.latest = payload
+                self._hand_on_to_all(entry, meta)
+            return
+        place = next((i for i, found in enumerate(progress.found) if found.payload == payload), None)
+        if place is None:
             progress.held.append((payload, meta))
-            if progress.barrier == _NO_BARRIER:
-                self._want_barrier(entry, progress)
+            self._want_barrier(entry, progress)
+            return
+        *before, found = progress.take_found(place + 1)
+        held = list(progress.held)
+        progress.held.clear()
+        if found.meta is not None:  # else what was held is older than what was handed on
+            self._hand_on_states(entry, progress, [*before, *held, found])
 
-    def _found(self, entry: _Entry, payload: bytes, meta: TaskMeta, arrived: int) -> bool:
-        """A state that is not final was found by a read that was sent when so many messages had arrived.
-
-        Returns: whether nothing newer is known.
-        """
+    def _found(self, entry: _Entry, payload: bytes, meta: TaskMeta, arrived: int) -> Looked:
+        """A state that is not final was found by a read that was sent when so many messages had arrived."""
         progress = _progress_of(entry)
+        if progress.final is not None:
+            return "older"
         if payload == progress.latest:
-            return True
-        if progress.certain and progress.arrived != arrived:
-            return False  # overtaken
+            return "latest"
+        if any(payload == other for other, _ in (*progress.found, *progress.held)):
+            return "ahead"
+        if not progress.found and progress.arrived != arrived:
+            return "older"  # overtaken
+        if entry.subscription != _NONE and not self._verify_key:  # else no message is on its way that counts
+            if len(progress.found) >= HELD:
+                progress.take_found(1)
+            if any(listener._follows for listener in entry.all()):
+                progress.found.append(_Found(payload, meta))
+                self._want_barrier(entry, progress)
+                return "ahead"
+            progress.found.append(_Found(payload, None))
         progress.latest = payload
-        progress.certain = False
-        if progress.barrier == _ON_ITS_WAY:
-            self._want_barrier(entry, progress)  # this may have been published behind that
         self._hand_on_to_all(entry, meta)
-        return True
+        return "latest"
 
     def _want_barrier(self, entry: _Entry, progress: _Progress) -> None:
-        progress.barrier = _WANTED
-        self._to_subscribe.append(entry)
-        self._schedule_flush()
+        if progress.barrier != _ON_ITS_WAY:  # else another one follows it
+            progress.barrier = _WANTED
+            self._to_subscribe.append(entry)
+            self._schedule_flush()
+
+    def _passed(self, entry: _Entry, progress: _Progress) -> None:
+        """The barrier is acknowledged: what was published before it was sent has arrived."""
+        progress.barrier = _NO_BARRIER
+        if progress.backlog is not None:
+            return  # but it has not been decoded
+        if progress.covered == progress.waiting:
+            self._release(entry, progress)
+        else:
+            self._want_barrier(entry, progress)
+            self._hand_on_states(entry, progress, progress.take_found(progress.covered))
 
     def _release(self, entry: _Entry, progress: _Progress) -> None:
-        """All that was published before the last read has arrived."""
-        held = list(progress.held)
-        progress.order_is_lost()
-        # What stands before the state that was read is older than it.
-        start = max((i + 1 for i, (payload, _) in enumerate(held) if payload == progress.latest), default=0)
-        for payload, meta in held[start:]:
-            progress.latest = payload
-            self._hand_on_to_all(entry, meta)
+        """All that was published before the last read has arrived; what is not among it is older than what is."""
+        states = [*progress.found, *progress.held]
+        progress.forget_order()
+        self._hand_on_states(entry, progress, states)
+        if progress.final is not None and entry.progress is progress:
+            self._finish(entry, progress.final)
+
+    def _hand_on_states(
+        self, entry: _Entry, progress: _Progress, states: Iterable[tuple[bytes, TaskMeta | None]]
+    ) -> None:
+        for payload, meta in states:
+            if meta is not None:
+                progress.latest = payload
+                self._hand_on_to_all(entry, meta)
 
     def _hand_on_to_all(self, entry: _Entry, meta: TaskMeta) -> None:
         for listener in entry.all():
@@ -617,8 +727,15 @@ class Waiters:
                     self._decoded(entry, payload, outcome, its_read)
                 else:
                     self._read_record(entry, other, its_read)
+            self._caught_up(entry)
 
         self._source.decode_large(entry.task_id, payload, done)
+
+    def _caught_up(self, entry: _Entry) -> None:
+        """What came behind a large record has been looked at; a barrier that was passed meanwhile did not count."""
+        progress = entry.progress
+        if progress is not None and progress.backlog is None and progress.waiting:
+            self._want_barrier(entry, progress)
 
     def _queue(self, progress: _Progress, payload: bytes, read: _Read | None) -> None:
         """Have a record wait behind the large one that is being decoded."""
@@ -665,7 +782,7 @@ class Waiters:
                     entry.subscription = _SENT
                     keys.append(entry.key)
                 elif progress is not None and progress.barrier == _WANTED and entry.subscription == _ACKED:
-                    progress.barrier = _ON_ITS_WAY
+                    progress.barrier, progress.covered = _ON_ITS_WAY, progress.waiting
                     keys.append(entry.key)
             self._to_subscribe.clear()
             if keys:

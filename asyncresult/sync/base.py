@@ -10,12 +10,13 @@ from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from functools import partial, singledispatch
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from .. import backend as backends
+from .._checks import LOOK_ONCE_TIMEOUT
 from .._extensions import current_app
 from .._handles.base import handles_in
-from .._handles.handle import Handle, observe, unobserve
+from .._handles.handle import Handle, is_ready, observe, unobserve
 from .._portal import Post, refuse_running_loop, run, run_with_callbacks, start
 from .._promise_core import check_callable, weakly
 from .._storage.current import entered_store
@@ -225,16 +226,22 @@ def blocking_get(
     refuse_running_loop(node.get)
 
     async def wait(post: Post) -> Any:
-        with _watching(node, on_message, post):
-            return await node.get(timeout, callback=callback and partial(post, callback), **options)
+        with _watching(node, on_message, post) as feeds:
+            try:
+                value = await node.get(timeout, callback=callback and partial(post, callback), **options)
+            except Exception:
+                await _late_messages(feeds)
+                raise
+            await _late_messages(feeds)
+            return value
 
     return run_with_callbacks(wait, interval=interval, on_interval=on_interval)
 
 
 @contextmanager
-def _watching(node: Any, on_message: OnMessage | None, post: Post) -> Generator[None]:
+def _watching(node: Any, on_message: OnMessage | None, post: Post) -> Generator[list[_Messages]]:
     """While the block runs, each record that arrives for a task of ``node`` is posted to ``on_message``."""
-    feeds: list[Any] = (
+    feeds = (
         [_Messages(leaf, partial(post, on_message)) for leaf in handles_in(node) if not leaf.done()]
         if on_message
         else []
@@ -242,25 +249,38 @@ def _watching(node: Any, on_message: OnMessage | None, post: Post) -> Generator[
     try:
         for feed in feeds:
             observe(feed.handle, feed)
-        yield
+        yield feeds
     finally:
         for feed in feeds:
             unobserve(feed.handle, feed)
 
 
+async def _late_messages(feeds: list[_Messages]) -> None:
+    """Wait for the states that came before the end of those that have ended, if they are still on their way."""
+    late = [feed.ended for feed in feeds if is_ready(feed.handle) and not feed.ended.done()]
+    if late:
+        await asyncio.wait(late, timeout=LOOK_ONCE_TIMEOUT)
+
+
 class _Messages:
     """A feed that keeps nothing."""
 
-    __slots__ = ("_pass_on", "handle")
+    __slots__ = ("_pass_on", "ended", "handle")
+    follows: ClassVar[bool] = True
 
     def __init__(self, handle: Handle[Any], pass_on: Callable[[dict[str, Any]], None]) -> None:
         self.handle = handle
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pass_on = pass_on
 
     def put(self, meta: TaskMeta) -> None:
         self._pass_on(document(self.handle, meta))
+        if meta.ready:
+            self.fail(None)
 
-    def fail(self, error: AsyncResultError) -> None: ...
+    def fail(self, reason: object) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
 
 
 # -- then() ---------------------------------------------------------------------------------------------------

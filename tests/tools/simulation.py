@@ -7,9 +7,10 @@ an *action*; a history is a list of actions, and :func:`explore` walks through a
 to the same state.
 
 After each history the world comes to rest in a friendly way (reconnect, deliver everything), the task stores its
-result if it has not, and then four things must hold: who still waits has the result; nobody has another; nobody has
-seen the task go back to a state that it had left; and when nobody waits, nothing is subscribed and nothing is
-remembered.
+result if it has not, and then five things must hold: who still waits has the result; nobody has another; nobody has
+seen the task go back to a state that it had left; who follows the states has seen each one that was published to a
+subscription that stood, and was not lost with its connection; and when nobody waits, nothing is subscribed and nothing
+is remembered.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ class _Loop:
 
 
 class _Waiter:
-    def __init__(self) -> None:
+    def __init__(self, *, follows: bool) -> None:
+        self._follows = follows
+        self.due: set[str] = set()  # published while it waits, and not seen yet
         self.meta: TaskMeta | None = None
         self.seen = -1  # the state that was seen last, as a place in the order of the task's states
 
@@ -89,8 +92,14 @@ class _Waiter:
         if place < self.seen:
             raise Violation(f"a waiter saw {meta.status} after {_ORDER[self.seen]}")
         self.seen = place
+        self.due.discard(meta.status)
         if meta.ready:
             self.meta = meta
+            if self._follows and self.due:
+                raise Violation(f"{min(self.due)} was published, and skipped")
+
+    def _follower(self) -> _Waiter | None:
+        return self if self._follows else None
 
     def _on_error(self, error: AsyncResultError) -> None:
         raise Violation(f"a waiter failed: {error}")
@@ -102,9 +111,16 @@ class World:
     Args:
         late: The numbers of those waiters who want nothing read before the acknowledgement.
         states: What the task stores before its result.
+        followers: The numbers of those waiters who want to see each state.
     """
 
-    def __init__(self, waiters: int, late: Collection[int] = (), states: Sequence[bytes] = (STARTED,)) -> None:
+    def __init__(
+        self,
+        waiters: int,
+        late: Collection[int] = (),
+        states: Sequence[bytes] = (STARTED,),
+        followers: Collection[int] = (),
+    ) -> None:
         self.late = late
         self.states = states
         self.loop = _Loop()
@@ -118,7 +134,7 @@ class World:
         # Connection B: the read that is under way, and the value it found.
         self.asked: list[bytes] | None = None
         self.found: list[tuple[bytes, bytes | None]] | None = None
-        self.waiters = [_Waiter() for _ in range(waiters)]
+        self.waiters = [_Waiter(follows=number in followers) for number in range(waiters)]
         self.waiting: set[int] = set()
         self.had: set[int] = set()
         self.table = Waiters(self, _decode, loop=self.loop, safety_interval=30.0)  # type: ignore[arg-type]
@@ -206,7 +222,10 @@ class World:
         self.commands.clear()
         self.pushes.clear()
         self.subscribed = False
+        for waiter in self.waiters:
+            waiter.due.clear()
         self.table.disconnected()
+        self._look()
 
     def _execute(self) -> None:
         verb, channel = self.commands.popleft()
@@ -239,6 +258,10 @@ class World:
         self.stored = record
         if self.subscribed:
             self.pushes.append(b">3\r\n+message\r\n+%s\r\n$%d\r\n%s\r\n" % (KEY, len(record), record))
+            entry = self.table._entries.get(KEY)
+            if entry is not None and entry.subscription != _waiters._NONE:  # else it is subscribed for earlier waiters
+                for number in self.waiting:
+                    self.waiters[number].due.add(_DECODED[record].status)
 
     def _look(self) -> None:
         for number in list(self.waiting):
@@ -288,7 +311,7 @@ class World:
             self.asked and tuple(self.asked),
             self.found and tuple(self.found),
             frozenset(self.waiting),
-            tuple(self.waiters[number].seen for number in sorted(self.waiting)),
+            tuple((self.waiters[number].seen, frozenset(self.waiters[number].due)) for number in sorted(self.waiting)),
             frozenset(self.had),
             entry
             and (
@@ -323,37 +346,44 @@ def _order(progress: _waiters._Progress | None) -> object:
     """What the table knows of the order of states."""
     return progress and (
         progress.latest,
-        progress.certain,
         progress.barrier,
+        progress.covered,
+        progress.final is None,
+        tuple((payload, meta is None) for payload, meta in progress.found),
         tuple(payload for payload, _ in progress.held),
         progress.arrived == progress.arrived_at_read,
     )
 
 
-def _after(history: tuple[str, ...], waiters: int, late: Collection[int], states: Sequence[bytes]) -> World:
-    world = World(waiters, late, states)
-    for name in history:
-        world.actions()[name]()
-    return world
-
-
 def explore(
-    waiters: int, late: Collection[int] = (), states: Sequence[bytes] = (STARTED,)
+    waiters: int,
+    late: Collection[int] = (),
+    states: Sequence[bytes] = (STARTED,),
+    followers: Collection[int] = (),
 ) -> Iterator[tuple[str, ...]]:
     """Walk through all histories, the shortest first, until there is no new state; gives each that was checked.
+
+    Args: of :class:`World`.
 
     Raises:
         Violation: With the shortest history that breaks a promise.
     """
+
+    def after(history: tuple[str, ...]) -> World:
+        world = World(waiters, late, states, followers)
+        for name in history:
+            world.actions()[name]()
+        return world
+
     seen: set[object] = set()
     level: list[tuple[str, ...]] = [()]
     while level:
         deeper: list[tuple[str, ...]] = []
         for history in level:
-            for name in _after(history, waiters, late, states).actions():
+            for name in after(history).actions():
                 longer = (*history, name)
                 try:
-                    world = _after(longer, waiters, late, states)
+                    world = after(longer)
                     if (state := world.state()) in seen:
                         continue
                     seen.add(state)
