@@ -14,7 +14,7 @@ function row(task) {
     const link = Object.assign(document.createElement("a"), { textContent: task.id });
     link.href = `${base}/${encodeURIComponent(task.id)}/page`;
     for (const name of ["id", "name", "state", "ended"]) made.insertCell().className = name;
-    made.cells[0].append(link);
+    for (const cell of made.cells) cell.append(cell.className === "id" ? link : document.createElement("span"));
     rows.set(task.id, made);
   }
   const made = rows.get(task.id);
@@ -22,7 +22,7 @@ function row(task) {
   const percent = task.percent === null ? "" : ` ${Math.round(task.percent)} %`;
   const ended = task.date_done === null ? "" : new Date(task.date_done).toLocaleString();
   [task.name ?? "", task.state + percent, ended].forEach((text, index) => {
-    const cell = made.cells[index + 1];
+    const cell = made.cells[index + 1].firstChild;
     if (cell.textContent !== text) cell.textContent = text;
   });
   return made;

@@ -1,7 +1,19 @@
 /* The status page: what <task-progress> does not show. The component brings the documents; nothing else is fetched for
  * a task but the tree below it, once it has ended. */
 
-const FACTS = [["date_done", "Ended", (text) => new Date(text).toLocaleString()], ["stale", "Worker", () => "no sign of life"]];
+const FACTS = [["date_done", "Ended", time], ["stale", "Worker", () => "no sign of life"]];
+
+function time(text) {
+  return Object.assign(document.createElement("time"), { dateTime: text, textContent: new Date(text).toLocaleString() });
+}
+
+function element(name, ...inside) {
+  const made = document.createElement(name);
+  made.append(...inside);
+  return made;
+}
+
+const base = document.querySelector("main").dataset.base;
 
 for (const card of document.querySelectorAll(".task")) {
   const show = (event) => render(card, event.detail);
@@ -15,7 +27,7 @@ const cards = new Map([...document.querySelectorAll(".task")].map((card) => [car
 if (cards.size === 1) each();
 else if (cards.size > 1) {
   const ids = [...cards.keys()].map((id) => `id=${encodeURIComponent(id)}`).join("&");
-  const source = new EventSource(`${document.querySelector("main").dataset.base}/events?format=json&${ids}`);
+  const source = new EventSource(`${base}/events?format=json&${ids}`);
   const take = (event) => {
     const status = JSON.parse(event.data);
     cards.get(status.id).querySelector("task-progress").status = status;
@@ -36,13 +48,14 @@ function render(card, status) {
   const facts = card.querySelector(".facts");
   facts.replaceChildren(
     ...FACTS.filter(([name]) => status[name] !== undefined).flatMap(([name, title, form]) => [
-      Object.assign(document.createElement("dt"), { textContent: title }),
-      Object.assign(document.createElement("dd"), { textContent: form(status[name]) }),
+      element("dt", title),
+      element("dd", form(status[name])),
     ]),
   );
   const result = card.querySelector(".result");
-  result.hidden = status.result === undefined || status.result === null;
-  if (!result.hidden) {
+  const shown = status.result !== undefined && status.result !== null;
+  result.parentElement.hidden = !shown;
+  if (shown) {
     result.textContent = typeof status.result === "string" ? status.result : JSON.stringify(status.result, null, 2);
   }
   const button = card.querySelector(".revoke");
@@ -52,20 +65,23 @@ function render(card, status) {
 async function tree(card) {
   const response = await fetch(`${card.dataset.self}/tree`, { credentials: "same-origin" });
   if (!response.ok) return;
-  const { children } = await response.json();
+  const { children, more } = await response.json();
   const list = card.querySelector(".tree");
-  list.hidden = children.length === 0;
-  list.replaceChildren(...children.map(branch));
+  list.parentElement.hidden = children.length === 0;
+  list.replaceChildren(...children.map(branch), ...(more ? [element("li", "… and more")] : []));
 }
 
 function branch(node) {
-  const item = document.createElement("li");
-  item.textContent = node.state === null ? `group ${node.id}` : `${node.id} ${node.state}`;
-  if (node.children.length) {
-    const list = document.createElement("ul");
-    list.append(...node.children.map(branch));
-    item.append(list);
+  const item = element("li");
+  if (node.state === null) item.append(`group ${node.id}`);
+  else {
+    const link = element("a", node.id);
+    link.href = `${base}/${encodeURIComponent(node.id)}/page`;
+    const state = Object.assign(element("span", node.state), { className: "state" });
+    item.dataset.state = node.state;
+    item.append(link, " ", state);
   }
+  if (node.children.length) item.append(element("ul", ...node.children.map(branch)));
   return item;
 }
 

@@ -27,15 +27,33 @@ const texts = {
 };
 
 const css = `
-  :host { display: block; }
+  :host { display: block; --color: var(--task-progress-color, #2563eb); --track: var(--task-progress-track, #e2e8f0); }
   :host([hidden]) { display: none; }
-  progress { inline-size: 100%; block-size: .75rem; accent-color: var(--task-progress-color, #2563eb); }
-  p { margin: .25rem 0 0; }
+  progress { appearance: none; display: block; inline-size: 100%; block-size: .5rem; border: 0; border-radius: 1rem; overflow: hidden; background: var(--track); color: var(--color); }
+  progress[hidden] { display: none; }
+  progress::-webkit-progress-bar { background: none; }
+  progress::-webkit-progress-value { background: currentColor; border-radius: 1rem; transition: inline-size .2s; }
+  progress::-moz-progress-bar { background: currentColor; border-radius: 1rem; }
+  progress:indeterminate { background: linear-gradient(90deg, var(--track) 30%, var(--color) 50%, var(--track) 70%) 0 0 / 200% 100%; animation: move 1.6s linear infinite; }
+  progress:indeterminate::-moz-progress-bar { background: none; }
+  @keyframes move { from { background-position-x: 200%; } }
+  p { margin: .5rem 0 0; }
   p:empty { display: none; }
   [part=error] { color: var(--task-progress-error, #b91c1c); }
   .said { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
-  @media (prefers-color-scheme: dark) { [part=error] { color: var(--task-progress-error, #fca5a5); } }
-  @media (forced-colors: active) { progress { border: 1px solid CanvasText; } [part=error] { color: CanvasText; } }
+  @media (prefers-color-scheme: dark) {
+    :host { --color: var(--task-progress-color, #93c5fd); --track: var(--task-progress-track, #334155); }
+    [part=error] { color: var(--task-progress-error, #fca5a5); }
+  }
+  @media (prefers-reduced-motion: reduce) {
+    progress:indeterminate { animation: none; }
+    progress::-webkit-progress-value { transition: none; }
+  }
+  @media (forced-colors: active) {
+    :host { --color: Highlight; --track: Canvas; }
+    progress { forced-color-adjust: none; border: 1px solid CanvasText; }
+    [part=error] { color: CanvasText; }
+  }
 `;
 
 export class TaskProgress extends HTMLElement {
