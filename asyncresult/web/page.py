@@ -99,6 +99,7 @@ def _card(task: dict[str, Any], revoke: bool) -> str:
 <header><h2>{id}</h2><span class="state">{state}</span>{button}</header>
 <task-progress label="Progress of task {id}"></task-progress>
 <dl class="facts"></dl>
-<section hidden><h3>Result</h3><pre class="result" tabindex="0" role="region" aria-label="Result of {id}"></pre></section>
+<section hidden><h3>Result</h3>
+<pre class="result" tabindex="0" role="region" aria-label="Result of {id}"></pre></section>
 <section hidden><h3>Tasks that it has sent</h3><ul class="tree"></ul></section>
 </article>"""
