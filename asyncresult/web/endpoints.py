@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -116,7 +117,7 @@ async def events(request: Request, handles: AsyncResult[Any] | Iterable[AsyncRes
 
 def stream(request: Request, tasks: Sequence[Followed], settings: Settings) -> Response:
     """The stream about tasks, from where the client is; 204 where nothing is left to be sent."""
-    form = request.query_params.get("format") or _accepted_form(request.headers.get("accept", ""))
+    form = request.query_params.get("format") or _accepted_form(request.headers)
     if form not in FORMS:
         raise Problem(400, "Unknown format", f"format is one of {', '.join(FORMS)}.")
     last = request.headers.get("last-event-id") or request.query_params.get("last-event-id", "")
@@ -126,7 +127,11 @@ def stream(request: Request, tasks: Sequence[Followed], settings: Settings) -> R
     return EventStream(tasks, settings, form=form, position=position)
 
 
-def _accepted_form(accept: str) -> str:
+def _accepted_form(headers: Headers) -> str:
+    """What Accept says; Datastar accepts the same as others, and says its name instead."""
+    accept = headers.get("accept", "")
+    if "datastar-request" in headers:
+        return "datastar"
     types = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
     if not types or types == [""] or {"*/*", "text/*", "text/event-stream"} & set(types):
         return "html" if "text/html" in types else "json"
