@@ -62,9 +62,11 @@ def _download(package: Package, archive: Path) -> None:
     with tempfile.TemporaryDirectory(dir=archive.parent) as directory:
         command = {
             "npm": ["npm", "pack", "--silent", f"{name}@{version}"],
-            "pip": [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
-            # For its scripts, whatever Python it is for.
-            + ["--python-version", "3.14", f"{name}=={version}"],
+            "pip": [
+                *(sys.executable, "-m", "pip", "download", "-q", "--no-deps"),
+                *("--only-binary=:all:", "--python-version", "3.14"),  # for its scripts, whatever Python it is for
+                f"{name}=={version}",
+            ],
         }[package.client]
         try:
             subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=60)
