@@ -180,7 +180,8 @@ class TaskContext:
         """Report how far the task is: PROGRESS with ``{"current": …, "total": …, **info}``.
 
         Cheap enough for a tight loop. It does not wait for the store, and an outage does not fail it; the
-        latest value is always stored in the end, before the final state at the latest. From a function in a
+        latest value is always stored in the end, before the final state at the latest, unless a later attempt of the
+        task runs elsewhere. From a function in a
         worker thread: ``anyio.from_thread.run(task.progress, 3, 10)``. After :meth:`retry` it does nothing.
 
         Raises:
@@ -384,6 +385,7 @@ class TaskContext:
             request=self.request,
             expires=self._failure_expires if state == FAILURE else self._expires,
             start=start,
+            again=beat,
             history=None if beat else self._history,
         )
 

@@ -147,14 +147,16 @@ class RedisEngine(Engine):
         *,
         unless: bytes | None = None,
         history: tuple[bytes, int] | None = None,
+        attempt: int | None = None,
     ) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = self.loop.create_future()
         if unless is None and history is None:
-            self._store(Write(future, (key,), payload, status, expires, (0, 0)))
+            self._store(Write(future, (key,), payload, status, expires, (0, 0), attempt))
         else:
             stream, count = history or (None, 0)
             keys = tuple(one for one in (key, unless, stream) if one is not None)
-            self._store(Write(future, keys, payload, status, expires, (int(unless is not None), count)))
+            beside = (int(unless is not None), count)
+            self._store(Write(future, keys, payload, status, expires, beside, attempt))
         return future
 
     def _store(self, write: Write) -> None:
@@ -183,7 +185,7 @@ class RedisEngine(Engine):
         except AsyncResultError as error:
             fail(write.future, error)
             return
-        if await self.on_thread(lambda: self._backend.precedes(key, old, write.status)):
+        if await self.on_thread(lambda: self._backend.precedes(key, old, write.status, write.attempt)):
             settle(write.future, False)
         else:
             write.seen = sha1(old or b"", usedforsecurity=False).hexdigest().encode()

@@ -22,9 +22,10 @@ from .pump import Job
 
 __all__ = ["RECORDS_PER_CALL", "Script", "Write", "WriteBatch", "fail", "settle"]
 
-# For each record six ARGV: payload; seconds to keep ('' for ever); '1' if the state is final; the digest of an old
+# For each record seven ARGV: payload; seconds to keep ('' for ever); '1' if the state is final; the digest of an old
 # record that the caller has looked at and allows to be replaced ('' if none); '1' if nothing may be stored where
-# its second key exists; how many records to keep in the stream at its last key. And its KEYS: the record's own, the
+# its second key exists; how many records to keep in the stream at its last key; the number of the attempt, if a record
+# of a later one is to stay ('' if not). And its KEYS: the record's own, the
 # second, the stream; the latter two only where they are needed.
 # Returns for each: 1 stored; 0 the second key exists; 2 the caller decides: the old record seems to have precedence, or
 # cannot be read here (compressed, or another serializer); 3 failed (then alone; a single record's error is the reply).
@@ -32,7 +33,7 @@ __all__ = ["RECORDS_PER_CALL", "Script", "Write", "WriteBatch", "fail", "settle"
 # codec can tell. The status comes first in every document that Celery or this package writes; a document in which
 # the word stands a second time is decoded, since of two fields with one name the last one counts.
 _SCRIPT = b"""
-local function store(key, second, stream, payload, seconds, final, seen, count)
+local function store(key, second, stream, payload, seconds, final, seen, count, attempt)
   if second and redis.call('EXISTS', second) == 1 then return 0 end
   local old = redis.call('GET', key)
   if old and old ~= '' and old ~= payload and (seen == '' or redis.sha1hex(old) ~= seen) then
@@ -44,6 +45,11 @@ local function store(key, second, stream, payload, seconds, final, seen, count)
       status = record['status']
     end
     if status == 'SUCCESS' or (final ~= '1' and (status == 'FAILURE' or status == 'REVOKED')) then return 2 end
+    if attempt ~= '' then
+      for retries in string.gmatch(old, '"retries": ?(%d+)') do
+        if tonumber(retries) > tonumber(attempt) then return 2 end
+      end
+    end
   end
   if seconds ~= '' then
     redis.call('SET', key, payload, 'EX', seconds)
@@ -63,17 +69,17 @@ local function next_key()
   k = k + 1
   return KEYS[k]
 end
-for a = 1, #ARGV, 6 do
-  local payload, seconds, final, seen, has_second, count = unpack(ARGV, a, a + 5)
+for a = 1, #ARGV, 7 do
+  local payload, seconds, final, seen, has_second, count, attempt = unpack(ARGV, a, a + 6)
   local key = next_key()
   local second = has_second == '1' and next_key()
   local stream = count ~= '0' and next_key()
   local result
-  if #ARGV == 6 then
-    result = store(key, second, stream, payload, seconds, final, seen, count)
+  if #ARGV == 7 then
+    result = store(key, second, stream, payload, seconds, final, seen, count, attempt)
   else
     local ok
-    ok, result = pcall(store, key, second, stream, payload, seconds, final, seen, count)
+    ok, result = pcall(store, key, second, stream, payload, seconds, final, seen, count, attempt)
     if not ok then result = 3 end
   end
   results[#results + 1] = result
@@ -112,9 +118,10 @@ class Write:
     Args:
         keys: Its own; where nothing may be stored if another exists, that one; where it is to be kept, the stream.
         beside: Whether there is such another key, and how many to keep in the stream.
+        attempt: The number of the attempt, if a record of a later one is to stay.
     """
 
-    __slots__ = ("alone", "beside", "expires", "future", "keys", "payload", "seen", "status")
+    __slots__ = ("alone", "attempt", "beside", "expires", "future", "keys", "payload", "seen", "status")
 
     def __init__(
         self,
@@ -124,6 +131,7 @@ class Write:
         status: str,
         expires: float | None,
         beside: tuple[int, int],
+        attempt: int | None = None,
     ) -> None:
         self.future = future
         self.keys = keys
@@ -131,13 +139,15 @@ class Write:
         self.status = status
         self.expires = expires
         self.beside = beside
+        self.attempt = attempt
         self.seen = b""
         self.alone = len(keys) > 1
 
     @property
     def arguments(self) -> tuple[Any, ...]:
         seconds = "" if self.expires is None else int(self.expires)
-        return self.payload, seconds, int(self.status in READY_STATES), self.seen, *self.beside
+        attempt = "" if self.attempt is None else self.attempt
+        return self.payload, seconds, int(self.status in READY_STATES), self.seen, *self.beside, attempt
 
 
 class WriteBatch(Job):

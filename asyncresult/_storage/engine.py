@@ -114,12 +114,14 @@ class Engine(ABC):
         *,
         unless: bytes | None = None,
         history: tuple[bytes, int] | None = None,
+        attempt: int | None = None,
     ) -> asyncio.Future[bool]:
         """Store and publish in one atomic step, unless a record of higher precedence is there already.
 
         Args:
             unless: A key beside ``key``: where it exists, nothing is stored.
             history: A key beside ``key``, and how many of the latest records to keep there, too.
+            attempt: See :meth:`.Store.precedes`.
 
         Returns: whether it was stored.
         """

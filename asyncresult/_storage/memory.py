@@ -270,9 +270,10 @@ class MemoryEngine(Engine):
         *,
         unless: bytes | None = None,
         history: tuple[bytes, int] | None = None,
+        attempt: int | None = None,
     ) -> asyncio.Future[bool]:
         def keep(old: bytes | None) -> bool:
-            return self._backend.precedes(key, old, status)
+            return self._backend.precedes(key, old, status, attempt)
 
         return self._answer(self._store.store, key, payload, expires, keep, unless, history)
 

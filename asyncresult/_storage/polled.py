@@ -346,6 +346,7 @@ class PolledEngine(MemoryEngine):
         *,
         unless: bytes | None = None,
         history: tuple[bytes, int] | None = None,
+        attempt: int | None = None,
     ) -> asyncio.Future[bool]:
         """See :meth:`Engine.store`. Not atomic: between the look at the old record and the write, another may write.
 
@@ -356,7 +357,7 @@ class PolledEngine(MemoryEngine):
         def job(records: Records) -> bool:
             if unless is not None and self._store.get(unless):
                 return False
-            if self._backend.precedes(key, records.read([task_id]).get(task_id), status):
+            if self._backend.precedes(key, records.read([task_id]).get(task_id), status, attempt):
                 return False
             records.write(task_id, payload, status)
             if history is not None:

@@ -247,7 +247,8 @@ class Store(Keys, ABC):
     ) -> bool:
         """Store a state of a task and announce it, in one atomic step and one round trip.
 
-        A SUCCESS is never overwritten, and a state that is not final never overwrites a final one.
+        A SUCCESS is never overwritten, and a state that is not final never overwrites a final one. Nor does any state
+        overwrite that of a later attempt (``request.retries``), except a SUCCESS, and STARTED, which begins a run.
 
         Args:
             result: The value; for FAILURE, RETRY and REVOKED an exception.
@@ -278,12 +279,14 @@ class Store(Keys, ABC):
         request: Any = None,
         expires: float | None = None,
         start: bool = False,
+        again: bool = False,
         history: int | None = None,
     ) -> asyncio.Future[bool]:
         """:meth:`store_result` with a future that may be left alone: giving it up does not give up the store.
 
         Args:
             start: Store nothing if somebody asked to revoke the task.
+            again: This run has stored this state before, and says that it still lives.
             history: Keep this one, too, and as many before it.
         """
         key = self.task_key(task_id)
@@ -295,6 +298,7 @@ class Store(Keys, ABC):
             lifetime_of(self, state, expires),
             unless=self.key_beside(task_id, REVOKE) if start else None,
             history=(self.key_beside(task_id, HISTORY), history) if history else None,
+            attempt=_attempt_of(request, state, again),
         )
 
     async def mark_as_started(self, task_id: str, **meta: Any) -> bool:
@@ -451,18 +455,24 @@ class Store(Keys, ABC):
                 }
         return TaskMeta(**fields)
 
-    def precedes(self, key: bytes, old: bytes | None, status: str) -> bool:
+    def precedes(self, key: bytes, old: bytes | None, status: str, attempt: int | None = None) -> bool:
         """Whether the record ``old`` under ``key`` may not be replaced by one of ``status``.
 
         SUCCESS is never overwritten, and what is not final never overwrites what is. An unreadable record
         protects nothing.
+
+        Args:
+            attempt: The number of the attempt that wants to store: a record of a later one is not replaced either.
         """
         if not old:
             return False
         try:
-            held = self.codec.decode(self.task_of(key), old).status
+            record = self.codec.decode(self.task_of(key), old)
         except ResultDecodeError:
             return False
+        held = record.status
+        if attempt is not None and record.retries is not None and record.retries > attempt:
+            return True
         return held == SUCCESS or (held in READY_STATES and status not in READY_STATES)
 
     # -- connections --------------------------------------------------------------------------------
@@ -532,6 +542,14 @@ def engine_of(store: Store) -> Engine:
     if store._closed:
         raise BackendClosed(f"{store!r} was closed; enter it again, or connect() anew")
     return store._engines.of(loop, store._start_engine)
+
+
+def _attempt_of(request: Any, state: str, again: bool) -> int | None:
+    """Which attempt stores this, where that decides: a run that begins is the latest, a task that is done is done."""
+    retries = getattr(request, "retries", None)
+    if type(retries) is not int or retries < 0 or state == SUCCESS or (state == STARTED and not again):
+        return None
+    return retries
 
 
 def lifetime_of(store: Store, state: str, expires: float | None) -> float | None:

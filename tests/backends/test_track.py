@@ -315,6 +315,47 @@ async def behind(stream: Updates, status: str) -> Updates:
     raise AssertionError
 
 
+class TestAttempts:
+    async def test_the_later_attempt_wins(self, backend: Backend) -> None:
+        """A run that hung, and goes on when the task has been given to another worker, says nothing any more."""
+        with pytest.raises(ValueError, match="too late"):
+            async with backend.track("t", kwargs={"retries": 9}, progress_interval=0) as earlier:
+                assert (await backend.get_meta("t")).retries == 0
+                async with backend.track("t", retries=1, progress_interval=0) as later:
+                    await later.progress(1)
+                    await until_stored(backend, "PROGRESS", 1)
+                    await earlier.progress(5)
+                    await earlier.progress(6)
+                    await later.progress(2)
+                    await until_stored(backend, "PROGRESS", 1)
+                    assert (await backend.get_meta("t")).result == {"current": 2}
+                    await backend.mark_as_failure("t", ValueError("x"), request=earlier.request)
+                    assert (await backend.get_meta("t")).status == "PROGRESS"
+            assert await AsyncResult("t") is None
+            raise ValueError("too late")
+        assert await AsyncResult("t") is None
+
+    async def test_a_run_that_begins_is_the_latest(self, backend: Backend) -> None:
+        """Whatever number it has; and what it is done with is done."""
+        async with backend.track("t", retries=3) as last:
+            await last.retry()
+        async with backend.track("t", progress_interval=0) as anew:
+            await anew.progress(1)
+            await until_stored(backend, "PROGRESS", 0)
+        assert await AsyncResult("t") is None
+        async with backend.track("u") as first:
+            async with backend.track("u", retries=1) as second:
+                await second.retry()
+            first.set_result("done")
+        assert await AsyncResult("u") == "done"
+
+
+async def until_stored(backend: Backend, status: str, retries: int) -> None:
+    async with asyncio.timeout(10):
+        while ((meta := await backend.get_meta("t")).status, meta.retries) != (status, retries):
+            await asyncio.sleep(0.01)
+
+
 class TestHeartbeat:
     async def test_signs_of_life_keep_a_task_fresh_and_are_no_news(
         self, backend: Backend, monkeypatch: pytest.MonkeyPatch
