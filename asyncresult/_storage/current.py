@@ -24,10 +24,18 @@ _blocks: ContextVar[tuple[Store, ...]] = ContextVar("asyncresult_entered", defau
 _make_default: Callable[[], Store]
 
 
-def provide_default(make: Callable[[], Store]) -> None:
-    """Say what gives a store where none is entered. Called once, by the module that can connect."""
+def provide_default(make: Callable[[], Store], *, only_if: Callable[[], bool] | None = None) -> None:
+    """Say what gives a store where none is entered.
+
+    Called by the module that can connect; and, with ``only_if``, by a framework whose settings may name a store, which
+    then comes first.
+    """
     global _make_default
-    _make_default = make
+    if only_if is None:
+        _make_default = make
+    else:
+        former = _make_default
+        _make_default = lambda: make() if only_if() else former()  # noqa: E731 - it is a variable
 
 
 def entered_store() -> Store | None:

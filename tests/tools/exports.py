@@ -28,6 +28,7 @@ MODULES = [
     "asyncresult.executor",
     "asyncresult.graph",
     "asyncresult.integrations.celery",
+    "asyncresult.integrations.django",
     "asyncresult.meta",
     "asyncresult.promise",
     "asyncresult.result",

@@ -27,7 +27,7 @@ from .readers import Reader, register_reader
 from .results import CeleryAsyncResult, CeleryGroupResult, from_celery, to_celery
 from .rpc import RpcBackend
 from .sending import asend_task, send_many
-from .tasks import Task, install, task
+from .tasks import Task, install, shared_task, task
 
 __all__ = [
     "AwaitableResult",
@@ -53,6 +53,7 @@ __all__ = [
     "register_reader",
     "result_backend",
     "send_many",
+    "shared_task",
     "task",
     "to_celery",
     "trigger_sql",

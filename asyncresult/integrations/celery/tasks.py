@@ -28,7 +28,7 @@ from .values import returned_type, store_plain_values
 if TYPE_CHECKING:
     from .canvas import TypedSignature
 
-__all__ = ["Task", "install", "task"]
+__all__ = ["Task", "install", "shared_task", "task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -187,6 +187,26 @@ def task(app: Any, *, convert: bool = False, **options: Any) -> Any:
     if not issubclass(app.Task, _Methods):
         options.setdefault("base", Task)
     return app.task(convert=convert, **options)
+
+
+@overload
+def shared_task(function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+@overload
+def shared_task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def shared_task(*, bind: Literal[True], convert: bool = False, **options: Any) -> _BindingDecorator: ...
+@overload
+def shared_task(*, bind: Literal[False] = False, convert: bool = False, **options: Any) -> _Decorator: ...
+def shared_task(function: Any = None, /, *, convert: bool = False, **options: Any) -> Any:
+    """Celery's ``shared_task``, for tasks that can be awaited, and with types: see :func:`task`.
+
+    For modules that do not know their app, as those of Django's apps. The app need not have been given a ``task_cls``.
+    """
+    from celery import shared_task as celerys
+
+    options.setdefault("base", Task)
+    decorate: Any = celerys(convert=convert, **options)
+    return decorate if function is None else decorate(function)
 
 
 def install(app: Any) -> None:

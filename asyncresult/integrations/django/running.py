@@ -8,9 +8,13 @@ from typing import Any
 
 from django.utils import timezone
 
+from ..._extensions import loaded
+from ..._portal import start
+from ...states import PROGRESS
+from ...worker import current_task
 from .framework import base, normalize_json, signals
 
-__all__ = ["perform"]
+__all__ = ["perform", "report_progress"]
 
 
 def perform(sender: type, result: Any, worker: str, save: Callable[[Any], None]) -> Any:
@@ -48,6 +52,30 @@ def perform(sender: type, result: Any, worker: str, save: Callable[[Any], None])
     save(result)
     signals.task_finished.send(sender=sender, task_result=result)
     return value
+
+
+def report_progress(current: float | None = None, total: float | None = None, **info: Any) -> None:
+    """Report how far the running task is, for ``updates()``, the pages and ``{% task_progress %}``.
+
+    Call it in a task's own code, a coroutine function's too. It does nothing where no task runs that one of our
+    backends has sent, as in tests over Django's ``ImmediateBackend``.
+
+    Args:
+        current, total: Of whatever it counts.
+        info: More to be shown: ``note="what it does"``.
+
+    Raises:
+        BackendError, ResultEncodeError: It could not be stored.
+    """
+    task = current_task()
+    if task is not None:  # an executor's, whose loop is the portal's
+        start(task.progress, current, total, **info).result()
+        return
+    celerys = loaded("celery", "current_task")
+    if celerys and celerys.request.id is not None:
+        counts = {"current": current, "total": total}
+        meta = {name: number for name, number in counts.items() if number is not None} | info
+        celerys.update_state(state=PROGRESS, meta=meta)
 
 
 def _set(result: Any, **values: Any) -> None:

@@ -1,9 +1,10 @@
-"""What holds of the backend, beside a worker. Run as a program: Django's settings are for the whole process."""
+"""What holds of both backends. Run as a program: Django's settings are for the whole process."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -11,83 +12,200 @@ import django
 
 django.setup()
 
-from django.core.exceptions import SynchronousOnlyOperation  # noqa: E402 - after Django is set up
+from django.conf import settings  # noqa: E402 - after Django is set up
+from django.core.exceptions import SynchronousOnlyOperation  # noqa: E402
+from django.core.management import call_command  # noqa: E402
+from django.db import transaction  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
+import asyncresult  # noqa: E402
+import asyncresult.sync  # noqa: E402
 from asyncresult.integrations.django import handle, wait  # noqa: E402
-from asyncresult.integrations.django.framework import TaskResultDoesNotExist, signals  # noqa: E402
+from asyncresult.integrations.django.framework import (  # noqa: E402
+    TaskResultDoesNotExist,
+    base,
+    signals,
+    task_backends,
+)
 from tests.integrations.django_tasks_project import tasks  # noqa: E402
+from tests.integrations.django_tasks_project.checking import PATIENCE, raised, run_checks  # noqa: E402
+
+EXECUTOR = "Executor" in settings.TASKS["default"]["BACKEND"]
 
 
-def raised(kind: type[BaseException], call: Any, *args: Any) -> str:
-    try:
-        call(*args)
-    except kind as error:
-        return str(error)
-    raise AssertionError(f"no {kind.__name__}")
+def waited(result: Any) -> Any:
+    return asyncio.run(wait(result, PATIENCE))
 
 
 def enqueue_blocks() -> None:
     sent: list[Any] = []
     signals.task_enqueued.connect(lambda task_result, **_: sent.append(task_result.id), weak=False)
-    result = tasks.add.enqueue(2, 3)
-    assert (result.status, result.args, result.attempts) == ("READY", [2, 3], 0) and sent == [result.id]
-    assert raised(ValueError, lambda: result.return_value) == "Task has not finished yet"
-    assert asyncio.run(wait(result, 20)) is result
+    result = tasks.add.enqueue(2, y=3)
+    assert (result.status, result.args, result.kwargs, result.attempts) == ("READY", [2], {"y": 3}, 0)
+    assert (result.started_at, result.last_attempted_at, result.finished_at) == (None, None, None)
+    assert sent == [result.id] and raised(ValueError, lambda: result.return_value) == "Task has not finished yet"
+    assert waited(result) is result
     assert (result.status, result.return_value, result.attempts) == ("SUCCESSFUL", 5, 1)
-    assert result.enqueued_at <= result.started_at <= result.finished_at
-    assert tasks.add.get_result(result.id) == result
+    assert result.enqueued_at <= result.started_at == result.last_attempted_at <= result.finished_at
+    found = tasks.add.get_result(result.id)
+    assert found == result and found.worker_ids == result.worker_ids and len(found.worker_ids) == 1
+
+
+def coroutines_do_not_block() -> None:
+    async def main() -> None:
+        result = await tasks.add_async.aenqueue(2, 3)
+        assert (await wait(result, PATIENCE)).return_value == 5
+        assert await tasks.add_async.aget_result(result.id) == result
+        assert (await wait(result, 0)) is result  # it is over
+        assert "aenqueue()" in raised(SynchronousOnlyOperation, tasks.add.enqueue, 1, 2)
+        assert "aget_result()" in raised(SynchronousOnlyOperation, tasks.add.get_result, result.id)
+
+    asyncio.run(main())
 
 
 def failures() -> None:
     async def main() -> None:
-        for task, kind in ((tasks.fail, KeyError), (tasks.unserializable, TypeError), (tasks.leave, SystemExit)):
-            result = await wait(await task.aenqueue(), 20)
+        cases = [
+            (tasks.fail, KeyError),
+            (tasks.refuse, tasks.Refused),
+            (tasks.unserializable, TypeError),
+            (tasks.leave, SystemExit),
+        ]
+        for task, kind in cases:
+            result = await wait(await task.aenqueue(), PATIENCE)
             assert result.status == "FAILED" and result.errors[0].exception_class is kind
-            assert "Traceback" in result.errors[0].traceback
+            assert "Traceback" in result.errors[0].traceback and result.finished_at is not None
             assert raised(ValueError, lambda found=result: found.return_value) == "Task failed"
+        failed = handle(await tasks.fail.aenqueue())
+        assert isinstance((await asyncio.gather(failed, return_exceptions=True))[0], KeyError)
 
     asyncio.run(main())
 
 
 def unknown_ids() -> None:
-    for id in ("nope", "", "a\nb", "\ud800"):
+    for id in ("nope", str(uuid.uuid4()), "", "a\nb", "\ud800"):
         raised(TaskResultDoesNotExist, tasks.add.get_result, id)
+    result = tasks.add.enqueue(1, 1)
+    raised(base.TaskResultMismatch, tasks.attempt.get_result, result.id)
+    object.__setattr__(result, "id", str(uuid.uuid4()))
+    raised(TaskResultDoesNotExist, waited, result)
 
 
-def unserializable_arguments() -> None:
+def arguments_that_do_not_fit() -> None:
     raised(TypeError, tasks.add.enqueue, object(), 1)
+    raised(Exception, lambda: tasks.add.using(queue_name="unknown").enqueue(1, 1))
+    assert waited(tasks.add.using(queue_name="mail" if EXECUTOR else "default").enqueue(1, 2)).return_value == 3
+    raised(Exception, lambda: tasks.add.using(priority=3))
 
 
 def context() -> None:
-    assert asyncio.run(wait(tasks.attempt.enqueue(number=4), 20)).return_value == [1, 4]
+    assert waited(tasks.attempt.enqueue(number=4)).return_value == [1, 4]
 
 
 def later() -> None:
-    result = tasks.add.using(run_after=timezone.now() + timedelta(seconds=1)).enqueue(1, 1)
+    moment = timezone.now() + timedelta(seconds=1)
+    if EXECUTOR:
+        assert "run_after" in raised(Exception, lambda: tasks.add.using(run_after=moment))
+        return
+    result = tasks.add.using(run_after=moment).enqueue(1, 1)
     assert tasks.add.get_result(result.id).task == result.task
-    assert asyncio.run(wait(result, 20)).started_at >= result.task.run_after
+    assert waited(result).started_at >= result.task.run_after
 
 
 def timeouts() -> None:
-    result = tasks.add.using(run_after=timezone.now() + timedelta(hours=1)).enqueue(1, 1)
+    result = tasks.sleep.enqueue(1.5)
     raised(TimeoutError, asyncio.run, wait(result, 0.05))
+    result.refresh()
+    assert not result.is_finished
 
 
 def many() -> None:
     async def main() -> None:
-        results = await asyncio.gather(*(tasks.add.aenqueue(i, i) for i in range(50)))
-        assert await asyncio.gather(*map(handle, results)) == [2 * i for i in range(50)]
+        results = await asyncio.gather(*(tasks.add.aenqueue(i, i) for i in range(100)))
+        assert await asyncio.gather(*map(handle, results)) == [2 * i for i in range(100)]
 
     asyncio.run(main())
 
 
-def coroutines() -> None:
+def progress() -> None:
     async def main() -> None:
-        assert "aenqueue()" in raised(SynchronousOnlyOperation, tasks.add.enqueue, 1, 2)
+        result = await tasks.count_slowly.aenqueue(3)
+        seen = [meta async for meta in handle(result).updates()]
+        assert {"current": 1, "total": 3, "note": "counting"} in [meta.result for meta in seen]
+        assert seen[-1].status == "SUCCESS"
+        assert (await wait(await tasks.report_once.aenqueue(), PATIENCE)).status == "SUCCESSFUL"
 
     asyncio.run(main())
+
+
+def by_id_alone() -> None:
+    """The backend of the settings is the default one, for coroutines and for code that blocks."""
+    result = tasks.add.enqueue(20, 3)
+    assert asyncresult.sync.AsyncResult(result.id).get(timeout=PATIENCE) == 23
+
+    async def main() -> Any:
+        return await asyncresult.AsyncResult(result.id)
+
+    assert asyncio.run(main()) == 23
+
+
+def revoked() -> None:
+    async def main() -> None:
+        if EXECUTOR:
+            results = [await tasks.sleep.aenqueue(0.5) for _ in range(11)]  # more than run at a time
+        else:
+            results = [await tasks.add.using(run_after=timezone.now() + timedelta(seconds=1)).aenqueue(1, 1)]
+        await handle(results[-1]).revoke()
+        result = await wait(results[-1], PATIENCE)
+        assert result.status == "FAILED" and result.attempts == 0 and "Revoked" in result.errors[0].exception_class_path
+
+    asyncio.run(main())
+
+
+def a_wait_that_is_given_up() -> None:
+    async def main() -> None:
+        result = await tasks.sleep.aenqueue(0.7)
+        waiting = asyncio.ensure_future(wait(result, PATIENCE))
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert waiting.cancelled() and handle(result).backend.stats().pending == 0
+        assert (await wait(result, PATIENCE)).status == "SUCCESSFUL"
+
+    asyncio.run(main())
+
+
+def transactions() -> None:
+    task = tasks.add.using(backend="later")
+    with transaction.atomic():
+        kept = task.enqueue(1, 2)
+        raised(TaskResultDoesNotExist, task.get_result, kept.id)
+    assert waited(kept).return_value == 3
+    try:
+        with transaction.atomic():
+            dropped = task.enqueue(1, 2)
+            raise LookupError
+    except LookupError:
+        pass
+    raised(TaskResultDoesNotExist, task.get_result, dropped.id)
+    assert waited(asyncio.run(task.aenqueue(3, 4))).return_value == 7  # outside of a transaction at once
+
+
+def system_checks() -> None:
+    call_command("check", fail_level="WARNING")
+    backend = task_backends["default"]
+    backend.options = {**backend.options, "CONCURENCY": 3}
+    try:
+        assert [message.id for message in backend.check()] == ["asyncresult.E007"]
+    finally:
+        del backend.options["CONCURENCY"]
+
+
+CHECKS = [
+    *(enqueue_blocks, coroutines_do_not_block, failures, unknown_ids, arguments_that_do_not_fit, context, later),
+    *(timeouts, many, progress, by_id_alone, revoked, a_wait_that_is_given_up, transactions, system_checks),
+]
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]]()
+    sys.exit(run_checks(CHECKS))

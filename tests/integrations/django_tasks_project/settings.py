@@ -1,14 +1,33 @@
 from __future__ import annotations
 
 import os
+from typing import Any
+
+import django
 
 SECRET_KEY = "only for tests"
+DEBUG = False
 USE_TZ = True
+ALLOWED_HOSTS = ["*"]
 INSTALLED_APPS = ["asyncresult.integrations.django", "tests.integrations.django_tasks_project"]
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ["DJANGO_DATABASE"]}}
 CELERY_BROKER_URL = CELERY_RESULT_BACKEND = os.environ["DJANGO_RESULTS"]
-TASKS = {
-    "default": {
-        "BACKEND": "asyncresult.integrations.django.CeleryBackend",
+ASYNCRESULT: dict[str, Any] = {"URL": os.environ["DJANGO_RESULTS"]}
+
+OURS = "asyncresult.integrations.django."
+CHOICES: dict[str, dict[str, Any]] = {
+    "celery": {
+        "BACKEND": f"{OURS}CeleryBackend",
         "OPTIONS": {"CELERY_APP": "tests.integrations.django_tasks_project.celery:app"},
-    }
+    },
+    "executor": {"BACKEND": f"{OURS}ExecutorBackend", "OPTIONS": {"SHUTDOWN_TIMEOUT": 0.5}},
+}
+FRAMEWORK = "django.tasks" if django.VERSION >= (6,) else "django_tasks"
+_chosen = CHOICES[os.environ["DJANGO_TASKS_BACKEND"]]
+TASKS = {
+    "default": {**_chosen, "QUEUES": ["default", "mail"]},
+    "later": {**_chosen, "OPTIONS": {**_chosen["OPTIONS"], "ENQUEUE_ON_COMMIT": True}},
+    "immediate": {"BACKEND": f"{FRAMEWORK}.backends.immediate.ImmediateBackend"},
+    "dummy": {"BACKEND": f"{FRAMEWORK}.backends.dummy.DummyBackend"},
+    "elsewhere": {"BACKEND": "tests.integrations.django_tasks_project.elsewhere.ElsewhereBackend"},
 }

@@ -1,0 +1,25 @@
+"""The app of ``INSTALLED_APPS``: ``"asyncresult.integrations.django"``."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.core import checks
+
+from ..._storage import current
+
+__all__ = ["AsyncResultConfig"]
+
+
+class AsyncResultConfig(AppConfig):  # type: ignore[misc]
+    """Makes the backend of the settings the default one, and registers the checks."""
+
+    name = "asyncresult.integrations.django"
+    label = "asyncresult"
+    verbose_name = "Results of background tasks"
+
+    def ready(self) -> None:
+        from .checks import check_settings
+        from .settings import get_backend, names_a_place
+
+        checks.register(check_settings)
+        current.provide_default(get_backend, only_if=names_a_place)
