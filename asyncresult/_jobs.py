@@ -11,6 +11,7 @@ anyio, from which threads are borrowed, is imported for the first plain function
 from __future__ import annotations
 
 import asyncio
+import collections
 import functools
 import inspect
 import logging
@@ -89,6 +90,7 @@ class Session:
     def __init__(self, backend: Store, concurrency: int) -> None:
         self.backend = backend
         self.loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self.pending = 0
         self.unfinished = 0
         self.jobs: dict[str, Job] = {}
@@ -97,7 +99,9 @@ class Session:
         self._limiter: anyio.CapacityLimiter | None = None
         self._changed = asyncio.Event()
         self._idle_processes: list[WorkerProcess] = []
-        self._unseen: dict[str, tuple[weakref.ref[AsyncResult[Any]], str]] = {}
+        # The handles of failures that nobody has looked at, and the ids of those that are gone.
+        self._unlooked: dict[str, weakref.ref[AsyncResult[Any]]] = {}
+        self._dropped: collections.deque[str] = collections.deque()
 
     def changed(self) -> None:
         """One of the counts has changed."""
@@ -153,11 +157,11 @@ class Session:
         if self._idle_processes:
             processes, self._idle_processes = self._idle_processes, []
             await self.in_thread(functools.partial(_close_all, processes))
-        for id, (ref, text) in self._unseen.items():
+        for id, ref in self._unlooked.items():
             handle = ref()
-            if handle is not None and not handle.done():
-                _report(id, text)
-        self._unseen.clear()
+            if handle is None or not handle.done():
+                self._report_unseen(id)
+        self._unlooked.clear()
         if self.jobs:
             some = ", ".join(list(self.jobs)[:3])
             logger.error("%d tasks did not end in time and were left behind: %s …", len(self.jobs), some)
@@ -191,9 +195,27 @@ class Session:
         if handle is None:
             _report(id, traceback_text(error))
         elif handle._table is None and not handle.done():
-            if len(self._unseen) >= 1000:
-                self._unseen = {id: unseen for id, unseen in self._unseen.items() if unseen[0]() is not None}
-            self._unseen[id] = ref, traceback_text(error)
+            self.backend.unseen_failures[id] = traceback_text(error)  # until a handle of this id learns of it
+            self._unlooked[id] = weakref.ref(handle, functools.partial(self._handle_dropped, id))
+        self._report_dropped()
+
+    def _handle_dropped(self, id: str, _: object) -> None:
+        # The collector may run on any thread and at any time: no I/O, no lock. From another thread than the loop's it
+        # is noticed with the next failure, or at the end.
+        self._dropped.append(id)
+        if threading.get_ident() == self._thread and not self.loop.is_closed():
+            self.loop.call_soon(self._report_dropped)
+
+    def _report_dropped(self) -> None:
+        while self._dropped:
+            id = self._dropped.popleft()
+            if self._unlooked.pop(id, None) is not None:
+                self._report_unseen(id)
+
+    def _report_unseen(self, id: str) -> None:
+        text = self.backend.unseen_failures.pop(id, None)
+        if text is not None:
+            _report(id, text)
 
 
 def _close_all(processes: list[WorkerProcess]) -> None:

@@ -332,6 +332,8 @@ class Handle(Node[T_co]):
         if ready:
             self._error = None
             self._table = None
+            if meta.status != SUCCESS:
+                _saw_failure(self)
             if self._watchers is not None:
                 self._unwatch()
             self._fire(None)
@@ -582,6 +584,8 @@ def learn(handle: Handle[Any], meta: TaskMeta) -> bool:
     if table is None:  # nobody to tell (benchmarks: join-stored)
         handle._meta = meta
         handle._error = None
+        if meta.status != SUCCESS:
+            _saw_failure(handle)
     else:
         key = handle.backend.task_key(handle.id)
         table.looked(key, None, meta, 0)
@@ -589,6 +593,12 @@ def learn(handle: Handle[Any], meta: TaskMeta) -> bool:
             handle._on_record(meta)
             table.discard(key, handle)
     return True
+
+
+def _saw_failure(handle: Handle[Any]) -> None:
+    """A failure that was seen needs no report: see :meth:`.._jobs.Session.failed`."""
+    if handle._backend is not None:
+        handle._backend.unseen_failures.pop(handle.id, None)
 
 
 def read_record(handle: Handle[Any]) -> asyncio.Future[TaskMeta]:

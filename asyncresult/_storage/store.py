@@ -98,6 +98,8 @@ class Store(Keys, ABC):
         self.sends: Callable[[BackendStats], BackendStats] | None = None
         #: Stores that are closed with this one.
         self.companions: list[Store] = []
+        #: Failures of tasks that ran here which no handle has seen yet: id, and what will be logged.
+        self.unseen_failures: dict[str, str] = {}
         self._engines = Engines()
         self._address = str(driver)
         self._closed = False

@@ -221,6 +221,19 @@ class TestUnseenFailures:
             assert id in report
             assert "ValueError: boom" in report
 
+    async def test_the_handle_was_dropped_later(self, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+        async with Executor() as executor:
+            seen, unseen = executor.submit(self.fail), executor.submit(self.fail)
+            await until(lambda: executor.running + executor.pending == 0)
+            await until(lambda: len(backend.unseen_failures) == 2)
+            assert await AsyncResult(seen.id).failed()  # through another handle
+            id = unseen.id
+            del seen, unseen
+            await until(lambda: self.reports(caplog) != [])
+            (report,) = self.reports(caplog)
+            assert id in report
+        assert len(self.reports(caplog)) == 1  # and not again at the end
+
     async def test_nobody_looked_at_it_before_the_end(self, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
         async with Executor() as executor:
             handle = executor.submit(self.fail)
