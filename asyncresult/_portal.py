@@ -91,9 +91,12 @@ def start(coro_fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwar
 def refuse_running_loop(called: Callable[..., object]) -> None:
     """Raise RuntimeError, naming the way to go, if an event loop runs on this thread."""
     try:
-        asyncio.get_running_loop()
+        running = asyncio.get_running_loop()
     except RuntimeError:
         return
+    portal = _portal
+    if portal is not None and running is portal.loop and not portal.is_this_thread():
+        return  # under gevent threads are greenlets: its loop takes turns with this one, which may block
     name = getattr(called, "__qualname__", repr(called))
     if isinstance(called, MethodType) and not isinstance(called.__self__, type):
         name = f"{type(called.__self__).__name__}.{called.__name__}"  # as users know it, wherever it is defined
@@ -251,6 +254,10 @@ class _Portal:
             for call in list(self.calls):  # those that came too late to become tasks
                 call.end(self)
 
+    def is_this_thread(self) -> bool:
+        """Whether the loop's own thread, or what stands for one, asks."""
+        return threading.current_thread() is self._thread
+
     def call_soon(self, fn: Callable[..., object], /, *args: Any) -> None:
         try:
             self.loop.call_soon_threadsafe(fn, *args)
@@ -288,6 +295,9 @@ class _PortalAtExit(_Portal):
 
     def _open(self) -> None:
         pass
+
+    def is_this_thread(self) -> bool:
+        return True
 
     def take(self, inbox: SimpleQueue[Todo], timeout: float | None = None) -> Todo:
         if inbox.empty():

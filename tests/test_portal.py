@@ -35,6 +35,10 @@ def portal(no_leaks: None) -> Generator[None]:
     _portal.stop()
 
 
+async def running_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()
+
+
 async def echo(value: Any) -> Any:
     await asyncio.sleep(0)
     return value
@@ -139,6 +143,15 @@ class TestRunningLoop:
 
         with pytest.raises(RuntimeError, match="would block the event loop"):
             run(nested)
+
+    def test_threads_that_are_greenlets(self) -> None:
+        """Under gevent all run on one thread of the system, so that asyncio sees the portal's loop run everywhere."""
+        loop = run(running_loop)
+        asyncio._set_running_loop(loop)
+        try:
+            assert run(echo, 1) == 1
+        finally:
+            asyncio._set_running_loop(None)
 
     async def test_starting_something_is_allowed(self) -> None:
         assert await asyncio.wrap_future(start(echo, 1)) == 1

@@ -83,6 +83,10 @@ class Options:
                 context.load_cert_chain(given["ssl_certfile"], given.get("ssl_keyfile"), given.get("ssl_password"))
             if given.get("ssl_min_version"):
                 context.minimum_version = min_version(given["ssl_min_version"])
+            for flag in given.get("ssl_include_verify_flags") or ():
+                context.verify_flags |= verify_flag(flag)
+            for flag in given.get("ssl_exclude_verify_flags") or ():
+                context.verify_flags &= ~verify_flag(flag)
             if given.get("ssl_ciphers"):
                 context.set_ciphers(given["ssl_ciphers"])
         except OSError as error:
@@ -119,6 +123,19 @@ def min_version(value: Any) -> ssl.TLSVersion:
         return ssl.TLSVersion(int(value))
     except (KeyError, ValueError):
         raise ValueError(f"ssl_min_version is TLSv1.2 or TLSv1.3, not {value!r}") from None
+
+
+def verify_flag(value: Any) -> ssl.VerifyFlags:
+    """One of ``ssl_include_verify_flags`` and ``ssl_exclude_verify_flags``: of the enumeration, or its name.
+
+    Raises:
+        ValueError: No such flag.
+    """
+    try:
+        return value if isinstance(value, ssl.VerifyFlags) else ssl.VerifyFlags[value]
+    except KeyError:
+        known = ", ".join(ssl.VerifyFlags.__members__)
+        raise ValueError(f"flags to verify certificates are {known}; not {value!r}") from None
 
 
 def make_options(values: dict[str, Any], **fields: Any) -> Options:

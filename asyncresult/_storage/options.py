@@ -15,6 +15,7 @@ __all__ = [
     "CONNECTION_OPTIONS",
     "OBJECT_OPTIONS",
     "SENTINEL_OPTIONS",
+    "WITHOUT_EFFECT",
     "split_options",
     "unknown_option",
 ]
@@ -22,11 +23,15 @@ __all__ = [
 
 def _boolean(text: str) -> bool:
     word = text.strip().lower()
-    if word in ("1", "true", "yes", "on"):
+    if word in ("1", "true", "t", "yes", "y", "on"):
         return True
-    if word in ("0", "false", "no", "off"):
+    if word in ("0", "false", "f", "no", "n", "off"):
         return False
     raise ValueError("expected true or false")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.strip("[]() ").split(",") if name.strip()]
 
 
 def _seconds(text: str) -> float | None:
@@ -67,6 +72,53 @@ CONNECTION_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "ssl_check_hostname": _boolean,
     "ssl_ciphers": str,
     "ssl_min_version": str,
+    "ssl_include_verify_flags": _names,
+    "ssl_exclude_verify_flags": _names,
+}
+#: Options of redis-py that a working URL or app may carry, and that have nothing to act on here: the two connections of
+#: a backend keep themselves alive, reconnect and retry by rules of their own, are never more, and carry bytes.
+WITHOUT_EFFECT = frozenset(
+    {
+        *(
+            "decode_responses",
+            "driver_info",
+            "encoding",
+            "encoding_errors",
+            "health_check_interval",
+            "legacy_responses",
+        ),
+        *(
+            "lib_name",
+            "lib_version",
+            "max_connections",
+            "retry_on_error",
+            "retry_on_timeout",
+            "single_connection_client",
+        ),
+        *("auto_close_connection_pool", "socket_keepalive", "socket_keepalive_options", "socket_read_size", "timeout"),
+    }
+)
+#: Options of redis-py that would change what a connection is, with what to do instead.
+_INSTEAD: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("host", "port", "path", "unix_socket_path"), "the place is in the URL: redis://host:port, unix:///path"
+    ),
+    "ssl": "TLS is the scheme: rediss://, valkeys://, sentinels:// …",
+    **dict.fromkeys(
+        ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
+        "the revocation of certificates is not checked; ssl_ca_certs and ssl_certfile limit who is trusted",
+    ),
+    **dict.fromkeys(
+        ("connection_class", "connection_pool", "queue_class", "parser_class", "encoder_class", "command_packer"),
+        "a backend makes its own two connections; leave it out",
+    ),
+    "socket_type": "addresses of both families are tried; leave it out",
+    "redis_connect_func": "a backend makes its own two connections; for credentials there is credential_provider=",
+    **dict.fromkeys(("cache", "cache_config", "cache_factory"), "results are not cached; leave it out"),
+    **dict.fromkeys(
+        ("maint_notifications_config", "event_dispatcher"),
+        "a backend reconnects by itself when its server goes away; leave it out",
+    ),
 }
 #: Options of ``sentinel://``. ``master_name``, ``min_other_sentinels`` and ``sentinel_kwargs`` are Celery's names.
 SENTINEL_OPTIONS: Mapping[str, Callable[..., Any]] = {
@@ -98,6 +150,8 @@ def split_options(
     connection = {**CONNECTION_OPTIONS, **(extra or {})}
     values: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
+        if name in WITHOUT_EFFECT:
+            continue
         convert = BACKEND_OPTIONS.get(name) or connection.get(name)
         if convert is None:
             raise unknown_option(name, connection)
@@ -107,6 +161,8 @@ def split_options(
             shown = "…" if "password" in name else repr(text)
             raise ValueError(f"option {name}={shown} in the backend's URL: {error}") from None
     for name, value in given.items():
+        if name in WITHOUT_EFFECT:
+            continue
         if name not in BACKEND_OPTIONS and name not in connection and name not in OBJECT_OPTIONS:
             raise unknown_option(name, connection)
         values[name] = value
@@ -115,6 +171,8 @@ def split_options(
 
 
 def unknown_option(name: str, connection: Mapping[str, Any]) -> ValueError:
-    """The error for an option that is none; it names those that are."""
+    """The error for an option that is none; it names those that are, or what to do instead of one of redis-py's."""
+    if name in _INSTEAD:
+        return ValueError(f"option {name!r} of redis-py is not taken: {_INSTEAD[name]}")
     known = ", ".join(sorted({*BACKEND_OPTIONS, *connection, *OBJECT_OPTIONS}))
     return ValueError(f"unknown backend option {name!r}; known are: {known}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from celery import Celery
+from pydantic import BaseModel
 
 import tests.tools.celery_app  # noqa: F401 - registers its shared tasks with every app
 from asyncresult import _portal
@@ -32,6 +33,18 @@ class Report:
 
     name: str
     sizes: tuple[int, int]
+
+
+class Order(BaseModel):
+    """What a task with ``pydantic=True`` takes, as a dict in the message."""
+
+    items: list[str]
+
+
+class Receipt(BaseModel):
+    """What it returns, as a dict in the record."""
+
+    count: int
 
 
 def make_project(**config: Any) -> Celery:
@@ -146,6 +159,15 @@ def _declare(project: Celery) -> None:
     @task(project, convert=True, shared=False, name="project.report")
     def report(name: str) -> Report:
         return Report(name, (1, 2))
+
+    @task(project, pydantic=True, shared=False, name="project.buy")
+    async def buy(order: Order, times: int = 1) -> Receipt:
+        await asyncio.sleep(0)
+        return Receipt(count=times * len(order.items))
+
+    @task(project, pydantic=True, convert=True, bind=True, shared=False, name="project.buy_as")
+    async def buy_as(self: Any, order: Order) -> Receipt:
+        return Receipt(count=len(order.items) if self.request.id else 0)
 
     @project.task(shared=False, name="project.hurry", soft_time_limit=1)
     async def hurry(marker: str) -> None:

@@ -16,9 +16,9 @@ from celery.result import AsyncResult as CelerysResult
 from celery.result import EagerResult as CelerysEagerResult
 
 import asyncresult
-from asyncresult import AsyncResult, Promise, ResultSet
+from asyncresult import AsyncResult, Promise, ResultSet, TaskFailed
 from asyncresult.integrations.celery import AwaitableResult, Task, install
-from tests.integrations.celery_project import Report, in_thread
+from tests.integrations.celery_project import Order, Receipt, Report, in_thread
 from tests.tools.celery_app import close_app, make_app
 from tests.tools.celery_worker import CeleryWorker
 
@@ -184,11 +184,25 @@ async def test_values_of_the_annotated_type(app: Celery) -> None:
         assert app.tasks["project.report"]("y") == Report("y", (1, 2))
 
 
+async def test_coroutines_take_and_return_pydantic_models(app: Celery) -> None:
+    """Celery checks the arguments, and dumps what is returned; ``convert`` makes a model of that."""
+    order = Order(items=["a", "b"]).model_dump()
+    async with asyncresult.connect(app):
+        assert await app.tasks["project.buy"].delay(order, times=2) == {"count": 4}
+        assert await (await app.tasks["project.buy_as"].adelay(order)) == Receipt(count=2)
+        with pytest.raises(TaskFailed, match="ValidationError"):
+            await app.tasks["project.buy"].delay({"items": 5})
+        assert app.tasks["project.buy"].apply((order,)).get() == {"count": 2}
+
+
 async def test_a_coroutine_that_ends_cancelled_fails(app: Celery) -> None:
     async with asyncresult.connect(app) as backend:
         result = app.tasks["project.gives_up"].delay()
         meta = await backend.result(result.id).until("FAILURE", timeout=10)
         assert (meta.status, meta.result["exc_type"]) == ("FAILURE", "CancelledError")
+        with pytest.raises(TaskFailed) as failed:
+            await result
+        assert failed.value.exc_type == "CancelledError"
 
 
 async def test_a_result_is_waited_for_where_it_is_kept(app: Celery) -> None:

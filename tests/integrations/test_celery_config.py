@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import sys
 import threading
@@ -76,6 +77,40 @@ def test_settings() -> None:
     assert connected(result_backend="redis://host").driver.options.socket_timeout is None  # type: ignore[attr-defined]
     spelled_out = connected(result_backend="redis", redis_host="there", redis_port=7000, redis_db=4)
     assert str(spelled_out) == "redis://there:7000/4"
+
+
+def test_settings_of_connections() -> None:
+    """Every setting that Celery knows of them, at once, and the options that redis-py's connections take for TLS."""
+    backend = connected(
+        result_backend="rediss://host/1",
+        redis_backend_use_ssl={
+            "ssl_cert_reqs": ssl.CERT_REQUIRED,
+            "ssl_check_hostname": False,
+            "ssl_min_version": ssl.TLSVersion.TLSv1_3,
+            "ssl_ciphers": "HIGH",
+            "ssl_exclude_verify_flags": [ssl.VERIFY_X509_TRUSTED_FIRST],
+            "health_check_interval": 10,
+        },
+        redis_max_connections=20,
+        redis_socket_timeout=7.0,
+        redis_socket_connect_timeout=2.0,
+        redis_retry_on_timeout=True,
+        redis_socket_keepalive=True,
+        redis_client_name="me",
+        redis_backend_health_check_interval=25,
+        redis_username="user",
+        redis_password="hush",
+        result_backend_transport_options={"retry_policy": {"timeout": 5.0}, "visibility_timeout": 60},
+    )
+    assert isinstance(backend.driver, RedisDriver)
+    options = backend.driver.options
+    assert (options.socket_timeout, options.connect_timeout, options.client_name) == (7.0, 2.0, "me")
+    context = options.ssl_context()
+    assert context is not None
+    assert (context.check_hostname, context.minimum_version) == (False, ssl.TLSVersion.TLSv1_3)
+    assert not context.verify_flags & ssl.VERIFY_X509_TRUSTED_FIRST
+    with pytest.raises(ValueError, match="'ssl_validate_ocsp' of redis-py is not taken"):
+        connected(result_backend="rediss://host", redis_backend_use_ssl={"ssl_validate_ocsp": True, "ssl_cert_reqs": 2})
 
 
 @pytest.mark.skipif(celery.VERSION < (5, 7), reason="new in Celery 5.7")

@@ -10,23 +10,15 @@ from celery.app.defaults import DEFAULTS
 from celery.backends.redis import SentinelBackend
 from redis import SSLConnection
 
-from ..._storage.options import CONNECTION_OPTIONS
+from ..._storage.options import CONNECTION_OPTIONS, WITHOUT_EFFECT, unknown_option
 from ...backend import Backend
 from ...backend import connect as connect_url
 from .settings import record_settings
 
 __all__ = ["connection_url", "make_redis", "place_of_redis"]
 
-#: Parameters of Celery's connections that ours do without, because the two connections of a backend keep
-#: themselves alive (heartbeat), are never more than two, reconnect and retry by rules of their own, and
-#: carry bytes.
-_NOT_NEEDED = frozenset(
-    {
-        *("connection_class", "decode_responses", "driver_info", "encoding", "health_check_interval", "hosts"),
-        *("lib_name", "lib_version", "max_connections", "retry_on_timeout", "socket_keepalive"),
-        *("socket_keepalive_options", "timeout"),
-    }
-)
+#: Parameters of Celery's connections that ours do without.
+_NOT_NEEDED = WITHOUT_EFFECT | {"connection_class", "hosts"}
 _ADDRESS = frozenset({"host", "port", "path", "db"})
 
 
@@ -106,7 +98,7 @@ def connection_url(
         elif name in CONNECTION_OPTIONS:  # redis-py 6.4 leaves some numbers of the URL as text
             settings[name] = CONNECTION_OPTIONS[name](value) if isinstance(value, str) else value
         else:
-            raise ValueError(f"it sets {name!r} for its connections to Redis, which asyncresult's do not know")
+            raise unknown_option(name, CONNECTION_OPTIONS)
     settings["db"] = params["db"]
     if sentinels is not None:
         # Celery asks its sentinels without TLS unless sentinel_kwargs says otherwise.
