@@ -22,8 +22,8 @@ from asyncresult import (
     wait,
 )
 from asyncresult._handles.joins import READ_FIRST
+from asyncresult._storage.rounds import READ_CHUNK
 from asyncresult._storage.store import engine_of
-from asyncresult._storage.waiters import READ_CHUNK
 from tests.backends.waiting import until, waits_for
 
 

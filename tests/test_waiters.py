@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from asyncresult._redis.wire import Wire
-from asyncresult._storage import waiters as _waiters
-from asyncresult._storage.waiters import Looked, Waiters
+from asyncresult._storage import entries as _entries
+from asyncresult._storage import rounds as _rounds
+from asyncresult._storage.entries import Looked
+from asyncresult._storage.waiters import Waiters
 from asyncresult.codec import codec
 from asyncresult.errors import AsyncResultError, BackendError, ResultDecodeError
 from asyncresult.meta import TaskMeta
@@ -67,10 +69,10 @@ def nobody_waits_for_the_ack(monkeypatch: pytest.MonkeyPatch) -> None:
     def flush(self: Waiters) -> None:
         original(self)
         for entry in self._entries.values():
-            if entry.subscription == _waiters._SENT:
-                entry.subscription = _waiters._ACKED
-                if entry.read == _waiters._EARLY:
-                    entry.read = _waiters._SURE
+            if entry.subscription == _entries.SENT:
+                entry.subscription = _entries.ACKED
+                if entry.read == _entries.EARLY:
+                    entry.read = _entries.SURE
 
     monkeypatch.setattr(Waiters, "_flush", flush)
 
@@ -88,8 +90,8 @@ def no_second_read_after_a_reconnect(monkeypatch: pytest.MonkeyPatch) -> None:
         if connections[id(self)] > 1:
             self._to_read.clear()
             for entry in self._entries.values():
-                if entry.read == _waiters._QUEUED:
-                    entry.read = _waiters._IDLE
+                if entry.read == _entries.QUEUED:
+                    entry.read = _entries.IDLE
 
     original_init = Waiters.__init__
 
@@ -107,7 +109,7 @@ def unsubscribed_though_wanted_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def reap(self: Waiters) -> None:
         for entry in self._idle:
-            if entry.listeners is not None and entry.subscription != _waiters._NONE:
+            if entry.listeners is not None and entry.subscription != _entries.NONE:
                 self._source.unsubscribe([entry.key])
         original(self)
 
@@ -134,7 +136,7 @@ def a_message_is_newer_than_what_was_read(monkeypatch: pytest.MonkeyPatch) -> No
     original = Waiters._published
 
     def published(self: Waiters, entry: Any, payload: bytes, meta: TaskMeta) -> None:
-        _waiters._progress_of(entry).found.clear()
+        _entries.progress_of(entry).found.clear()
         original(self, entry, payload, meta)
 
     monkeypatch.setattr(Waiters, "_published", published)
@@ -144,7 +146,7 @@ def what_is_read_is_newer_than_the_messages(monkeypatch: pytest.MonkeyPatch) -> 
     original = Waiters._found
 
     def found(self: Waiters, entry: Any, payload: bytes, meta: TaskMeta, arrived: int) -> Looked:
-        return original(self, entry, payload, meta, _waiters._progress_of(entry).arrived)
+        return original(self, entry, payload, meta, _entries.progress_of(entry).arrived)
 
     monkeypatch.setattr(Waiters, "_found", found)
 
@@ -282,7 +284,7 @@ class Loop:
         return self
 
     def call_later(self, delay: float, fn: Callable[[], None]) -> Loop:
-        if delay == _waiters.LINGER:
+        if delay == _rounds.LINGER:
             self.due.append(fn)
         return self
 
@@ -436,11 +438,11 @@ def test_waits_given_up_while_nothing_can_be_read_leave_nothing_behind() -> None
     table = Table()
     steady = Waiter(table, b"steady")
     table.loop.run()  # this read is never answered, as in an outage
-    for n in range(20 * _waiters.READ_CHUNK):
+    for n in range(20 * _rounds.READ_CHUNK):
         table.discard(b"%d" % n, Waiter(table, b"%d" % n))
         if n % 100 == 0:
             table.loop.run()
-    assert len(table._to_read) < 3 * _waiters.READ_CHUNK
+    assert len(table._to_read) < 3 * _rounds.READ_CHUNK
     table.fetched([(b"steady", b"v")])
     assert [meta.result for meta in steady.metas] == [b"v"]
 
@@ -448,7 +450,7 @@ def test_waits_given_up_while_nothing_can_be_read_leave_nothing_behind() -> None
 def test_a_bulk_is_given_up_when_it_has_arrived() -> None:
     """Not in its midst; but it cannot go on for ever."""
     table = Table()
-    keys = [b"%d" % n for n in range(2 * _waiters.BULK * _waiters.PATIENCE_WITH_BULK)]
+    keys = [b"%d" % n for n in range(2 * _rounds.BULK * _rounds.PATIENCE_WITH_BULK)]
     for key in keys:
         Waiter(table, key)
     table.loop.run()
@@ -466,7 +468,7 @@ def test_a_bulk_is_given_up_when_it_has_arrived() -> None:
     assert table.given_up == keys[:400]
     for start in range(400, len(keys), 100):
         arrive(keys[start : start + 100])
-    assert len(table.given_up) >= 100 * _waiters.PATIENCE_WITH_BULK
+    assert len(table.given_up) >= 100 * _rounds.PATIENCE_WITH_BULK
     table.loop.run()
     assert table.given_up == keys and not table.wanted
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .._checks import LOOK_ONCE_TIMEOUT
+from .._storage.rounds import READ_CHUNK
 from .._storage.store import Store, engine_of
-from .._storage.waiters import READ_CHUNK
 from ..codec.codec import LARGE_PAYLOAD_BYTES, Codec
 from ..errors import AsyncResultError, ResultTimeout, copy_error
 from ..meta import TaskMeta

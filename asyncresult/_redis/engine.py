@@ -20,8 +20,9 @@ from hashlib import sha1
 from typing import Any
 
 from .._storage.engine import BackendStats, Engine
+from .._storage.rounds import READ_CHUNK
 from .._storage.store import Store
-from .._storage.waiters import READ_CHUNK, Waiters
+from .._storage.waiters import Waiters
 from ..errors import AsyncResultError, BackendClosed
 from .connection import Command
 from .errors import first_error

@@ -28,8 +28,8 @@ from asyncresult import (
     result_from_tuple,
 )
 from asyncresult._handles.joins import READ_FIRST
+from asyncresult._storage.rounds import READ_CHUNK
 from asyncresult._storage.store import engine_of
-from asyncresult._storage.waiters import READ_CHUNK
 from asyncresult.codec import LARGE_PAYLOAD_BYTES
 
 from .conftest import POLLED, ROWS

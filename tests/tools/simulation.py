@@ -22,7 +22,8 @@ from typing import Any
 import hiredis
 
 from asyncresult._redis.wire import Acked, Wire
-from asyncresult._storage import waiters as _waiters
+from asyncresult._storage import entries as _entries
+from asyncresult._storage import rounds as _rounds
 from asyncresult._storage.waiters import Waiters
 from asyncresult.errors import AsyncResultError
 from asyncresult.meta import TaskMeta
@@ -61,7 +62,7 @@ class _Loop:
 
     def call_later(self, delay: float, fn: Callable[..., object], *args: Any) -> _Handle:
         handle = _Handle(lambda: fn(*args))
-        if delay == _waiters.LINGER:  # the sweep would mend what the rest must get right without it
+        if delay == _rounds.LINGER:  # the sweep would mend what the rest must get right without it
             self.later.append(handle)
         return handle
 
@@ -259,7 +260,7 @@ class World:
         if self.subscribed:
             self.pushes.append(b">3\r\n+message\r\n+%s\r\n$%d\r\n%s\r\n" % (KEY, len(record), record))
             entry = self.table._entries.get(KEY)
-            if entry is not None and entry.subscription != _waiters._NONE:  # else it is subscribed for earlier waiters
+            if entry is not None and entry.subscription != _entries.NONE:  # else it is subscribed for earlier waiters
                 for number in self.waiting:
                     self.waiters[number].due.add(_DECODED[record].status)
 
@@ -342,7 +343,7 @@ _DECODED = {
 }
 
 
-def _order(progress: _waiters._Progress | None) -> object:
+def _order(progress: _entries.Progress | None) -> object:
     """What the table knows of the order of states."""
     return progress and (
         progress.latest,
