@@ -257,7 +257,8 @@ class Store(Keys, ABC):
             traceback: The traceback text of an exception.
             request: Whoever describes the task as Celery's request does: ``children``, ``group``,
                 ``parent_id`` and, with ``result_extended``, ``task``, ``args``, ``kwargs``, ``hostname``,
-                ``retries`` and ``delivery_info``; its attribute ``extended`` asks for these in any case.
+                ``retries`` and ``delivery_info``; its attribute ``extended`` asks for these in any case. ``own_fields``
+                is a mapping of further fields, which readers find in :attr:`TaskMeta.extra`.
             expires: Seconds to keep it, instead of the backend's setting.
 
         Returns:
@@ -445,6 +446,7 @@ class Store(Keys, ABC):
             fields["group_id"] = getattr(request, "group", None)
             fields["parent_id"] = getattr(request, "parent_id", None)
             fields["heartbeat"] = getattr(request, "heartbeat", None)
+            fields["_extra"] = getattr(request, "own_fields", None)
             if self.result_extended or getattr(request, "extended", False):
                 delivery = getattr(request, "delivery_info", None) or {}
                 fields |= {
