@@ -54,8 +54,8 @@ class Missing(Exception):
 def fetch_taskiq(directory: Path) -> Path:
     """Raises Missing."""
     wanted = f"taskiq=={version('taskiq')}"
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "taskiq", "-d", directory]
-    done = subprocess.run([*command, wanted], capture_output=True, text=True, timeout=SECONDS)
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "taskiq", "-d"]
+    done = subprocess.run([*command, str(directory), wanted], capture_output=True, text=True, timeout=SECONDS)
     found = list(directory.glob("taskiq-*.tar.gz"))
     if done.returncode or not found:
         raise Missing(f"{wanted}: {done.stderr.strip()[-200:]}")
