@@ -41,7 +41,7 @@ __all__ = ["ResultBackend", "ResultIsMissing", "Task", "connect", "handle", "ins
 T = TypeVar("T")
 AnyBroker = TypeVar("AnyBroker", bound=AsyncBroker)
 
-logger = logging.getLogger("asyncresult.taskiq")
+logger: logging.Logger = logging.getLogger("asyncresult.taskiq")
 
 #: The field of a record for what taskiq wants to know besides; and of what is kept beside it, for the progress.
 NAME = "taskiq"
