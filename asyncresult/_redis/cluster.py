@@ -347,6 +347,10 @@ class Cluster(Topology):
         return list(self._nodes.values())
 
     @property
+    def servers(self) -> Sequence[Pump]:
+        return [self.node(address) for address in self.slots.primaries]
+
+    @property
     def ended(self) -> asyncio.Task[None]:
         return self._keeper
 

@@ -210,7 +210,9 @@ class RedisEngine(Engine):
 
     async def scan(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
         # Wire: SCAN, whose cursor "0" is the first and, as an answer, the last.
-        for pump in self._topology.pumps:
+        if not self._topology.servers:
+            await self.exists(prefix)  # a cluster has to be asked for its nodes first
+        for pump in self._topology.servers:
             cursor: Any = 0
             while True:
                 words = ("SCAN", cursor, "MATCH", _glob_escaped(prefix) + b"*", "COUNT", SCAN_COUNT)

@@ -140,6 +140,11 @@ class Topology(ABC):
         """The command connections that there are now."""
 
     @property
+    def servers(self) -> Sequence[Pump]:
+        """A command connection to every server that has keys of its own; none while those are not known."""
+        return self.pumps
+
+    @property
     @abstractmethod
     def subscribers(self) -> Sequence[Subscriber]:
         """The subscriptions that there are now."""

@@ -1,4 +1,4 @@
-"""``ls`` and ``stats``: what is in the store."""
+"""``ls``: what is in the store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .output import coloured, escaped, state_text, write, write_json
 from .source import connected, run
 from .status import Status
 
-__all__ = ["ls", "stats"]
+__all__ = ["ls"]
 
 #: Records read at a time while looking for those in one state, and the most that are looked at.
 BATCH, MOST_LOOKED_AT = 500, 100_000
@@ -68,22 +68,3 @@ async def _states(backend: Backend, ids: list[str]) -> list[tuple[str, str, str 
             except ResultDecodeError:
                 found.append((id, "unreadable", None))
         return found
-
-
-def stats(arguments: argparse.Namespace) -> int:
-    """Print what the server is doing."""
-    return run(_stats(arguments))
-
-
-async def _stats(arguments: argparse.Namespace) -> int:
-    from .server import server_facts
-
-    async with connected(arguments) as backend:
-        facts = await server_facts(backend)
-    if arguments.json:
-        write_json(facts)
-        return Status.SUCCESS
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        write(f"{name:<{width}}  {escaped(str(value))}")
-    return Status.SUCCESS

@@ -153,7 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
     revoke.add_argument("--wait", action="store_true", help="wait for the workers' replies and print them")
     revoke.add_argument("--timeout", metavar="SECONDS", type=_seconds, help="for replies (default: 1)")
 
-    stats = add("stats", "listing:stats", "print what the server and its clients are doing")
+    stats = add("stats", "stats:stats", "print what the server and its clients are doing")
     stats.add_argument("--json", action="store_true", help="as one JSON object")
 
     doctor = add("doctor", "doctor:doctor", "find out why a result does not come")
