@@ -27,6 +27,7 @@ import contextlib
 import contextvars
 import functools
 import logging
+import operator
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -45,6 +46,8 @@ logger = logging.getLogger("asyncresult")
 
 #: Seconds until a failed request is repeated: first, and at most.
 BACKOFF_FIRST, BACKOFF_LAST = 0.1, 5.0
+#: Ids that are asked for at a time, where a store can be listed.
+IDS_PER_REQUEST = 500
 #: The longest text of a store's error that is passed on.
 REASON_CHARACTERS = 300
 
@@ -397,8 +400,15 @@ class PolledEngine(MemoryEngine):
 
         return self._run(job)
 
-    def scan(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
-        raise BackendError(f"{self._driver} cannot be listed through Celery: ask the store itself")
+    async def scan(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
+        """Of records: what is kept beside them is in no store."""
+        after = ""
+        while True:
+            ids: Sequence[str] = await self._run(operator.methodcaller("ids", after, IDS_PER_REQUEST))
+            if not ids:
+                return
+            after = ids[-1]
+            yield [self._backend.task_key(id) for id in ids if id.isprintable()]
 
     def _run(self, job: Callable[[Records], Any]) -> asyncio.Future[Any]:
         """What ``job`` gives. On the first thread, in the order of the calls."""

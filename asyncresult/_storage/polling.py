@@ -53,6 +53,14 @@ class Records(Protocol):
     def delete(self, ids: Sequence[str]) -> None:
         """Delete records; those that do not exist are no error."""
 
+    def ids(self, after: str, count: int) -> Sequence[str]:
+        """Ids of records, in an order of the store's own: those after ``after``, at most ``count``.
+
+        Raises:
+            BackendError: The store cannot be listed.
+        """
+        ...
+
     def read_group(self, group_id: str) -> bytes | None:
         """A saved group, in the form of Celery's Redis backend."""
 

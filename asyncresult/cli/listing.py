@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from ..backend import Backend
-from ..errors import ResultDecodeError
+from ..errors import BackendError, BackendPermissionError, BackendUnavailable, ResultDecodeError
 from .output import coloured, escaped, state_text, write, write_json
 from .source import connected, run
-from .status import Status
+from .status import CommandError, Status
 
 __all__ = ["ls"]
 
@@ -25,7 +27,7 @@ def ls(arguments: argparse.Namespace) -> int:
 async def _ls(arguments: argparse.Namespace) -> int:
     colours = coloured(sys.stdout)
     shown = 0
-    async with connected(arguments) as backend:
+    async with connected(arguments) as backend, _refusing():
         batch: list[str] = []
         most = MOST_LOOKED_AT if arguments.state else arguments.limit
         async for id in backend.task_ids(limit=most):
@@ -37,6 +39,17 @@ async def _ls(arguments: argparse.Namespace) -> int:
                     return Status.SUCCESS
         await _show(backend, batch, arguments, arguments.limit - shown, colours)
     return Status.SUCCESS
+
+
+@asynccontextmanager
+async def _refusing() -> AsyncGenerator[None]:
+    """A store that cannot be listed answers well, so that is no reason to say that it cannot be reached."""
+    try:
+        yield
+    except BackendError as error:
+        if isinstance(error, BackendUnavailable | BackendPermissionError):
+            raise
+        raise CommandError(str(error)) from error
 
 
 async def _show(backend: Backend, ids: list[str], arguments: argparse.Namespace, most: int, colours: bool) -> int:

@@ -18,10 +18,10 @@ def install_trigger(arguments: argparse.Namespace) -> int:
     app = load_app(arguments.app)
     from ..integrations import celery
 
-    if arguments.sql:
-        write(celery.trigger_sql_of(app).rstrip())
-        return Status.SUCCESS
     try:
+        if arguments.sql:
+            write(celery.trigger_sql_of(app).rstrip())
+            return Status.SUCCESS
         celery.install_trigger(app, dsn=arguments.dsn)
     except ValueError as error:
         raise CommandError(str(error)) from error

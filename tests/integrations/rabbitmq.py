@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -75,6 +76,11 @@ class RabbitMQ:
     def new_vhost(self) -> str:
         """A virtual host that nobody uses: its own queues and exchanges, whatever they are called elsewhere."""
         return self._free_vhosts.pop()
+
+    def ctl(self, *words: str) -> None:
+        """Have the node do something: ``ctl("add_user", …)``."""
+        tool = str(_SERVER.with_name("rabbitmqctl")) if _SERVER.exists() else "rabbitmqctl"
+        subprocess.run([tool, "-q", *words], env=self._env, cwd=self._directory, check=True, capture_output=True)
 
     def start(self) -> None:
         """Start the node, and wait until it takes connections."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,11 +104,15 @@ def waiting_in(app: Any, connection: Any, id: str) -> Finding | None:
                     f"start a worker: celery -A PROJ worker -Q {name}",
                 )
         return None
-    channel = connection.default_channel
-    for name in app.amqp.queues:
+    channel = connection.channel()  # the default one waits for replies
+    with channel.conn_or_acquire() as client:
+        return _in_redis(channel, client, app.amqp.queues, id)
+
+
+def _in_redis(channel: Any, client: Any, queues: Iterable[str], id: str) -> Finding | None:
+    for name in queues:
         for step in channel.priority_steps:
-            key = channel._q_for_pri(name, step)
-            place, length = _place_in(channel.client, key, id)
+            place, length = _place_in(client, channel._q_for_pri(name, step), id)
             if place is not None:
                 return Finding(
                     "reason",
@@ -116,7 +120,7 @@ def waiting_in(app: Any, connection: Any, id: str) -> Finding | None:
                     f"the task waits in the queue {name!r}, as number {place} of {length}",
                     f"see who consumes it (celery -A PROJ inspect active_queues), or start a worker with -Q {name}",
                 )
-    for _, value in channel.client.hscan_iter(channel.unacked_key, count=1000):
+    for _, value in client.hscan_iter(channel.unacked_key, count=1000):
         if id.encode() in _bytes(value) and _id_of(json.loads(value)[0]) == id:
             return Finding(
                 "reason",

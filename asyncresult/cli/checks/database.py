@@ -50,7 +50,7 @@ class Database(Protocol):
 
 
 class _SQLAlchemy:
-    makes = "Celery makes it when the first result is stored"
+    makes = "a worker makes it when it starts, or stores its first result"
 
     def __init__(self, backend: Any) -> None:
         import sqlalchemy as sa
@@ -138,10 +138,14 @@ def open_database(app: Any) -> Database | None:
     Raises:
         Unreachable: It does not answer.
     """
+    app.conf.database_create_tables_at_setup = False  # whoever looks for a table must not make it
     cls, _ = backend_class(app)
     names = {base.__module__ for base in getattr(cls, "__mro__", ())}
     if "celery.backends.database" in names:
-        return _SQLAlchemy(app.backend)
+        try:
+            return _SQLAlchemy(app.backend)
+        except ImportError as error:  # that of the driver
+            raise Unreachable(one_line(error)) from error
     if "django_celery_results.backends.database" in names:
         return _Django(cls)
     return None

@@ -102,6 +102,7 @@ async def _lag(backend: Backend, id: str) -> float:
         return time.perf_counter() - before
     finally:
         announced.cancel()
+        announced.add_done_callback(lambda task: task.cancelled() or task.exception())  # storing has said why
 
 
 async def _forget(backend: Backend, id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -94,21 +95,24 @@ def _compare(app: Any, worker: str, theirs: Mapping[str, Any]) -> list[Finding]:
             Finding("workers", "error", f"{worker} has task_ignore_result: it stores no results", "unset it there")
         )
     for name, why in _SHARED.items():
-        ours, their = app.conf.get(name), theirs.get(name)
-        if name in theirs and str(_seconds(ours)) != str(_seconds(their)):
+        ours, their = _as_told(name, app.conf.get(name)), _as_told(name, theirs.get(name))
+        if name in theirs and ours != their:
             findings.append(
                 Finding(
                     "workers",
                     "warning",
-                    f"{name} is {their!r} at {worker}, and {ours!r} here: {why}",
+                    f"{name} is {their} at {worker}, and {ours} here: {why}",
                     "give both the same settings, and start the worker again",
                 )
             )
     return findings
 
 
-def _seconds(value: Any) -> Any:
-    return value.total_seconds() if hasattr(value, "total_seconds") else value
+def _as_told(name: str, value: Any) -> str:
+    """A setting as workers tell it, which is text; a time as that of a timedelta."""
+    if name == "result_expires" and isinstance(value, int | float):
+        value = timedelta(seconds=value)
+    return str(value)
 
 
 def _own_place(app: Any) -> str:

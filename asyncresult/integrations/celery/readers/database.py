@@ -44,6 +44,14 @@ class DatabaseReader(Reader):
     def read(self, ids: Sequence[str]) -> Mapping[str, bytes]:
         return {row["task_id"]: self._document(row) for row in self._rows(ids)}
 
+    def ids(self, after: str, count: int) -> Sequence[str]:
+        engine = self._opened()
+        id = self._select.selected_columns.task_id
+        wanted = sa.select(id).where(id > after).order_by(id).limit(count)
+        with engine.connect() as connection:
+            found: Sequence[str] = connection.execute(wanted).scalars().all()
+        return found
+
     def _rows(self, ids: Sequence[str]) -> Sequence[Mapping[str, Any]]:
         reused = self._engine is not None
         try:

@@ -48,6 +48,11 @@ class DjangoReader(Reader):
         records = (dict(zip(_FIELDS, row, strict=True)) for row in rows)
         return {record["task_id"]: self._document(record) for record in records}
 
+    def ids(self, after: str, count: int) -> Sequence[str]:
+        wanted = self._tasks.filter(task_id__gt=after).order_by("task_id").values_list("task_id", flat=True)[:count]
+        found: list[str] = self._ask(lambda: list(wanted.all()))
+        return found
+
     def _document(self, record: dict[str, Any]) -> bytes:
         encoding = record["content_encoding"]
         for name in ("result", "args", "kwargs", "meta"):
