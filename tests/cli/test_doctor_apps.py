@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shlex
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 
 from tests.backends import stores
-from tests.integrations.rabbitmq import RabbitMQ
 from tests.tools.celery_app import close_app, make_app
 from tests.tools.celery_worker import CeleryWorker
 from tests.tools.command_line import Outcome, in_process
@@ -198,21 +196,6 @@ def test_replies_over_redis_come_to_their_process_only(named: Named, redis_serve
         assert "to the process that sent the task" in outcome.err
     assert findings("x", "-A", PROJECT)["reason"][:2] == ("error", "nothing is stored, and no worker answers")
     assert run("revoke", "x").status == 0
-
-
-@pytest.mark.rabbitmq
-def test_a_login_that_may_have_no_reply_queue(named: Named) -> None:
-    with RabbitMQ() as node:
-        node.ctl("add_user", "doctor", "secret")
-        node.ctl("set_permissions", "doctor", r"^celery", ".*", r"^celery")
-        named(make_app(broker_url=node.url().replace("guest:guest", "doctor:secret"), result_backend="rpc://"))
-        severity, message, fix = findings("-A", PROJECT)["reply queue"]
-        assert severity == "error"
-        assert "ACCESS_REFUSED" in message
-        assert "secret" not in message + fix
-        words = shlex.split(fix.replace("CONFIGURE WRITE READ,", r"'^(asyncresult\.reply\.|celery)' .* '.*'"))
-        node.ctl(*words[1 : words.index("where")])
-        assert findings("-A", PROJECT)["reply queue"][0] != "error"
 
 
 # -- brokers and workers ------------------------------------------------------------------------------------
