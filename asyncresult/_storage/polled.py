@@ -27,7 +27,6 @@ import contextlib
 import contextvars
 import functools
 import logging
-import operator
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -37,7 +36,7 @@ from ..errors import BackendClosed, BackendError, BackendUnavailable
 from .engine import BackendStats, Engine
 from .memory import MemoryDriver, MemoryEngine
 from .memory import Records as KeptRecords
-from .polling import SINGLE_READS, ReaderThread, Records, Schedule, Watch
+from .polling import SINGLE_READS, Listable, ReaderThread, Records, Schedule, Watch
 from .store import Driver, Store
 
 __all__ = ["PolledDriver", "PolledEngine"]
@@ -404,11 +403,16 @@ class PolledEngine(MemoryEngine):
         """Of records: what is kept beside them is in no store."""
         after = ""
         while True:
-            ids: Sequence[str] = await self._run(operator.methodcaller("ids", after, IDS_PER_REQUEST))
+            ids: Sequence[str] = await self._run(functools.partial(self._list, after))
             if not ids:
                 return
             after = ids[-1]
             yield [self._backend.task_key(id) for id in ids if id.isprintable()]
+
+    def _list(self, after: str, records: Records) -> Sequence[str]:
+        if not isinstance(records, Listable):
+            raise BackendError(f"{self._driver} cannot be listed through Celery: ask the store itself")
+        return records.ids(after, IDS_PER_REQUEST)
 
     def _run(self, job: Callable[[Records], Any]) -> asyncio.Future[Any]:
         """What ``job`` gives. On the first thread, in the order of the calls."""

@@ -17,9 +17,9 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-__all__ = ["ReaderThread", "Records", "Schedule", "Watch"]
+__all__ = ["Listable", "ReaderThread", "Records", "Schedule", "Watch"]
 
 T = TypeVar("T")
 
@@ -53,14 +53,6 @@ class Records(Protocol):
     def delete(self, ids: Sequence[str]) -> None:
         """Delete records; those that do not exist are no error."""
 
-    def ids(self, after: str, count: int) -> Sequence[str]:
-        """Ids of records, in an order of the store's own: those after ``after``, at most ``count``.
-
-        Raises:
-            BackendError: The store cannot be listed.
-        """
-        ...
-
     def read_group(self, group_id: str) -> bytes | None:
         """A saved group, in the form of Celery's Redis backend."""
 
@@ -69,6 +61,15 @@ class Records(Protocol):
     def delete_group(self, group_id: str) -> None: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Listable(Protocol):
+    """Records that can be listed, for tools."""
+
+    def ids(self, after: str, count: int) -> Sequence[str]:
+        """Ids of records, in an order of the store's own: those after ``after``, at most ``count``."""
+        ...
 
 
 class Watch:

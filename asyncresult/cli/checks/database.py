@@ -54,9 +54,10 @@ class _SQLAlchemy:
 
     def __init__(self, backend: Any) -> None:
         import sqlalchemy as sa
+        import sqlalchemy.exc
         from sqlalchemy.pool import NullPool
 
-        self._sa = sa
+        self._sa, self._no_table = sa, sqlalchemy.exc.NoSuchTableError
         self._engine = sa.create_engine(backend.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         self._name = backend.task_cls.__table__.name
         self._schema = backend.task_cls.__table__.schema
@@ -65,7 +66,7 @@ class _SQLAlchemy:
         self.table = ".".join(quote(part) for part in (self._schema, self._name) if part)
         try:
             self._connection = self._engine.connect()
-        except sa.exc.SQLAlchemyError as error:
+        except sqlalchemy.exc.SQLAlchemyError as error:
             raise Unreachable(one_line(getattr(error, "orig", None) or error)) from error
 
     def rows(self, statement: str) -> Sequence[Sequence[Any]]:
@@ -75,7 +76,7 @@ class _SQLAlchemy:
     def columns(self) -> set[str]:
         try:
             return {column["name"] for column in self._inspector().get_columns(self._name, schema=self._schema)}
-        except self._sa.exc.NoSuchTableError:
+        except self._no_table:
             return set()
 
     def indexed(self) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,7 +33,7 @@ class Finding:
 Check = Callable[[Server], Awaitable[list[Finding]]]
 
 
-async def run_checks(server: Server, checks: dict[str, Check]) -> list[Finding]:
+async def run_checks(server: Server, checks: Mapping[str, Check]) -> list[Finding]:
     """The findings of checks by name, at a server; what the server refuses to tell is a note."""
     found: list[Finding] = []
     for name, check in checks.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from ..._redis.cluster import ClusterDriver
@@ -17,7 +17,7 @@ from ..server import Refused, Server
 from ..status import CommandError, Status
 from . import records, rights, topology
 from . import redis as servers
-from .findings import Finding, run_checks
+from .findings import Check, Finding, run_checks
 
 __all__ = ["examine_app", "examine_store", "examine_topology"]
 
@@ -63,7 +63,7 @@ async def examine_store(backend: Backend) -> AsyncIterator[Finding]:
 
 async def _examine_server(backend: Backend, id: str) -> AsyncIterator[Finding]:
     server = Server.of(backend)
-    checks = servers.CHECKS
+    checks: Mapping[str, Check] = servers.CHECKS
     if isinstance(backend.driver, ClusterDriver):  # whose nodes have been looked at
         checks = {"latency": servers.latency, "clock": servers.clock}
     found = await run_checks(server, checks)

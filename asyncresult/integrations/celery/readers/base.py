@@ -9,7 +9,7 @@ from celery.app.task import Context
 from celery.result import result_from_tuple
 
 from ....codec.codec import Codec
-from ....errors import BackendError, ResultEncodeError
+from ....errors import ResultEncodeError
 from ....meta import TaskMeta
 from ....states import EXCEPTION_STATES, PENDING
 
@@ -98,14 +98,6 @@ class Reader:
         """Delete the records of these tasks."""
         for id in ids:
             self.backend.forget(id)
-
-    def ids(self, after: str, count: int) -> Sequence[str]:
-        """Ids of records, in an order of the store's own: those after ``after``, at most ``count``. For tools.
-
-        Raises:
-            BackendError: The store cannot be listed, as most cannot.
-        """
-        raise BackendError(f"Celery's {type(self.backend).__name__} cannot be listed: ask the store itself")
 
     def read_group(self, group_id: str) -> bytes | None:
         """A saved group, in the form in which Celery stores it in Redis."""
