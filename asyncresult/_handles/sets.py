@@ -22,7 +22,19 @@ from ..meta import TaskMeta
 from ..promise import AwaitedPromise, Promise
 from .base import Node, ResultBase, SupportsAsyncResult, T, as_result
 from .handle import forget_record, settled
-from .joins import Join, end_at_once, finish, groups_of, leaves_of, look_at_all, look_once, over, values_of
+from .joins import (
+    AT_ONCE,
+    Join,
+    end_at_once,
+    finish,
+    groups_of,
+    leaves_of,
+    look_at_all,
+    look_once,
+    over,
+    values_in_turns,
+    values_of,
+)
 from .lookup import lookup
 from .making import make_handles
 from .result import AsyncResult
@@ -200,8 +212,10 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
             await look_once(leaves, groups)
             end_at_once(leaves, fail_fast, callback, timeout)
         else:
+            if len(leaves) > AT_ONCE:
+                await asyncio.sleep(0)  # the preparations take a while
             await finish(Join(leaves, fail_fast, callback, groups), leaves, timeout)
-        values: list[Any] = values_of(members, fail_fast)
+        values: list[Any] = await values_in_turns(members, fail_fast)
         return values
 
     join = get

@@ -14,7 +14,7 @@ from ..meta import TaskMeta
 from .base import ResultBase, handles_in
 from .feeds import Feed, Stream, deadline_of_look, is_over
 from .handle import Reason, is_of_look, is_ready, observe, read_record, unobserve
-from .joins import Group, Handle, Many, groups_of, look_once, over, timed_out
+from .joins import LOOKS_AT_ONCE, Group, Handle, Many, groups_of, look_once, over, timed_out
 from .result import AsyncResult
 from .updates import same_state
 from .waiting import raise_reason
@@ -194,9 +194,7 @@ class SetUpdates(Stream[tuple[AsyncResult[Any], TaskMeta]]):
                 feed.put((handle, handle.snapshot))
             else:
                 running.append(handle)
-                tagged.append(tag := _Tagged(handle, feed))
-                observe(handle, tag)
-                _look(weakref.ref(self), tag)
+        _follow(weakref.ref(self), feed, tagged, running, 0)
         if self._groups or any(handle.parent is not None for handle in running):
             waits.append(Many(running, ended, self._groups))
         return feed
@@ -217,6 +215,32 @@ class _Tagged:
 
     def fail(self, reason: Reason) -> None:
         self.feed.put((self.handle, reason))
+
+
+def _follow(
+    stream: weakref.ref[SetUpdates], feed: Feed[Any], tagged: list[_Tagged], handles: list[Handle], start: int
+) -> None:
+    """Observe the handles from ``start`` on, and look at each. Of very many, some in each turn of the loop."""
+    owner = stream()
+    if owner is None or is_over(owner):
+        return
+    behind = start + LOOKS_AT_ONCE
+    if behind < len(handles):
+        asyncio.get_running_loop().call_soon(_follow, stream, feed, tagged, handles, behind)
+    for handle in handles[start:behind]:
+        tag = _Tagged(handle, feed)
+        if is_ready(handle) and handle.snapshot is not None:
+            tag.put(handle.snapshot)
+            continue
+        try:
+            observe(handle, tag)
+        except (AsyncResultError, RuntimeError) as error:  # closed meanwhile, or awaited on another loop
+            if not start:
+                raise
+            tag.fail(error if isinstance(error, AsyncResultError) else AsyncResultError(str(error)))
+            continue
+        tagged.append(tag)
+        _look(stream, tag)
 
 
 def _look(stream: weakref.ref[SetUpdates], tag: _Tagged) -> None:

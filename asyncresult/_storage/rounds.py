@@ -36,6 +36,8 @@ __all__ = ["READ_CHUNK", "Rounds", "Source"]
 READ_CHUNK = 1000
 #: Seconds that a key without listeners stays subscribed.
 LINGER = 0.05
+#: Keys that are subscribed, or unsubscribed, between two turns of the loop.
+KEYS_AT_ONCE = 10_000
 #: Unsubscribing costs as much as subscribing: while so many keys more lose their listeners in each LINGER, the rest of
 #: a bulk is arriving, and it waits (benchmarks: join) for so many LINGERs at most.
 BULK, PATIENCE_WITH_BULK = 100, 20
@@ -161,7 +163,8 @@ class Rounds:
         self._flush_handle = None
         if self._to_subscribe and self._connected:
             keys = []
-            for entry in self._to_subscribe:
+            entries, self._to_subscribe = self._to_subscribe[:KEYS_AT_ONCE], self._to_subscribe[KEYS_AT_ONCE:]
+            for entry in entries:
                 if entry.listeners is None:
                     continue
                 progress = entry.progress
@@ -171,7 +174,8 @@ class Rounds:
                 elif progress is not None and progress.barrier == WANTED and entry.subscription == ACKED:
                     progress.barrier, progress.covered = ON_ITS_WAY, progress.waiting
                     keys.append(entry.key)
-            self._to_subscribe.clear()
+            if self._to_subscribe:
+                self._schedule_flush()
             if keys:
                 self._source.subscribe(keys)
         elif self._to_subscribe:
@@ -205,12 +209,15 @@ class Rounds:
             return
         self._put_off = self._idle_before = 0
         unwanted = []
-        for entry in self._idle:
+        idle, self._idle = self._idle[:KEYS_AT_ONCE], self._idle[KEYS_AT_ONCE:]
+        for entry in idle:
             if entry.listeners is None and self._entries.get(entry.key) is entry:
                 del self._entries[entry.key]
                 if entry.subscription != NONE:
                     unwanted.append(entry.key)
-        self._idle.clear()
+        if self._idle:  # very many: the others in their turn
+            self._idle_before = len(self._idle)
+            self._reap_handle = self._loop.call_later(LINGER, self._reap)
         if len(self._to_read) > 2 * len(self._entries) + self._read_chunk:
             # Nothing can be read just now, and most of those who queued have given up meanwhile.
             self._to_read = deque(entry for entry in self._to_read if entry.listeners is not None)

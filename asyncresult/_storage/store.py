@@ -143,7 +143,7 @@ class Store(Keys, ABC):
         for id, payload in zip(ids, payloads, strict=True):
             meta = decode(id, payload) if payload else TaskMeta(task_id=id, status=PENDING)
             metas.append(await self._decoded(id, payload) if meta is None else meta)
-            size += len(payload or b"")
+            size += len(payload) if payload else 64
             if size >= LARGE_PAYLOAD_BYTES:  # many small records add up: let other tasks run
                 size = 0
                 await asyncio.sleep(0)
