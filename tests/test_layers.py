@@ -21,9 +21,14 @@ PACKAGE = Path(__file__).parents[1] / "asyncresult"
 # package and all in it.
 TABLE = [
     ("programs", "__main__"),
+    ("programs", "integrations.django.management.*"),
     ("programs", "cli.*"),
     ("testing", "pytest_plugin"),
     ("testing", "testing.*"),
+    ("web", "integrations.django.apps"),
+    ("web", "integrations.django.checks"),
+    ("web", "integrations.django.urls"),
+    ("web", "integrations.django.views"),
     ("web", "web.*"),
     ("integrations", "integrations.*"),
     ("faces", "sync"),

@@ -4,28 +4,48 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .parser import build_parser, run_of
 from .status import CommandError, Status
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from ..backend import Backend
+
+__all__ = ["Defaults", "main"]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+class Defaults(NamedTuple):
+    """What a framework's settings say, for a command whose arguments name no place.
+
+    Attributes:
+        make_backend: Raises ValueError where it cannot be made.
+        app: A Celery app, or its path.
+    """
+
+    make_backend: Callable[[], Backend]
+    app: Any = None
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = "asyncresult", defaults: Defaults | None = None) -> int:
     """Run one command.
 
     Args:
         argv: The arguments; None takes those of the process.
+        prog: What the program is called in its help.
+        defaults: In place of those of the environment.
 
     Returns: the exit status, see :class:`.status.Status`.
     """
     _open_missing_streams()
-    parser = build_parser()
+    parser = build_parser(prog)
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as ended:  # argparse has printed help, the version, or what is wrong
         return ended.code if isinstance(ended.code, int) else Status.USAGE
+    if defaults is not None and not (getattr(arguments, "url", None) or getattr(arguments, "app", None)):
+        arguments.make_backend, arguments.app = defaults
     _tolerate_encodings()
     try:
         status = run_of(arguments)(arguments)

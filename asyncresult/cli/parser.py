@@ -81,13 +81,14 @@ def _add_connection_options(parser: argparse.ArgumentParser, *, of_command: bool
 _IDS = {"nargs": "+", "metavar": "ID", "help": "of a task; - reads ids from stdin, one a line"}
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str = "asyncresult") -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = _Parser(
-        prog="asyncresult",
+        prog=prog,
         description="Look at, wait for and manage the results of background tasks.",
         epilog=_EPILOG,
     )
+    parser.set_defaults(make_backend=None)
     parser.add_argument("--version", action="version", version=f"asyncresult {__version__}")
     _add_connection_options(parser, of_command=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)

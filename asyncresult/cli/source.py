@@ -55,6 +55,9 @@ def make_backend(arguments: argparse.Namespace) -> Backend:
     try:
         if arguments.url:
             return connect(arguments.url)
+        if arguments.make_backend is not None:
+            made: Backend = arguments.make_backend()
+            return made
         if arguments.app:
             return connect(load_app(arguments.app))
         for variable in (URL_VARIABLE, CELERY_VARIABLE):
@@ -72,8 +75,8 @@ def make_backend(arguments: argparse.Namespace) -> Backend:
     )
 
 
-def load_app(name: str) -> Any:
-    """The Celery app of a module, found as ``celery -A`` finds it.
+def load_app(name: Any) -> Any:
+    """The Celery app of a module, found as ``celery -A`` finds it; or an app itself.
 
     Raises:
         CommandError: Celery is not installed, or there is no such app.
@@ -82,6 +85,8 @@ def load_app(name: str) -> Any:
         from celery.app.utils import find_app
     except ImportError:
         raise CommandError("-A needs Celery: pip install 'asyncresult[celery]'") from None
+    if not isinstance(name, str):
+        return name
     if "" not in sys.path:
         sys.path.insert(0, "")  # a console script does not have the working directory there
     try:

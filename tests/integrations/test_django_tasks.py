@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.tools.celery_worker import CeleryWorker
-from tests.tools.servers import RedisServer
+from tests.tools.processes import Child
+from tests.tools.servers import RedisServer, free_port
 
 pytest.importorskip("django")
 pytest.importorskip("django_tasks" if sys.version_info < (3, 12) else "django.tasks")
@@ -19,8 +25,17 @@ pytest.importorskip("django_tasks" if sys.version_info < (3, 12) else "django.ta
 PROJECT = "tests.integrations.django_tasks_project"
 
 
-def run_program(env: dict[str, str], *args: str) -> str:
-    """Run a module of the project; returns what it says on stderr."""
+def environment(results: str, backend: str, directory: Path) -> dict[str, str]:
+    return {
+        "DJANGO_RESULTS": results,
+        "DJANGO_SETTINGS_MODULE": f"{PROJECT}.settings",
+        "DJANGO_TASKS_BACKEND": backend,
+        "DJANGO_DATABASE": str(directory / "db.sqlite3"),
+    }
+
+
+def run_program(env: dict[str, str], *args: str, status: int = 0) -> str:
+    """Run a module; returns what it prints."""
     done = subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", "-m", *args],
         env={**os.environ, **env, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -29,8 +44,8 @@ def run_program(env: dict[str, str], *args: str) -> str:
         timeout=240,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-5000:]
-    return done.stderr
+    assert done.returncode == status, done.stderr[-5000:]
+    return done.stdout
 
 
 @pytest.mark.celery
@@ -38,12 +53,7 @@ def run_program(env: dict[str, str], *args: str) -> str:
 def test_the_contract_of_the_framework(backend: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
         url = stack.enter_context(RedisServer()).url()
-        env = {
-            "DJANGO_RESULTS": url,
-            "DJANGO_SETTINGS_MODULE": f"{PROJECT}.settings",
-            "DJANGO_TASKS_BACKEND": backend,
-            "DJANGO_DATABASE": str(tmp_path / "db.sqlite3"),
-        }
+        env = environment(url, backend, tmp_path)
         if backend == "celery":
             app = f"{PROJECT}.celery:app"
             stack.enter_context(CeleryWorker(broker=url, app=app, pool="threads", concurrency=4, env=env))
@@ -51,10 +61,87 @@ def test_the_contract_of_the_framework(backend: str, tmp_path: Path) -> None:
 
 
 def test_results_of_other_backends(tmp_path: Path) -> None:
-    env = {
-        "DJANGO_RESULTS": "memory://",
-        "DJANGO_SETTINGS_MODULE": f"{PROJECT}.settings",
-        "DJANGO_TASKS_BACKEND": "executor",
-        "DJANGO_DATABASE": str(tmp_path / "db.sqlite3"),
-    }
+    env = environment("memory://", "executor", tmp_path)
     run_program(env, f"{PROJECT}.foreign_checks")
+
+
+@contextmanager
+def served(kind: str, env: dict[str, str], directory: Path) -> Iterator[Any]:
+    """A client of the project behind a real server."""
+    port = free_port()
+    command = {
+        "asgi": ["uvicorn", f"{PROJECT}.asgi:application", "--port", str(port), "--lifespan", "off"],
+        "wsgi": ["gunicorn", f"{PROJECT}.wsgi:application", "-b", f"127.0.0.1:{port}", "--threads", "4"],
+    }[kind]
+    environment = {**os.environ, **env, "PYTHONPATH": os.pathsep.join(sys.path)}
+    httpx = pytest.importorskip("httpx")
+    pytest.importorskip(command[0])
+    server = Child([sys.executable, "-m", *command], log=directory / "log", env=environment)
+    try:
+        transport = httpx.HTTPTransport(retries=8)
+        base = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=base, headers={"X-User": "ann"}, timeout=60, transport=transport) as client:
+            yield client
+        assert "Traceback" not in server.output(), server.output()
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("kind", ["asgi", "wsgi"])
+def test_a_site(kind: str, tmp_path: Path) -> None:
+    with RedisServer() as redis:
+        env = environment(redis.url(), "executor", tmp_path)
+        with served(kind, env, tmp_path) as client:
+            for number in range(5):
+                assert client.get(f"/total?x={number}&y=3").json() == {"total": number + 3}
+                found = client.get(f"/total_blocking?x={number}&y=3").json()
+                assert found == {"total": number + 3, "status": "SUCCESSFUL"}
+            assert len(redis.clients()) <= 8  # connections are kept, or closed with the request that made them
+
+            page = client.get("/count/10").text
+            ((id, script, source, label),) = re.findall(
+                r'<title>(\S+)</title><script type="module" src="(\S+)"></script>'
+                r'<task-progress src="(\S+)" label="(.*?)"></task-progress>',
+                page,
+            )
+            assert (source, label) == (f"/jobs/{id}", "Count &lt;all&gt;")
+            assert "class TaskProgress" in client.get(script).text
+
+            # Who may see it; and the forms of an answer.
+            for path in ("", "/events", "/page", "/tree"):
+                assert client.get(f"{source}{path}", headers={"X-User": "bob"}).status_code == 404
+            assert client.get(source).json()["links"]["events"] == f"{source}/events"
+            assert "<task-progress" in client.get(f"{source}/page").text
+            assert client.get("/jobs/static/page.css").headers["content-type"].startswith("text/css")
+            waiting = client.get(source, headers={"Prefer": "wait=0.1"})
+            assert not waiting.json()["ready"] and waiting.headers["cache-control"] == "no-store"
+
+            # A stream to its end. Under WSGI it comes in pieces of a second.
+            text, last, requests = "", "", 0
+            while "event: end" not in text:
+                piece = client.get(f"{source}/events", headers={"Last-Event-ID": last} if last else {})
+                assert piece.headers["content-type"].startswith("text/event-stream")
+                text += piece.text
+                last = (re.findall(r"^id: (\S+)$", text, re.MULTILINE) or [""])[-1]
+                requests += 1
+            assert text.count("event: progress") >= 2 and '"description":"counting"' in text
+            assert "event: done" in text and (requests == 1) == (kind == "asgi"), requests
+
+            # A client that goes away leaves nothing behind.
+            other = re.findall(r"<title>(\S+)</title>", client.get("/count/1000").text)[0]
+            with client.stream("GET", f"/jobs/{other}/events") as stream:
+                next(stream.iter_lines())
+
+            # Who may change it.
+            assert client.post(f"/jobs/{other}/revoke").status_code == 403
+            assert client.post(f"/jobs/{other}/revoke", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+            assert client.post(f"/jobs/{other}/revoke", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 202
+            deadline = time.monotonic() + 60
+            while client.get(f"/jobs/{other}").json()["state"] != "REVOKED":
+                assert time.monotonic() < deadline
+
+            # The same results by the command of the project.
+            shown = run_program(env, "django", "asyncresult", "get", id, "--json")
+            assert json.loads(shown)["status"] == "SUCCESS"
+            run_program(env, "django", "asyncresult", "get", "nope", "--no-wait", status=4)
+            assert "usage: manage.py asyncresult" in run_program(env, "django", "asyncresult", "--help")

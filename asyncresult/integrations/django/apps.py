@@ -19,7 +19,7 @@ class AsyncResultConfig(AppConfig):  # type: ignore[misc]
 
     def ready(self) -> None:
         from .checks import check_settings
-        from .settings import get_backend, names_a_place
+        from .settings import get_backend, place_of_results
 
         checks.register(check_settings)
-        current.provide_default(get_backend, only_if=names_a_place)
+        current.provide_default(get_backend, only_if=lambda: place_of_results() is not None)

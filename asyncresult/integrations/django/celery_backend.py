@@ -16,7 +16,7 @@ from .base import StoringBackend
 from .documents import restore
 from .framework import base
 from .running import perform
-from .settings import celery_app, get_backend, own_setting
+from .settings import celery_app, get_backend, is_url, own_setting, place_of_results
 
 __all__ = ["TASK", "CeleryBackend", "run_task"]
 
@@ -53,8 +53,8 @@ class CeleryBackend(StoringBackend):
     @functools.cached_property
     def store(self) -> Backend:
         """Where the app's workers store results."""
-        own = own_setting().get("CELERY_APP")
-        if own and celery_app(own) is self.app and not own_setting().get("URL"):
+        place = place_of_results()
+        if place is not None and not is_url(place) and celery_app(place) is self.app:
             return get_backend()  # with its OPTIONS
         return connect(self.app)
 

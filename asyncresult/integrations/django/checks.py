@@ -21,7 +21,7 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
         given = own_setting()
     except ImproperlyConfigured as error:
         return [checks.Error(str(error), id="asyncresult.E001")]
-    return [*_keys(given), *_tried(get_backend, "asyncresult.E003"), *_authorize(given)]
+    return [*_keys(given), *_tried(get_backend, "asyncresult.E003"), *_authorize(given), *_web(given)]
 
 
 def _keys(given: dict[str, Any]) -> Iterator[checks.CheckMessage]:
@@ -41,6 +41,13 @@ def _authorize(given: dict[str, Any]) -> Iterator[checks.CheckMessage]:
             )
         return
     yield from _tried(authorize_function, "asyncresult.E005")
+
+
+def _web(given: dict[str, Any]) -> Iterator[checks.CheckMessage]:
+    if given.get("WEB_OPTIONS"):
+        from .views import make_app  # not before it is needed: the web part takes a while to import
+
+        yield from _tried(lambda: make_app(wsgi=True), "asyncresult.E006")
 
 
 def _urls_are_included() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -65,10 +66,13 @@ def report_progress(current: float | None = None, total: float | None = None, **
         info: More to be shown: ``note="what it does"``.
 
     Raises:
+        asyncio.CancelledError: The task was revoked while a thread of this process runs it. It is to end the task.
         BackendError, ResultEncodeError: It could not be stored.
     """
     task = current_task()
     if task is not None:  # an executor's, whose loop is the portal's
+        if task.revoked is not None:
+            raise asyncio.CancelledError(task.revoked)
         start(task.progress, current, total, **info).result()
         return
     celerys = loaded("celery", "current_task")

@@ -25,7 +25,7 @@ from django.utils.module_loading import import_string
 
 from ...backend import Backend, connect
 
-__all__ = ["KEYS", "authorize_function", "celery_app", "get_backend", "names_a_place", "own_setting"]
+__all__ = ["KEYS", "authorize_function", "celery_app", "get_backend", "is_url", "own_setting", "place_of_results"]
 
 KEYS = ("URL", "CELERY_APP", "OPTIONS", "AUTHORIZE", "WEB_OPTIONS")
 
@@ -45,10 +45,16 @@ def own_setting() -> dict[str, Any]:
     return dict(given or {})
 
 
-def names_a_place() -> bool:
-    """Whether the settings say where results are."""
+def place_of_results() -> Any:
+    """Where the settings say that results are: a URL, or a Celery app or its path; None where they do not.
+
+    ``ASYNCRESULT`` says so; else the first of ``TASKS`` that names a Celery app.
+    """
     given = own_setting()
-    return bool(given.get("URL") or given.get("CELERY_APP"))
+    if place := given.get("URL") or given.get("CELERY_APP"):
+        return place
+    apps = (params.get("OPTIONS", {}).get("CELERY_APP") for params in (getattr(settings, "TASKS", None) or {}).values())
+    return next(filter(None, apps), None)
 
 
 def celery_app(path: Any) -> Any:
@@ -87,7 +93,10 @@ def authorize_function() -> Callable[[Any, str], Any]:
 
 
 def get_backend() -> Backend:
-    """The backend of the setting ``ASYNCRESULT``, the same at each call; without one that of ``$ASYNCRESULT_URL``.
+    """The backend of the settings, the same at each call.
+
+    It is that of ``ASYNCRESULT``, else of the Celery app that ``TASKS`` names, else of ``$ASYNCRESULT_URL``, else in
+    the memory of the process.
 
     Raises:
         ImproperlyConfigured: A setting is invalid. It is named; no secret is.
@@ -99,18 +108,24 @@ def get_backend() -> Backend:
 
 
 def _make() -> Backend:
-    given = own_setting()
-    options = given.get("OPTIONS") or {}
-    place = given.get("URL") or (celery_app(given["CELERY_APP"]) if given.get("CELERY_APP") else None)
+    options = own_setting().get("OPTIONS") or {}
+    place = place_of_results()
+    if place is not None and not is_url(place):
+        place = celery_app(place)
     try:
         return connect(place, **options)
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"ASYNCRESULT: {error}") from error
 
 
+def is_url(place: Any) -> bool:
+    """Whether a place is a URL, and not a Celery app or its path."""
+    return isinstance(place, str) and "://" in place
+
+
 @receiver(setting_changed, dispatch_uid="asyncresult.settings")  # type: ignore[untyped-decorator]
 def _forget(*, setting: str, **_: Any) -> None:
     """Tests override settings."""
-    if setting == "ASYNCRESULT":
+    if setting in ("ASYNCRESULT", "TASKS"):
         with _making:
             _made.clear()

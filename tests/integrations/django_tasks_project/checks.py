@@ -6,6 +6,7 @@ import asyncio
 import sys
 import uuid
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import django
@@ -13,9 +14,12 @@ import django
 django.setup()
 
 from django.conf import settings  # noqa: E402 - after Django is set up
+from django.contrib.staticfiles import finders  # noqa: E402
 from django.core.exceptions import SynchronousOnlyOperation  # noqa: E402
 from django.core.management import call_command  # noqa: E402
+from django.core.management.base import SystemCheckError  # noqa: E402
 from django.db import transaction  # noqa: E402
+from django.test import override_settings  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 import asyncresult  # noqa: E402
@@ -193,6 +197,21 @@ def transactions() -> None:
 
 def system_checks() -> None:
     call_command("check", fail_level="WARNING")
+    for wrong, id in (
+        ("redis://localhost", "E001"),
+        ({"URI": "redis://localhost"}, "E002"),
+        ({"URL": "mysql://user:s3cret@localhost"}, "E003"),
+        ({"CELERY_APP": "nowhere:app"}, "E003"),
+        ({}, "E004"),
+        ({"AUTHORIZE": "nowhere.may_see"}, "E005"),
+        ({"AUTHORIZE": print, "WEB_OPTIONS": {"max_wait": -1}}, "E006"),
+    ):
+        with override_settings(ASYNCRESULT=wrong):
+            text = raised(SystemCheckError, call_command, "check")
+            assert f"(asyncresult.{id})" in text and "s3cret" not in text, text
+    with override_settings(ASYNCRESULT={"URL": "memory://", "AUTHORIZE": print}):
+        found = [message.id for message in task_backends["default"].check()]
+        assert found == (["asyncresult.W001"] if EXECUTOR else [])
     backend = task_backends["default"]
     backend.options = {**backend.options, "CONCURENCY": 3}
     try:
@@ -201,9 +220,16 @@ def system_checks() -> None:
         del backend.options["CONCURENCY"]
 
 
+def static_files() -> None:
+    with override_settings(INSTALLED_APPS=[*settings.INSTALLED_APPS, "django.contrib.staticfiles"]):
+        found = finders.find("asyncresult/task-progress.js")
+    assert found and "class TaskProgress" in Path(found).read_text(encoding="utf-8")
+
+
 CHECKS = [
     *(enqueue_blocks, coroutines_do_not_block, failures, unknown_ids, arguments_that_do_not_fit, context, later),
     *(timeouts, many, progress, by_id_alone, revoked, a_wait_that_is_given_up, transactions, system_checks),
+    static_files,
 ]
 
 

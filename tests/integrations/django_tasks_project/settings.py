@@ -12,7 +12,14 @@ ALLOWED_HOSTS = ["*"]
 INSTALLED_APPS = ["asyncresult.integrations.django", "tests.integrations.django_tasks_project"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ["DJANGO_DATABASE"]}}
 CELERY_BROKER_URL = CELERY_RESULT_BACKEND = os.environ["DJANGO_RESULTS"]
-ASYNCRESULT: dict[str, Any] = {"URL": os.environ["DJANGO_RESULTS"]}
+ASYNCRESULT: dict[str, Any] = {
+    "URL": os.environ["DJANGO_RESULTS"],
+    "AUTHORIZE": "tests.integrations.django_tasks_project.views.may_see",
+    "WEB_OPTIONS": {"revoke": True},
+}
+ROOT_URLCONF = "tests.integrations.django_tasks_project.urls"
+MIDDLEWARE = ["django.middleware.gzip.GZipMiddleware", "django.middleware.csrf.CsrfViewMiddleware"]
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 
 OURS = "asyncresult.integrations.django."
 CHOICES: dict[str, dict[str, Any]] = {

@@ -1,0 +1,1 @@
+../../../../web/static/task-progress.js
