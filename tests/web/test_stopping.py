@@ -38,8 +38,10 @@ app = Starlette(routes=[Mount("/tasks", tasks)], lifespan=lifespan("memory://"))
 # The patience of each is longer than the tests': without our doing they would hang.
 SERVERS = {
     "uvicorn": ["uvicorn", "served:app", "--port", "{port}"],
-    "gunicorn": ["gunicorn", "served:app", "-k", "uvicorn.workers.UvicornWorker", "-b", "127.0.0.1:{port}"]
-    + ["--graceful-timeout", "60"],
+    "gunicorn": [
+        *("gunicorn", "served:app", "-k", "uvicorn.workers.UvicornWorker"),
+        *("-b", "127.0.0.1:{port}", "--graceful-timeout", "60"),
+    ],
     "hypercorn": ["hypercorn", "served:app", "--bind", "127.0.0.1:{port}", "--graceful-timeout", "60"],
     "reload": ["uvicorn", "served:app", "--port", "{port}", "--reload", "--reload-dir", "{directory}"],
 }
