@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..errors import BackendError
+from ..errors import BackendError, ResultDecodeError
 from .documents import dump, status_document
 from .endpoints import answer, stream
 from .page import page, static_file
@@ -65,12 +65,16 @@ class Endpoints:
         return await self._page(request, await self._many(request), base_of(request, 1))
 
     async def _page(self, request: Request, tasks: list[Followed], base: str) -> Response:
-        metas = await asyncio.gather(*(task.handle.meta() for task in tasks))
-        documents = [
-            status_document(meta, task.name, reveal_errors=self.settings.reveal_errors, links=links_of(base, task.name))
-            for task, meta in zip(tasks, metas, strict=True)
-        ]
+        documents = await asyncio.gather(*(self._document(task, base) for task in tasks))
         return page(documents, base=base, revoke=self.settings.revoke, home=self.settings.home)
+
+    async def _document(self, task: Followed, base: str) -> dict[str, Any]:
+        links = links_of(base, task.name)
+        try:
+            meta = await task.handle.meta()
+        except ResultDecodeError:  # hides no other; the component says what is wrong
+            return {"id": task.name, "state": "unreadable", "ready": True, "links": links}
+        return status_document(meta, task.name, reveal_errors=self.settings.reveal_errors, links=links)
 
     async def tree(self, request: Request) -> Response:
         task = await self._named(request)

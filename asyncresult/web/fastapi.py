@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, ClassVar, Literal
 
-from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ..backend import Backend, current_backend
 from .app import Endpoints
@@ -116,13 +116,22 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     502: {**_PROBLEM, "description": "Unreadable result"},
     503: {**_PROBLEM, "description": "Results unavailable; see Retry-After"},
 }
+_EVENT = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("event", "id", "data")},
+    "required": ["data"],
+}
 _STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events"},
+    200: {"content": {"text/event-stream": {"itemSchema": _EVENT}}, "description": "Server-sent events"},
     204: {"description": "The stream has ended before: do not come back"},
     406: {**_PROBLEM, "description": "Not acceptable"},
     429: {**_PROBLEM, "description": "Too many streams; see Retry-After"},
 }
 Form = Literal["json", "html", "htmx2", "datastar"]
+# Described as the rule of _checks.py is, so that who generates requests from the description knows it.
+_ID = r"^[^\x00-\x1f\x7f]+$"
+Id = Annotated[str, StringConstraints(pattern=_ID)]
+TaskId = Annotated[str, Path(pattern=_ID, description="of the task, or a token for it")]
 
 
 def router(**options: Any) -> APIRouter:
@@ -139,12 +148,13 @@ def router(**options: Any) -> APIRouter:
     """
     settings = Settings(**options)
     endpoints = Endpoints(settings)
+    several: Any = Query(description="of the tasks", min_length=1, max_length=settings.max_ids)
     made = APIRouter(tags=["tasks"], responses=_ERRORS, route_class=_ProblemRoute)
 
     @made.get("/events", responses=_STREAM, response_class=Response)
     async def events_of_many(
         request: Request,
-        id: Annotated[list[str], Query(description="of the tasks to follow")],
+        id: list[Id] = several,
         format: Form | None = None,
         last_event_id: Annotated[str | None, Header()] = None,
     ) -> Response:
@@ -153,7 +163,8 @@ def router(**options: Any) -> APIRouter:
 
     @made.get("/page", response_class=HTMLResponse)
     async def page_of_many(
-        request: Request, id: Annotated[list[str], Query(description="of the tasks to show")]
+        request: Request,
+        id: list[Id] = several,
     ) -> Response:
         """The progress of several tasks, as a page."""
         return await endpoints.page_of_many(request)
@@ -171,7 +182,7 @@ def router(**options: Any) -> APIRouter:
     )
     async def task_status(
         request: Request,
-        task_id: str,
+        task_id: TaskId,
         wait: Annotated[float | None, Query(ge=0, lt=1e6, description="seconds to wait for the end")] = None,
         prefer: Annotated[str | None, Header(description="wait=N, as RFC 7240")] = None,
         if_none_match: Annotated[str | None, Header()] = None,
@@ -182,7 +193,7 @@ def router(**options: Any) -> APIRouter:
     @made.get("/{task_id}/events", responses=_STREAM, response_class=Response)
     async def task_events(
         request: Request,
-        task_id: str,
+        task_id: TaskId,
         format: Form | None = None,
         last_event_id: Annotated[str | None, Header()] = None,
     ) -> Response:
@@ -190,12 +201,12 @@ def router(**options: Any) -> APIRouter:
         return await endpoints.events(request)
 
     @made.get("/{task_id}/page", response_class=HTMLResponse)
-    async def task_page(request: Request, task_id: str) -> Response:
+    async def task_page(request: Request, task_id: TaskId) -> Response:
         """The progress of a task, as a page."""
         return await endpoints.page(request)
 
     @made.get("/{task_id}/tree", response_model=TaskTree)
-    async def task_tree(request: Request, task_id: str) -> Response:
+    async def task_tree(request: Request, task_id: TaskId) -> Response:
         """The tasks that a task has sent, and theirs."""
         return await endpoints.tree(request)
 
@@ -205,15 +216,17 @@ def router(**options: Any) -> APIRouter:
 
     if settings.revoke or settings.forget:
 
-        @made.delete("/{task_id}", status_code=204, responses={202: {"description": "Revoked"}, 409: _PROBLEM})
-        async def delete_task(request: Request, task_id: str) -> Response:
+        @made.delete(
+            "/{task_id}", status_code=204, responses={202: {"description": "Revoked"}, 409: _PROBLEM, 501: _PROBLEM}
+        )
+        async def delete_task(request: Request, task_id: TaskId) -> Response:
             """Revoke a task that has not ended; forget one that has."""
             return await endpoints.delete(request)
 
     if settings.revoke:
 
         @made.post("/{task_id}/revoke", status_code=202, responses={403: _PROBLEM, 501: _PROBLEM})
-        async def revoke_task(request: Request, task_id: str) -> Response:
+        async def revoke_task(request: Request, task_id: TaskId) -> Response:
             """Keep a task from running, or end it."""
             return await endpoints.revoke(request)
 

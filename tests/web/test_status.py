@@ -100,6 +100,15 @@ async def test_ids_that_are_markup_are_text_on_the_page(backend: Backend, serve:
         assert "script-src 'self'" in page.headers["content-security-policy"]
 
 
+async def test_a_record_that_cannot_be_read_hides_no_other_from_the_page(backend: Backend, serve: Serve) -> None:
+    await put_raw(backend, "broken", b"\xff")
+    async with serve() as client:
+        page = await client.get("/tasks/page?id=t1&id=broken")
+    assert page.status_code == 200
+    assert 'data-state="PENDING"' in page.text
+    assert 'data-state="unreadable"' in page.text
+
+
 async def test_a_long_poll_ends_with_the_task(backend: Backend, serve: Serve) -> None:
     async with serve() as client:
         polling = asyncio.create_task(client.get("/tasks/t1", headers={"Prefer": "respond-async, wait=8"}))
