@@ -92,7 +92,8 @@ class Backend(Store):
     def _revive(self, form: Any) -> Node[Any]:
         from ._handles.forms import result_from_tuple
 
-        return result_from_tuple(form, self)
+        node: Node[Any] = result_from_tuple(form, self)
+        return node
 
     # -- running tasks --------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Coroutine, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+from typing import TypeVar as typing_TypeVar
 
 from ..promise import Thenable
 
@@ -22,7 +23,18 @@ else:
     T = TypeVar("T")
     T_co = TypeVar("T_co", covariant=True)
 
-__all__ = ["Node", "ResultBase", "SupportsAsyncResult", "T", "T_co", "as_result", "handles_in", "members_in"]
+__all__ = [
+    "HasHandle",
+    "N",
+    "Node",
+    "ResultBase",
+    "SupportsAsyncResult",
+    "T",
+    "T_co",
+    "as_result",
+    "handles_in",
+    "members_in",
+]
 
 
 class ResultBase(Thenable[T_co]):
@@ -136,6 +148,10 @@ class Node(ResultBase[T_co]):
         """The nodes below this one, as far as they are known now."""
 
 
+N = typing_TypeVar("N", bound=Node[Any])
+N_co = typing_TypeVar("N_co", covariant=True)
+
+
 class SupportsAsyncResult(Protocol[T_co]):
     """A result object of another library that has a handle of ours, as Celery's results do in a connected app.
 
@@ -145,6 +161,13 @@ class SupportsAsyncResult(Protocol[T_co]):
     def __asyncresult__(self) -> ResultBase[T_co]:
         """The handle."""
         ...
+
+
+class HasHandle(Protocol[N_co]):
+    """A result object of another library whose type says which handle it has."""
+
+    @property
+    def handle(self) -> N_co: ...
 
 
 def as_result(thing: Any) -> ResultBase[Any]:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import reprlib
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, overload
 
 from .._storage.store import Store
-from .base import Node
+from .base import N, Node
 from .result import AsyncResult
 from .sets import GroupResult
 
 __all__ = ["result_from_tuple"]
 
 
-def result_from_tuple(obj: Any, backend: Store | None = None) -> Node[Any]:
+@overload
+def result_from_tuple(obj: N, backend: Store | None = None) -> N: ...
+@overload
+def result_from_tuple(obj: tuple[Any, None], backend: Store | None = None) -> AsyncResult[Any]: ...
+@overload
+def result_from_tuple(obj: tuple[Any, Sequence[Any]], backend: Store | None = None) -> GroupResult[Any]: ...
+@overload
+def result_from_tuple(obj: Any, backend: Store | None = None) -> Any: ...
+def result_from_tuple(obj: Any, backend: Store | None = None) -> Any:
     """A handle from Celery's portable form, as ``as_tuple()`` gives it.
 
     Args:

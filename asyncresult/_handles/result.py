@@ -17,7 +17,7 @@ from ..codec.exceptions import printable
 from ..errors import ResultTimeout
 from ..meta import TaskMeta
 from ..states import PENDING, RECEIVED, STARTED
-from .base import Node, T_co, handles_in
+from .base import HasHandle, N, Node, T_co, handles_in
 from .futures import DoneCallback, concurrent_future, result_future
 from .handle import Handle, forget_record, fresh, info_of, is_ready, listen, outcome, unlisten_equal
 from .lookup import lookup
@@ -486,7 +486,16 @@ class AsyncResult(Handle[T_co]):
     # -- forms ------------------------------------------------------------------------------------------
 
     @staticmethod
-    def from_celery(result: Any) -> Node[Any]:
+    @overload
+    def from_celery(result: N) -> N: ...
+    @staticmethod
+    @overload
+    def from_celery(result: HasHandle[N]) -> N: ...
+    @staticmethod
+    @overload
+    def from_celery(result: Any) -> Any: ...
+    @staticmethod
+    def from_celery(result: Any) -> Any:
         """The handle for a result of Celery's: of a task, a group, a chain or chord with its parents.
 
         A handle is given back as it is.
@@ -496,8 +505,7 @@ class AsyncResult(Handle[T_co]):
         """
         if isinstance(result, Node):
             return result
-        handle: Node[Any] = integration_for(result).from_celery(result)
-        return handle
+        return integration_for(result).from_celery(result)
 
     def to_celery(self, app: Any) -> Any:
         """Celery's own result for this task, and its parents.

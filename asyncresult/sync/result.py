@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from datetime import datetime
 from functools import cached_property
 from time import monotonic
-from typing import Any, ClassVar, Generic, Self, overload
+from typing import Any, ClassVar, Generic, Literal, Self, overload
 
 from .._checks import DetachOrRevoke
 from .._handles.base import T_co
@@ -182,6 +182,60 @@ class AsyncResult(ResultBase, Generic[T_co]):
 
     # -- waiting ------------------------------------------------------------------------------------------
 
+    @overload
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: Literal[True] = True,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], object] | None = None,
+        on_message: OnMessage | None = None,
+        on_interval: Callable[[], object] | None = None,
+        disable_sync_subtasks: bool = True,
+        EXCEPTION_STATES: Any = ...,
+        PROPAGATE_STATES: Any = ...,
+        *,
+        on_timeout: DetachOrRevoke = "detach",
+        on_cancel: DetachOrRevoke = "detach",
+    ) -> T_co: ...
+    @overload
+    def get(
+        self,
+        timeout: float | None,
+        propagate: bool,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], object] | None = None,
+        on_message: OnMessage | None = None,
+        on_interval: Callable[[], object] | None = None,
+        disable_sync_subtasks: bool = True,
+        EXCEPTION_STATES: Any = ...,
+        PROPAGATE_STATES: Any = ...,
+        *,
+        on_timeout: DetachOrRevoke = "detach",
+        on_cancel: DetachOrRevoke = "detach",
+    ) -> T_co | Exception: ...
+    @overload
+    def get(
+        self,
+        timeout: float | None = None,
+        *,
+        propagate: bool,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], object] | None = None,
+        on_message: OnMessage | None = None,
+        on_interval: Callable[[], object] | None = None,
+        disable_sync_subtasks: bool = True,
+        EXCEPTION_STATES: Any = ...,
+        PROPAGATE_STATES: Any = ...,
+        on_timeout: DetachOrRevoke = "detach",
+        on_cancel: DetachOrRevoke = "detach",
+    ) -> T_co | Exception: ...
     def get(
         self,
         timeout: float | None = None,
@@ -198,7 +252,7 @@ class AsyncResult(ResultBase, Generic[T_co]):
         *,
         on_timeout: DetachOrRevoke = "detach",
         on_cancel: DetachOrRevoke = "detach",
-    ) -> T_co:
+    ) -> T_co | Exception:
         """Wait until the task is over. Callbacks are called in this thread.
 
         Args:

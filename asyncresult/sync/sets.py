@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Self, overload
+from typing import Any, ClassVar, Literal, Self, overload
 
 from .._checks import ReturnWhen
 from .._handles import forms as _forms
@@ -129,6 +129,62 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
 
     # -- waiting ------------------------------------------------------------------------------------------
 
+    @overload
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: Literal[True] = True,
+        interval: float = 0.5,
+        callback: Callable[[str, Any], object] | None = None,
+        no_ack: bool = True,
+        on_message: OnMessage | None = None,
+        disable_sync_subtasks: bool = True,
+        on_interval: Callable[[], object] | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+    ) -> list[T]: ...
+    @overload
+    def get(
+        self,
+        timeout: float | None,
+        propagate: bool,
+        interval: float = 0.5,
+        callback: Callable[[str, Any], object] | None = None,
+        no_ack: bool = True,
+        on_message: OnMessage | None = None,
+        disable_sync_subtasks: bool = True,
+        on_interval: Callable[[], object] | None = None,
+        *,
+        return_exceptions: bool = False,
+    ) -> list[T | Exception]: ...
+    @overload
+    def get(
+        self,
+        timeout: float | None = None,
+        *,
+        propagate: bool,
+        interval: float = 0.5,
+        callback: Callable[[str, Any], object] | None = None,
+        no_ack: bool = True,
+        on_message: OnMessage | None = None,
+        disable_sync_subtasks: bool = True,
+        on_interval: Callable[[], object] | None = None,
+        return_exceptions: bool = False,
+    ) -> list[T | Exception]: ...
+    @overload
+    def get(
+        self,
+        timeout: float | None = None,
+        *,
+        propagate: bool = True,
+        interval: float = 0.5,
+        callback: Callable[[str, Any], object] | None = None,
+        no_ack: bool = True,
+        on_message: OnMessage | None = None,
+        disable_sync_subtasks: bool = True,
+        on_interval: Callable[[], object] | None = None,
+        return_exceptions: bool,
+    ) -> list[T | Exception]: ...
     def get(
         self,
         timeout: float | None = None,
@@ -141,7 +197,7 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
         on_interval: Callable[[], object] | None = None,
         *,
         return_exceptions: bool = False,
-    ) -> list[T]:
+    ) -> list[T] | list[T | Exception]:
         """Wait for all members. Callbacks are called in this thread.
 
         Args:
@@ -184,6 +240,43 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
 
     join = get
 
+    @overload
+    def join_native(
+        self,
+        timeout: float | None = None,
+        propagate: Literal[True] = True,
+        interval: float = 0.5,
+        callback: Callable[[str, Any], object] | None = None,
+        no_ack: bool = True,
+        on_message: OnMessage | None = None,
+        on_interval: Callable[[], object] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> list[T]: ...
+    @overload
+    def join_native(
+        self,
+        timeout: float | None,
+        propagate: bool,
+        interval: float = 0.5,
+        callback: Callable[[str, Any], object] | None = None,
+        no_ack: bool = True,
+        on_message: OnMessage | None = None,
+        on_interval: Callable[[], object] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> list[T | Exception]: ...
+    @overload
+    def join_native(
+        self,
+        timeout: float | None = None,
+        *,
+        propagate: bool,
+        interval: float = 0.5,
+        callback: Callable[[str, Any], object] | None = None,
+        no_ack: bool = True,
+        on_message: OnMessage | None = None,
+        on_interval: Callable[[], object] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> list[T | Exception]: ...
     def join_native(
         self,
         timeout: float | None = None,
@@ -194,7 +287,7 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
         on_message: OnMessage | None = None,
         on_interval: Callable[[], object] | None = None,
         disable_sync_subtasks: bool = True,
-    ) -> list[T]:
+    ) -> list[T] | list[T | Exception]:
         """:meth:`get`, with the last two parameters in Celery's other order."""
         return self.get(timeout, propagate, interval, callback, no_ack, on_message, disable_sync_subtasks, on_interval)
 
@@ -460,6 +553,16 @@ def result_from_tuple(r: Any, app: Any = None) -> Any:
 # -- the same, for results that are not a set -----------------------------------------------------------------
 
 
+@overload
+def gather(
+    *results: AsyncResult[T], timeout: float | None = None, return_exceptions: Literal[False] = False
+) -> tuple[T, ...]: ...
+@overload
+def gather(
+    *results: AsyncResult[T], timeout: float | None = None, return_exceptions: bool
+) -> tuple[T | Exception, ...]: ...
+@overload
+def gather(*results: Any, timeout: float | None = None, return_exceptions: bool = False) -> tuple[Any, ...]: ...
 def gather(*results: Any, timeout: float | None = None, return_exceptions: bool = False) -> tuple[Any, ...]:
     """Wait for all ``results``; their values in order. See :meth:`ResultSet.get`."""
     return tuple(ResultSet[Any](results).get(timeout, return_exceptions=return_exceptions))

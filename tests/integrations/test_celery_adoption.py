@@ -172,7 +172,7 @@ async def test_an_abortable_task_keeps_its_result(app: Celery) -> None:
         result = patient.AsyncResult("patient-1")
         assert type(result) is AbortableAsyncResult
         handle = AsyncResult.from_celery(result)
-        assert handle.backend is backend  # type: ignore[attr-defined]
+        assert handle.backend is backend
         await backend.store_result("patient-1", 4, "SUCCESS")
         assert await result == 4
 
@@ -214,13 +214,13 @@ async def test_a_result_is_waited_for_where_it_is_kept(app: Celery) -> None:
     url = app.backend.url.rpartition("/")[0] + "/5"
     async with asyncresult.connect(app) as own:
         handle = AsyncResult.from_celery(app.AsyncResult("elsewhere-1", backend=RedisBackend(app=app, url=url)))
-        elsewhere = handle.backend  # type: ignore[attr-defined]
+        elsewhere = handle.backend
         assert elsewhere is not own
         await elsewhere.store_result("elsewhere-1", 5, "SUCCESS")
         assert await handle == 5
         assert await own.result("elsewhere-1").state() == "PENDING"
         again = AsyncResult.from_celery(app.AsyncResult("elsewhere-1", backend=RedisBackend(app=app, url=url)))
-        assert again.backend is elsewhere  # type: ignore[attr-defined]
+        assert again.backend is elsewhere
         with pytest.raises(ValueError, match=r"Teams has a task_keyprefix .*team-a-task-"):
-            _ = AsyncResult.from_celery(app.AsyncResult("x", backend=Teams(app=app, url=url))).backend  # type: ignore[attr-defined]
+            _ = AsyncResult.from_celery(app.AsyncResult("x", backend=Teams(app=app, url=url))).backend
     assert elsewhere.closed

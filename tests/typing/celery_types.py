@@ -9,7 +9,6 @@ from celery import Celery
 
 import asyncresult
 from asyncresult import AsyncResult, Backend, ResultSet
-from asyncresult._handles.base import Node
 from asyncresult.integrations.celery import AwaitableResult, Task, chain, chord, group, task
 
 app: Any = Celery("typed")
@@ -84,4 +83,6 @@ def blocking_code_is_as_it_was() -> None:
 
 def the_core_knows_an_app(result: Any) -> None:
     assert_type(asyncresult.connect(app), Backend)
-    assert_type(AsyncResult.from_celery(result), Node[Any])
+    assert_type(AsyncResult.from_celery(result), Any)  # Celery's classes have no types
+    assert_type(AsyncResult.from_celery(add.delay(1)), AsyncResult[int])
+    assert_type(AsyncResult.from_celery(add.delay(1).handle), AsyncResult[int])

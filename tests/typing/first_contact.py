@@ -76,6 +76,33 @@ async def exceptions_instead(task_id: str, choice: bool) -> None:
     assert_type(await gather(*[handle], return_exceptions=True), tuple[int | Exception, ...])
 
 
+def exceptions_instead_in_blocking_code(task_id: str, choice: bool) -> None:
+    handle = sync.AsyncResult(task_id, type=int)
+    assert_type(handle.get(), int)
+    assert_type(handle.get(10, True), int)
+    assert_type(handle.get(timeout=1, propagate=False), int | Exception)
+    assert_type(handle.get(10, False), int | Exception)
+    assert_type(handle.get(propagate=choice), int | Exception)
+    assert_type(handle.wait(propagate=False), int | Exception)
+    results = sync.ResultSet([handle])
+    assert_type(results.get(timeout=1), list[int])
+    assert_type(results.join(propagate=False), list[int | Exception])
+    assert_type(results.get(1, False), list[int | Exception])
+    assert_type(results.get(return_exceptions=True), list[int | Exception])
+    assert_type(results.join_native(propagate=False), list[int | Exception])
+    assert_type(sync.gather(handle, handle), tuple[int, ...])
+    assert_type(sync.gather(handle, return_exceptions=True), tuple[int | Exception, ...])
+
+
+def portable_forms(handle: AsyncResult[int], group: GroupResult[int], form: Any) -> None:
+    assert_type(AsyncResult.from_celery(handle), AsyncResult[int])
+    assert_type(AsyncResult.from_celery(group), GroupResult[int])
+    assert_type(asyncresult.result_from_tuple(handle), AsyncResult[int])
+    assert_type(asyncresult.result_from_tuple((("id", None), None)), AsyncResult[Any])
+    assert_type(asyncresult.result_from_tuple((("id", None), [(("member", None), None)])), GroupResult[Any])
+    _ = asyncresult.result_from_tuple(form).get_leaf
+
+
 async def choices(handle: AsyncResult[int]) -> None:
     await handle.get(on_timeout="revoke", on_cancel="detach")
     await handle.get(on_timeout="revok")  # type: ignore[call-overload]
@@ -114,4 +141,4 @@ def blocking(task_id: str, ids: list[str]) -> None:
     with sync.connect("memory://") as backend:
         assert_type(backend.result(task_id, type=int), sync.AsyncResult[int])
         assert_type(backend.results(ids, type=str).get(), list[str])
-    handle.get(on_timeout="revok")  # type: ignore[arg-type]
+    handle.get(on_timeout="revok")  # type: ignore[call-overload]
