@@ -89,6 +89,12 @@ GIVEN = {
     """,
 }
 
+#: Functions of pytest need no annotations. What has none is checked in any case.
+UNTYPED = """\
+# mypy: allow-untyped-defs, allow-incomplete-defs
+# pyright: reportFunctionMemberAccess=false
+"""
+
 _BLOCK = re.compile(
     r"^(?P<comment><!-- *not type-checked:(?P<reason>[^\n]*)-->\n)?"
     r'(?P<indent> *)```(?:python|py)(?: title="(?P<title>[^"\n]*)")?\n(?P<code>.*?)^ *```$',
@@ -122,7 +128,9 @@ def write_modules(page: Path, directory: Path) -> None:
             code = block.code
             for program in programs:
                 code = re.sub(rf"^(from|import) {program}\b", rf"\1 {name}__{program}", code, flags=re.MULTILINE)
-            (directory / f"{name}__{Path(block.title).stem}.py").write_text("\n" * (block.line - 1) + code)
+            program = Path(block.title).stem
+            top = UNTYPED if program.startswith(("test_", "conftest")) else ""
+            (directory / f"{name}__{program}.py").write_text(top + "\n" * (block.line - 1 - top.count("\n")) + code)
         else:
             lines[block.line - 2] = f"async def block_{block.line}() -> Any:"  # on the line of the fence
             for number, line in enumerate(block.code.splitlines(), block.line):
