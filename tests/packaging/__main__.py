@@ -3,7 +3,9 @@
 The environment of the tests brings packages that users lack, so it cannot show that an extra names too few. For each
 extra of pyproject.toml, and for none, there is a program in ``programs/`` named after it. It runs in an empty
 environment with the wheel and that extra, in an empty directory, with ``$REDIS_URL`` of a private server. ``$DOCS``
-holds the programs of the tutorial, written out. A program fails by raising.
+holds the programs of the tutorial, and of the page about other queues, written out. A program fails by raising.
+
+What is used beside other packages, without an extra, has a program too: the queues of that page, pytest's fixtures.
 """
 
 from __future__ import annotations
@@ -26,6 +28,15 @@ from tests.tools.servers import RedisServer
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "programs"
 CORE = "core"
+BESIDE = {
+    "saq": "saq[redis]",
+    "dramatiq": "dramatiq[redis]",
+    "rq": "rq",
+    "streaq": "streaq",
+    "futures": "dask[distributed]",
+    "fixtures": "pytest",
+}
+"""Programs that take the package without an extra, and what they need beside it."""
 SECONDS = 120
 """That one program may take."""
 
@@ -69,12 +80,13 @@ def check_contents(wheel: Path, sdist: Path) -> None:
         assert wanted in inner, f"the sdist lacks {wanted}"
 
 
-def write_tutorial(directory: Path, server: RedisServer) -> None:
-    """The programs of the tutorial, talking to the private server."""
-    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
-    for title, code in re.findall(r'```python title="(\S+)"\n(.*?)```', text, re.DOTALL):
-        code = code.replace("redis://localhost:6379", server.url().removesuffix("/0"))
-        (directory / title).write_text(code, encoding="utf-8")
+def write_programs(directory: Path, server: RedisServer) -> None:
+    """The programs of the tutorial, talking to the private server, and of the page about other queues."""
+    for page in ("tutorial.md", "howto/other-queues.md"):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        for title, code in re.findall(r'```python title="(\S+)"\n(.*?)```', text, re.DOTALL):
+            code = code.replace("redis://localhost:6379", server.url().removesuffix("/0"))
+            (directory / title).write_text(code, encoding="utf-8")
 
 
 def try_extra(extra: str, wheel: Path, server: RedisServer, scratch: Path) -> None:
@@ -85,11 +97,12 @@ def try_extra(extra: str, wheel: Path, server: RedisServer, scratch: Path) -> No
     home.mkdir()
     run(sys.executable, "-m", "uv", "venv", "--quiet", "--python", sys.executable, home / "venv")
     python = home / "venv" / "bin" / "python"
-    wanted = str(wheel) if extra == CORE else f"{wheel}[{extra}]"
-    run(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, wanted)
+    plain = extra == CORE or extra in BESIDE
+    wanted = [str(wheel) if plain else f"{wheel}[{extra}]", *([BESIDE[extra]] if extra in BESIDE else [])]
+    run(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, *wanted)
     docs = home / "docs"
     docs.mkdir()
-    write_tutorial(docs, server)
+    write_programs(docs, server)
     shutil.copy(program, home / "program.py")
     shutil.copy(PROGRAMS / "support.py", home / "support.py")
     environment = {
@@ -101,7 +114,7 @@ def try_extra(extra: str, wheel: Path, server: RedisServer, scratch: Path) -> No
         "PYTHONUNBUFFERED": "1",
     }
     run(python, "program.py", cwd=home, env=environment, timeout=SECONDS)
-    say(f"ok: {extra if extra == CORE else f'asyncresult[{extra}]'}")
+    say(f"ok: {extra if plain else f'asyncresult[{extra}]'}")
 
 
 def main() -> None:
@@ -109,8 +122,8 @@ def main() -> None:
     # variable's name in older and in newer versions of uv.)
     os.environ.update(UV_NATIVE_TLS="true", UV_SYSTEM_CERTS="true")
     parser = argparse.ArgumentParser(prog="python3 dev package", description=__doc__)
-    parser.add_argument("extra", nargs="*", help="only these (core: without any)")
-    chosen = parser.parse_args().extra or [CORE, *extras()]
+    parser.add_argument("extra", nargs="*", help=f"only these (core: without any), or of {', '.join(BESIDE)}")
+    chosen = parser.parse_args().extra or [CORE, *extras(), *BESIDE]
     with tempfile.TemporaryDirectory(prefix="asyncresult-package-") as name, RedisServer() as server:
         scratch = Path(name)
         wheel, sdist = build(scratch / "dist")
