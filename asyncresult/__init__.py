@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .executor import Executor, value_of
     from .graph import DependencyGraph
     from .meta import TaskMeta
+    from .probe import Probe, WaitEnded
     from .promise import Promise, Settled
     from .result import EagerResult, GroupResult, ResultSet, as_completed, gather, result_from_tuple, scope, wait
     from .worker import TaskContext, current_task
@@ -59,6 +60,7 @@ __all__ = [
     "GroupResult",
     "Health",
     "NotReady",
+    "Probe",
     "Promise",
     "ResultDecodeError",
     "ResultEncodeError",
@@ -72,6 +74,7 @@ __all__ = [
     "TaskMeta",
     "TaskRevoked",
     "Updates",
+    "WaitEnded",
     "__version__",
     "as_completed",
     "connect",
@@ -111,6 +114,7 @@ if not TYPE_CHECKING:  # a type checker that sees __getattr__ lets every name pa
         ".executor": ["Executor", "value_of"],
         ".graph": ["DependencyGraph"],
         ".meta": ["TaskMeta"],
+        ".probe": ["Probe", "WaitEnded"],
         ".promise": ["Promise", "Settled"],
         ".result": [
             "EagerResult",

@@ -39,6 +39,7 @@ from ._storage.keys import REVOKE
 from ._storage.store import Store, engine_of
 from .control import Revocation
 from .errors import AsyncResultError, BackendClosed, BackendError, ResultDecodeError, ResultEncodeError, TaskRevoked
+from .probe import outcome_of_state
 from .states import EXCEPTION_STATES, FAILURE, PROGRESS, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
 
 __all__ = ["Request", "TaskContext", "TrackOptions", "current_task", "traceback_text"]
@@ -148,6 +149,7 @@ class TaskContext:
         )
         self.revoked: str | None = None
         self.over: bool = False
+        self._begun = time.perf_counter()
         self._backend = backend
         self._ignore_result = ignore_result
         self._expires = expires
@@ -225,6 +227,7 @@ class TaskContext:
 
     async def __aenter__(self) -> Self:
         """Raises: TaskRevoked: there is a request to revoke the task. Otherwise as :meth:`Backend.store_result`."""
+        self._begun = time.perf_counter()
         self._block = asyncio.current_task()
         assert self._block is not None
         self._loop = asyncio.get_running_loop()
@@ -410,6 +413,10 @@ class TaskContext:
             future = asyncio.get_running_loop().create_future()
             future.set_exception(error)
         self.over = True
+        if self._backend.probe is not None:
+            self._backend.probe.task_ended(
+                time.perf_counter() - self._begun, self.request.task, outcome_of_state(state)
+            )
         return future
 
     async def _end(self, result: Any, state: str, traceback: str | None = None) -> None:

@@ -83,7 +83,7 @@ TABLE = [
     ("records", "codec.codec graph _redis.wire _storage.entries"),
     ("records", "codec.convert codec.pieces codec.serializers codec.compression"),
     ("records", "codec.exceptions codec.json"),
-    ("words", "meta _extensions _checks"),
+    ("words", "meta _extensions _checks probe"),
     ("words", "errors states version"),
 ]
 

@@ -24,6 +24,7 @@ from .._storage.store import Store, engine_of
 from ..codec.codec import LARGE_PAYLOAD_BYTES, Codec
 from ..errors import AsyncResultError, ResultTimeout, copy_error
 from ..meta import TaskMeta
+from ..probe import Probe
 from ..states import SUCCESS
 from .base import ResultBase, handles_in, members_in
 from .handle import (
@@ -60,6 +61,7 @@ __all__ = [
     "look_at_all",
     "look_once",
     "over",
+    "probe_of",
     "timed_out",
     "values_in_turns",
     "values_of",
@@ -440,6 +442,12 @@ def timed_out(waiting: Sequence[Handle], all: Sequence[Handle], timeout: float |
 def over(handle: Handle) -> bool:
     """Whether nothing more is to be learned about it."""
     return handle.done()
+
+
+def probe_of(leaves: Iterable[Handle]) -> Probe | None:
+    """The probe, if any, of what has to be waited for; None where all is known."""
+    waited_for = next((leaf for leaf in leaves if not leaf.done()), None)
+    return waited_for.backend.probe if waited_for is not None else None
 
 
 def leaves_of(members: list[Any]) -> list[Handle]:

@@ -16,6 +16,7 @@ from .._storage.store import Store, engine_of
 from ..codec.exceptions import printable
 from ..errors import ResultTimeout
 from ..meta import TaskMeta
+from ..probe import Measured
 from ..states import PENDING, RECEIVED, STARTED
 from .base import HasHandle, N, Node, T_co, handles_in
 from .futures import DoneCallback, concurrent_future, result_future
@@ -163,7 +164,8 @@ class AsyncResult(Handle[T_co]):
         failed: Handle[Any] | None = None
         if not is_ready(self):
             try:
-                failed = await wait(self, timeout, follow_parents, on_message)
+                with Measured(self.backend.probe, (self,)):
+                    failed = await wait(self, timeout, follow_parents, on_message)
             except ResultTimeout:
                 if on_timeout == "revoke":
                     await self.revoke()

@@ -19,6 +19,7 @@ from ..codec.exceptions import printable
 from ..control import Reply, revoke
 from ..errors import BackendClosed, ResultDecodeError, ResultTimeout
 from ..meta import TaskMeta
+from ..probe import Measured
 from ..promise import AwaitedPromise, Promise
 from .base import Node, ResultBase, SupportsAsyncResult, T, as_result
 from .handle import forget_record, settled
@@ -32,6 +33,7 @@ from .joins import (
     look_at_all,
     look_once,
     over,
+    probe_of,
     values_in_turns,
     values_of,
 )
@@ -208,14 +210,15 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         members = self._snapshot()
         leaves = leaves_of(members)
         groups = groups_of([self])
-        if looks_once(timeout):
-            await look_once(leaves, groups)
-            end_at_once(leaves, fail_fast, callback, timeout)
-        else:
-            if len(leaves) > AT_ONCE:
-                await asyncio.sleep(0)  # the preparations take a while
-            await finish(Join(leaves, fail_fast, callback, groups), leaves, timeout)
-        values: list[Any] = await values_in_turns(members, fail_fast)
+        with Measured(probe_of(leaves), leaves):
+            if looks_once(timeout):
+                await look_once(leaves, groups)
+                end_at_once(leaves, fail_fast, callback, timeout)
+            else:
+                if len(leaves) > AT_ONCE:
+                    await asyncio.sleep(0)  # the preparations take a while
+                await finish(Join(leaves, fail_fast, callback, groups), leaves, timeout)
+            values: list[Any] = await values_in_turns(members, fail_fast)
         return values
 
     join = get

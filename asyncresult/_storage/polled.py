@@ -276,6 +276,8 @@ class PolledEngine(MemoryEngine):
         else:
             thread.rest(cost, self._driver.share, now)
             self._recovered()
+            if self._backend.probe is not None:
+                self._backend.probe.polled(cost, len({*asked, *(watch.task_id for watch in watches)}))
             for task_id, asking in asked.items():
                 for question, index in asking:
                     question.answer(index, found.get(task_id))

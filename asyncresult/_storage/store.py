@@ -8,6 +8,8 @@ its engines (:mod:`.engine`): a store has one for each event loop and process, s
 from __future__ import annotations
 
 import asyncio
+import functools
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
@@ -18,6 +20,7 @@ from .._checks import check_lifetime, check_seconds
 from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec
 from ..errors import AsyncResultError, BackendClosed, BackendError, ResultDecodeError
 from ..meta import TaskMeta
+from ..probe import Probe, Probes
 from ..states import EXCEPTION_STATES, FAILURE, PENDING, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
 from .engine import BackendStats, Engine, Health
 from .engines import Engines
@@ -100,6 +103,8 @@ class Store(Keys, ABC):
         self.companions: list[Store] = []
         #: Failures of tasks that ran here which no handle has seen yet: id, and what will be logged.
         self.unseen_failures: dict[str, str] = {}
+        #: What is reported to, if anybody measures; see :meth:`add_probe`.
+        self.probe: Probes | None = None
         self._engines = Engines()
         self._address = str(driver)
         self._closed = False
@@ -294,7 +299,8 @@ class Store(Keys, ABC):
         """
         key = self.task_key(task_id)
         payload = self.codec.encode(self._record(task_id, result, state, traceback, request))
-        return engine_of(self).store(
+        engine = engine_of(self)
+        stored = engine.store(
             key,
             payload,
             state,
@@ -303,6 +309,9 @@ class Store(Keys, ABC):
             history=(self.key_beside(task_id, HISTORY), history) if history else None,
             attempt=_attempt_of(request, state, again),
         )
+        if self.probe is not None:
+            stored.add_done_callback(functools.partial(_report_stored, self.probe, time.perf_counter(), state))
+        return stored
 
     async def mark_as_started(self, task_id: str, **meta: Any) -> bool:
         """Store STARTED; ``meta`` says who runs it (Celery's workers give pid and hostname).
@@ -518,6 +527,15 @@ class Store(Keys, ABC):
         """Whether the backend was closed."""
         return self._closed
 
+    def add_probe(self, probe: Probe) -> None:
+        """Have a probe see what happens from now on: how waits end, what is stored. It may see several backends."""
+        self.probe = Probes((*(self.probe.probes if self.probe is not None else ()), probe))
+
+    def remove_probe(self, probe: Probe) -> None:
+        """Take a probe off. Harmless when it is not there."""
+        others = [other for other in (self.probe.probes if self.probe is not None else ()) if other is not probe]
+        self.probe = Probes(others) if others else None
+
     def stats(self) -> BackendStats:
         """Counters of the connections that were used last; zeros where there are none. (Each loop has its own.)"""
         engine = self._engines.latest
@@ -530,6 +548,11 @@ class Store(Keys, ABC):
     def __str__(self) -> str:
         """The backend's address without secrets."""
         return self._address
+
+
+def _report_stored(probe: Probes, begun: float, state: str, stored: asyncio.Future[bool]) -> None:
+    if not stored.cancelled() and stored.exception() is None:
+        probe.stored(time.perf_counter() - begun, state, stored.result())
 
 
 def engine_of(store: Store) -> Engine:

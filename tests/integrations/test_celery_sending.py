@@ -364,9 +364,7 @@ async def test_many_of_which_an_answer_is_lost(server: RedisServer) -> None:
 
             with proxy.before("LPUSH", cut), pytest.raises(SendUnconfirmed) as caught:
                 await send_many([add.s(i) for i in range(3 * BATCH)])
-    assert f"{BATCH} of {3 * BATCH} tasks were sent, the next {BATCH} may have been sent, the rest" in str(
-        caught.value
-    )
+    assert f"{BATCH} of {3 * BATCH} tasks were sent, the next {BATCH} may have been sent, the rest" in str(caught.value)
 
 
 async def test_many_by_a_thread(server: RedisServer) -> None:

@@ -16,6 +16,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -113,9 +114,11 @@ class Publisher:
             kombu.exceptions.OperationalError: It was not.
             Exception: What Celery's code raises. Nothing was sent.
         """
+        begun = time.perf_counter()
         composed = await self._composed(call, blocks)
         if composed.commands:
             await self._push(composed)
+        self._report(begun, [composed.value])
         return composed.value
 
     async def send_many(self, calls: Sequence[tuple[Callable[[], Any], bool]]) -> list[Any]:
@@ -123,6 +126,7 @@ class Publisher:
 
         Raises: as :meth:`send`; the text says how many tasks were sent, and how many may have been.
         """
+        begun = time.perf_counter()
         composed: list[_Composed] = []
         try:
             for call, blocks in calls:
@@ -139,7 +143,9 @@ class Publisher:
                 raise type(error)(
                     f"{error} ({first} of {len(composed)} tasks were sent, the next {count} {words}, the rest were not)"
                 ) from error
-        return [each.value for each in composed]
+        handles = [each.value for each in composed]
+        self._report(begun, handles)
+        return handles
 
     async def send_in_thread(self, call: Callable[[], Any]) -> Any:
         """Have Celery send, in a thread, with its own connection."""
@@ -148,6 +154,7 @@ class Publisher:
 
     async def send_many_in_thread(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
         """:meth:`send_in_thread` for each, one after another, in one thread. The first that fails ends it."""
+        begun = time.perf_counter()
         self.in_thread += len(calls)
         _ = self._theirs
 
@@ -163,7 +170,14 @@ class Publisher:
                         raise
             return handles
 
-        return await in_thread(send)
+        sent_now = await in_thread(send)
+        self._report(begun, sent_now)
+        return sent_now
+
+    def _report(self, begun: float, handles: list[Any]) -> None:
+        backend = self._theirs
+        if backend is not None and backend.probe is not None:
+            backend.probe.sent(time.perf_counter() - begun, handles)
 
     def _count(self, stats: BackendStats) -> BackendStats:
         counters = {"sent": self.sent, "sent_by_threads": self.in_thread, "thread_reason": self.reason}

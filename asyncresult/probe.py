@@ -1,0 +1,151 @@
+"""What a backend reports of its work, to whoever measures it.
+
+::
+
+    class Slow(asyncresult.Probe):
+        def wait_ended(self, wait: asyncresult.WaitEnded) -> None:
+            if wait.seconds > 1:
+                print(wait.outcome, wait.handles)
+
+    backend.add_probe(Slow())
+
+A backend without a probe measures nothing. Counters that cost nothing are in :meth:`Backend.stats` in any case.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from .errors import AsyncResultError, ResultTimeout, TaskFailed, TaskRevoked
+from .states import REVOKED, SUCCESS
+
+__all__ = ["Measured", "Outcome", "Probe", "Probes", "WaitEnded", "outcome_of", "outcome_of_state"]
+
+logger = logging.getLogger("asyncresult")
+
+Outcome: TypeAlias = Literal["success", "failure", "revoked", "timeout", "cancelled", "error"]
+"""How a wait ended, or a task (``error``: the result cannot be had)."""
+
+
+class WaitEnded(NamedTuple):
+    """One ``await``, ``get()`` or join that is over.
+
+    Attributes:
+        seconds: How long it took.
+        outcome: How it ended. Of a join: what it raises; else ``"success"``, whatever its members are.
+        handles: Those that were waited for.
+        error: What it raises; None where it raises nothing.
+    """
+
+    seconds: float
+    outcome: Outcome
+    handles: Sequence[Any]
+    error: BaseException | None
+
+
+class Probe:
+    """Override what you want to see. Each method is called on the event loop (or thread) where it happened, and must
+    return at once; an exception is logged, and changes nothing."""
+
+    def wait_ended(self, wait: WaitEnded) -> None:
+        """Somebody who waited goes on."""
+
+    def notified(self, lag: float) -> None:
+        """A final record was received so many seconds after its ``date_done``, by this machine's clock.
+
+        Not of every record: of a hundred a second at most.
+        """
+
+    def stored(self, seconds: float, state: str, kept: bool) -> None:
+        """A record was stored, or (not ``kept``) what is there already has precedence."""
+
+    def task_ended(self, seconds: float, name: str | None, outcome: Outcome) -> None:
+        """A task that was tracked here is over: of an Executor, or a worker of ours."""
+
+    def sent(self, seconds: float, handles: Sequence[Any]) -> None:
+        """Tasks were sent to a broker."""
+
+    def polled(self, seconds: float, keys: int) -> None:
+        """A store that does not notify was read once, for so many keys."""
+
+
+class Probes(Probe):
+    """Hands on to several what is reported."""
+
+    def __init__(self, probes: Sequence[Probe]) -> None:
+        self.probes = tuple(probes)
+
+    def wait_ended(self, wait: WaitEnded) -> None:
+        self._call("wait_ended", wait)
+
+    def notified(self, lag: float) -> None:
+        self._call("notified", lag)
+
+    def stored(self, seconds: float, state: str, kept: bool) -> None:
+        self._call("stored", seconds, state, kept)
+
+    def task_ended(self, seconds: float, name: str | None, outcome: Outcome) -> None:
+        self._call("task_ended", seconds, name, outcome)
+
+    def sent(self, seconds: float, handles: Sequence[Any]) -> None:
+        self._call("sent", seconds, handles)
+
+    def polled(self, seconds: float, keys: int) -> None:
+        self._call("polled", seconds, keys)
+
+    def _call(self, method: str, *args: Any) -> None:
+        for probe in self.probes:
+            try:
+                getattr(probe, method)(*args)
+            except Exception:
+                logger.exception("%s.%s failed", type(probe).__name__, method)
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """How a wait ended that raises this."""
+    if isinstance(error, ResultTimeout):
+        return "timeout"
+    if isinstance(error, TaskRevoked):
+        return "revoked"
+    if isinstance(error, TaskFailed):
+        return "failure"
+    if isinstance(error, AsyncResultError):
+        return "error"
+    return "failure" if isinstance(error, Exception) else "cancelled"
+
+
+def outcome_of_state(state: str) -> Outcome:
+    """How a task has ended, by its final state."""
+    return "success" if state == SUCCESS else "revoked" if state == REVOKED else "failure"
+
+
+class Measured:
+    """``with Measured(probe, handles):`` around a wait; without a probe, nothing."""
+
+    __slots__ = ("_begun", "_handles", "_probe")
+
+    def __init__(self, probe: Probe | None, handles: Sequence[Any]) -> None:
+        self._probe = probe
+        self._handles = handles
+
+    def __enter__(self) -> None:
+        if self._probe is not None:
+            self._begun = time.perf_counter()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if self._probe is not None:
+            outcome = outcome_of(error) if error is not None else _outcome_of(self._handles)
+            seconds = time.perf_counter() - self._begun
+            self._probe.wait_ended(WaitEnded(seconds, outcome, self._handles, error))
+
+
+def _outcome_of(handles: Sequence[Any]) -> Outcome:
+    """How a wait ended that raises nothing, though its task may have failed (``propagate=False``)."""
+    if len(handles) != 1:
+        return "success"
+    meta = handles[0].snapshot
+    return outcome_of_state(meta.status) if meta is not None and meta.ready else "failure"  # of a task before it

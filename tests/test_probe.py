@@ -1,0 +1,144 @@
+"""What probes see of waits, stores and tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+import asyncresult
+from asyncresult import Backend, Probe, ResultTimeout, TaskRevoked, WaitEnded
+from asyncresult.probe import Outcome
+
+
+class Recorder(Probe):
+    """Keeps what it sees."""
+
+    def __init__(self) -> None:
+        self.waits: list[WaitEnded] = []
+        self.others: list[tuple[Any, ...]] = []
+
+    def wait_ended(self, wait: WaitEnded) -> None:
+        self.waits.append(wait)
+
+    def stored(self, seconds: float, state: str, kept: bool) -> None:
+        assert seconds > 0
+        self.others.append(("stored", state, kept))
+
+    def task_ended(self, seconds: float, name: str | None, outcome: Outcome) -> None:
+        assert seconds > 0
+        self.others.append(("task_ended", name, outcome))
+
+    @property
+    def outcomes(self) -> list[str]:
+        return [wait.outcome for wait in self.waits]
+
+
+class Broken(Probe):
+    def wait_ended(self, wait: WaitEnded) -> None:
+        raise RuntimeError("of the probe")
+
+
+@pytest.fixture
+async def backend(redis_url: str) -> Any:
+    async with asyncresult.connect(redis_url) as backend:
+        yield backend
+
+
+@pytest.fixture
+def seen(backend: Backend) -> Recorder:
+    recorder = Recorder()
+    backend.add_probe(recorder)
+    return recorder
+
+
+async def test_how_waits_end(backend: Backend, seen: Recorder) -> None:
+    for id, store in {
+        "good": backend.mark_as_done("good", 1),
+        "bad": backend.mark_as_failure("bad", ValueError("no")),
+        "revoked": backend.mark_as_revoked("revoked"),
+    }.items():
+        waiting = asyncio.ensure_future(backend.result(id).get(propagate=False))
+        awaiting = asyncio.ensure_future(_await(backend.result(id)))
+        await store
+        await asyncio.wait([waiting, awaiting])
+        assert isinstance(awaiting.exception(), {"good": type(None), "bad": ValueError, "revoked": TaskRevoked}[id])
+    assert seen.outcomes == ["success"] * 2 + ["failure"] * 2 + ["revoked"] * 2
+    assert [type(wait.error) for wait in seen.waits[2:4]].count(ValueError) == 1  # what is not raised is no error
+
+
+async def _await(handle: Any) -> Any:
+    return await handle
+
+
+async def test_waits_that_are_given_up(backend: Backend, seen: Recorder) -> None:
+    handle: Any = backend.result("never")
+    with pytest.raises(ResultTimeout):
+        await handle.get(timeout=0.01)
+    with pytest.raises(ResultTimeout):
+        await handle.get(timeout=0)
+    waiting = asyncio.ensure_future(_await(handle))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    closing = asyncio.ensure_future(_await(handle))
+    await asyncio.sleep(0.01)
+    await backend.aclose()
+    await asyncio.wait([closing])
+    assert seen.outcomes == ["timeout", "timeout", "cancelled", "error"]
+    assert all(wait.handles == (handle,) and wait.seconds > 0 for wait in seen.waits)
+
+
+async def test_a_join_is_one_wait_and_what_is_known_none(backend: Backend, seen: Recorder) -> None:
+    handles = [backend.result(str(n)) for n in range(5)]
+    waiting = asyncio.ensure_future(asyncresult.gather(*handles))
+    for n in range(5):
+        await backend.mark_as_done(str(n), n)
+    assert await waiting == (0, 1, 2, 3, 4)
+    ((_, outcome, members, error),) = seen.waits
+    assert (outcome, list(members), error) == ("success", handles, None)
+    assert await asyncresult.gather(*handles) == (0, 1, 2, 3, 4)
+    assert await handles[0] == 0
+    await backend.mark_as_failure("x", ValueError("no"))
+    with pytest.raises(ValueError, match="no"):
+        await asyncresult.gather(backend.result("x"), backend.result("y"))
+    assert seen.outcomes == ["success", "failure"]
+
+
+async def test_what_is_stored_and_tracked(backend: Backend, seen: Recorder) -> None:
+    async with backend.track("t", name="app.add") as task:
+        task.set_result(1)
+    assert not await backend.store_result("t", None, "STARTED")
+    assert seen.others == [
+        ("stored", "STARTED", True),
+        ("task_ended", "app.add", "success"),
+        ("stored", "SUCCESS", True),
+        ("stored", "STARTED", False),
+    ]
+
+
+async def test_a_probe_that_raises_is_logged_and_changes_nothing(
+    backend: Backend, seen: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = Broken()
+    backend.remove_probe(seen)
+    backend.add_probe(broken)
+    backend.add_probe(seen)
+    await backend.mark_as_done("t", 1)
+    with caplog.at_level(logging.ERROR, "asyncresult"):
+        assert await backend.result("t") == 1
+    assert seen.outcomes == ["success"]
+    assert "Broken.wait_ended failed" in caplog.text
+    backend.remove_probe(broken)
+    backend.remove_probe(seen)
+    backend.remove_probe(seen)
+    assert backend.probe is None
+
+
+async def test_a_base_class_sees_nothing() -> None:
+    async with asyncresult.connect("memory://") as backend:
+        backend.add_probe(Probe())
+        await backend.mark_as_done("t", 1)
+        assert await backend.result("t") == 1
