@@ -77,7 +77,7 @@ class Probes(Probe):
     """Hands on to several what is reported."""
 
     def __init__(self, probes: Sequence[Probe]) -> None:
-        self.probes = tuple(probes)
+        self.probes: tuple[Probe, ...] = tuple(probes)
 
     def wait_ended(self, wait: WaitEnded) -> None:
         self._call("wait_ended", wait)
