@@ -25,7 +25,7 @@ from .states import REVOKED, SUCCESS
 
 __all__ = ["Measured", "Outcome", "Probe", "Probes", "WaitEnded", "outcome_of", "outcome_of_state"]
 
-logger = logging.getLogger("asyncresult")
+_logger = logging.getLogger("asyncresult")
 
 Outcome: TypeAlias = Literal["success", "failure", "revoked", "timeout", "cancelled", "error"]
 """How a wait ended, or a task (``error``: the result cannot be had)."""
@@ -102,7 +102,7 @@ class Probes(Probe):
             try:
                 getattr(probe, method)(*args)
             except Exception:
-                logger.exception("%s.%s failed", type(probe).__name__, method)
+                _logger.exception("%s.%s failed", type(probe).__name__, method)
 
 
 def outcome_of(error: BaseException) -> Outcome:
