@@ -177,6 +177,8 @@ def _needs_no_loop(name: str) -> bool:
         asyncresult.TaskMeta,
         asyncresult.BackendStats,
         asyncresult.Health,
+        asyncresult.Probe,
+        asyncresult.WaitEnded,
         asyncresult.DependencyGraph,
         asyncresult.__version__,
     )

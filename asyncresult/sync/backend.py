@@ -12,6 +12,7 @@ from .. import backend as backends
 from .._portal import run
 from .._storage.engine import BackendStats, Health
 from ..meta import TaskMeta
+from ..probe import Probe
 from .base import Blocking, async_backend, blocking
 from .result import AsyncResult
 from .sets import GroupResult, ResultSet
@@ -86,6 +87,14 @@ class Backend(Blocking):
     def stats(self) -> BackendStats:
         """Counters of the connections; zeros where there are none yet."""
         return self._backend.stats()
+
+    def add_probe(self, probe: Probe) -> None:
+        """Have a probe see what happens from now on, on the loop's thread; see :class:`asyncresult.Probe`."""
+        self._backend.add_probe(probe)
+
+    def remove_probe(self, probe: Probe) -> None:
+        """Take a probe off. Harmless when it is not there."""
+        self._backend.remove_probe(probe)
 
     def ping(self) -> float:
         """Ask the store for something small; returns the seconds that it took."""
