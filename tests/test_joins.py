@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -18,9 +19,11 @@ from asyncresult import (
     GroupResult,
     ResultDecodeError,
     ResultSet,
+    ResultTimeout,
     gather,
     wait,
 )
+from asyncresult._handles import joins
 from asyncresult._handles.joins import READ_FIRST
 from asyncresult._storage.rounds import READ_CHUNK
 from asyncresult._storage.store import engine_of
@@ -326,3 +329,56 @@ class _Child:
 
     def as_tuple(self) -> Any:
         return self.form
+
+
+async def test_a_join_of_very_many_begins_and_ends_in_turns_of_the_loop(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joins, "AT_ONCE", 100)
+    handles = [AsyncResult[int](str(number)) for number in range(5 * READ_CHUNK)]
+    pending = [0]
+
+    async def follow(aim: int) -> None:
+        while pending[-1] != aim:
+            await asyncio.sleep(0)
+            pending.append(backend.stats().pending)
+
+    async with asyncio.timeout(20):
+        waiting = asyncio.ensure_future(ResultSet(handles).get())
+        await follow(len(handles))
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await follow(0)
+    # Those of the first read, which tells that most are not stored, may come at once.
+    assert max(abs(a - b) for a, b in itertools.pairwise(pending)) <= READ_CHUNK + 100
+
+
+@pytest.mark.parametrize("turns", [1, 20, 40])
+async def test_a_join_that_is_given_up_or_closed_while_it_begins(turns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves nothing behind, and ends."""
+    monkeypatch.setattr(joins, "AT_ONCE", 100)
+    async with asyncio.timeout(20):
+        for end in ("cancel", "aclose"):
+            async with asyncresult.connect("memory://") as backend:
+                waiting = asyncio.ensure_future(ResultSet([AsyncResult[int](str(n)) for n in range(3 * READ_CHUNK)]).get())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                if end == "cancel":
+                    waiting.cancel()
+                    await asyncio.wait([waiting])
+                    while backend.stats().pending:
+                        await asyncio.sleep(0)
+                    for _ in range(100):
+                        await asyncio.sleep(0)
+                    assert not backend.stats().pending
+                else:
+                    await backend.aclose()
+                    with pytest.raises(BackendClosed):
+                        await waiting
+
+
+async def test_a_message_feed_that_is_given_up_leaves_nothing(backend: Backend) -> None:
+    for options in ({"on_message": print}, {"follow_parents": False}):
+        with pytest.raises(ResultTimeout):
+            await AsyncResult[None]("t").get(timeout=0.01, **options)
+        assert not backend.stats().pending

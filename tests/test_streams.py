@@ -198,3 +198,11 @@ async def test_a_stream_that_was_dropped_takes_its_subscription_along(
     del stream, reader
     gc.collect()
     await until(lambda: nobody_waits(backend))
+
+
+async def test_a_closed_stream_of_a_set_does_not_wait_for_what_came_before_its_tasks(backend: Backend) -> None:
+    child = AsyncResult[None]("child", parent=AsyncResult[None]("parent"))
+    async with asyncio.timeout(20), ResultSet([child]).updates() as stream:
+        await anext(stream)
+        assert backend.stats().pending
+    assert not backend.stats().pending
