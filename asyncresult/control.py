@@ -31,7 +31,7 @@ import uuid
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _background
 from ._checks import check_task_id
@@ -40,6 +40,9 @@ from ._storage.keys import REVOKE as REVOKE_REQUEST
 from ._storage.store import Store, engine_of
 from .errors import AsyncResultError, BackendClosed, BackendError
 from .meta import TaskMeta
+
+if TYPE_CHECKING:
+    from ._storage.waiters import Waiters
 
 __all__ = ["Controller", "Reply", "Revocation", "revoke", "revoke_by_stamped_headers", "revoke_in_background"]
 
@@ -55,6 +58,8 @@ ANNOUNCE_INTERVAL = 60.0
 REPLY_EXPIRES = 60.0
 #: Seconds to wait for replies unless told otherwise. As Celery.
 REPLY_TIMEOUT = 1.0
+#: Seconds that the end of an event loop waits for a revocation under way.
+END_TIMEOUT = 2.0
 #: What requests are called: uuid4().hex. A worker writes its reply under a key that is made of it.
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}\Z")
 
@@ -156,19 +161,46 @@ def _unreachable(backend: Store) -> BackendError:
 
 
 def revoke_in_background(backend: Store, ids: Sequence[str]) -> None:
-    """Revoke without waiting, for code that is being cancelled. ``backend.aclose()`` waits for it within its bound."""
+    """Revoke without waiting, for code that is being cancelled. ``backend.aclose()`` waits for it within its bound.
+
+    So does the end of the event loop, if the backend is never closed: the caller lets it begin (``sleep(0)``).
+    """
 
     async def send() -> None:
         some = ", ".join(ids[:3])
+        table = engine_of(backend).waiters
         try:
-            await revoke(backend, ids)
+            try:
+                await revoke(backend, ids)
+            except asyncio.CancelledError:
+                if not await _loop_ends(backend, table):
+                    raise
+                await _revoke_at_the_end(backend, ids)
         except AsyncResultError as error:
             logger.warning("tasks %s could not be revoked: %s", some, error)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, TimeoutError):
             logger.warning("tasks %s could not be revoked before the backend was closed", some)
             raise
 
     _background.start(backend, send(), name="revoke")
+
+
+async def _loop_ends(backend: Store, table: Waiters) -> bool:
+    """Whether what cancels us cancels the connections, too, and the backend was not closed."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+        if backend.closed or not backend._serves(table):
+            break
+    return not (backend.closed or backend._serves(table))
+
+
+async def _revoke_at_the_end(backend: Store, ids: Sequence[str]) -> None:
+    """Revoke while the event loop ends, as asyncio.run() does it: what is cancelled includes the connections."""
+    try:
+        async with asyncio.timeout(END_TIMEOUT):
+            await revoke(backend, ids)
+    finally:
+        await backend._engines.aclose(0.0)
 
 
 # -- our own workers --------------------------------------------------------------------------------------

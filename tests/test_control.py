@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import asyncresult
-from asyncresult import Backend, BackendClosed, BackendError, Executor, TaskRevoked, control
+from asyncresult import AsyncResult, Backend, BackendClosed, BackendError, Executor, TaskRevoked, control
+from asyncresult._storage.keys import REVOKE
 from asyncresult._storage.store import engine_of
 from asyncresult.control import Reply, Revocation, revoke, revoke_by_stamped_headers
 from tests.backends.waiting import until, waits_for
@@ -298,3 +299,20 @@ async def test_keys_beside_a_record_are_on_its_node(backend: Backend) -> None:
 
     for id in ("a", "a{b}c", "{a}", "ü"):
         assert slot_of(backend.key_beside(id, "revoke")) == slot_of(backend.task_key(id))
+
+
+def test_a_revocation_is_sent_though_the_loop_ends_and_nobody_closes_the_backend(redis_server: RedisServer) -> None:
+    """As where Ctrl-C ends asyncio.run(): all tasks are cancelled, the revocation and the connections among them."""
+
+    async def main() -> None:
+        backend = asyncresult.connect(redis_server.url())
+        redis_server.cli("SET", backend.workers_key().decode(), "1")
+        kept.append(backend.key_beside("t", REVOKE).decode())
+        waiting = asyncio.ensure_future(AsyncResult[None]("t", backend=backend).get(on_cancel="revoke"))
+        await waits_for(backend, 1)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    kept: list[str] = []
+    asyncio.run(main())
+    assert redis_server.cli("EXISTS", *kept) == 1

@@ -360,7 +360,8 @@ async def test_a_join_that_is_given_up_or_closed_while_it_begins(turns: int, mon
     async with asyncio.timeout(20):
         for end in ("cancel", "aclose"):
             async with asyncresult.connect("memory://") as backend:
-                waiting = asyncio.ensure_future(ResultSet([AsyncResult[int](str(n)) for n in range(3 * READ_CHUNK)]).get())
+                handles = [AsyncResult[int](str(number)) for number in range(3 * READ_CHUNK)]
+                waiting = asyncio.ensure_future(ResultSet(handles).get())
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 if end == "cancel":

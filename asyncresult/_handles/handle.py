@@ -36,6 +36,7 @@ __all__ = [
     "Observer",
     "Reason",
     "ancestors",
+    "bind",
     "end_with",
     "forget_record",
     "fresh",
@@ -437,6 +438,13 @@ def is_ready(handle: Handle[Any]) -> bool:
 def needs_read(handle: Handle[Any]) -> bool:
     """Whether the end of the task is not known, and nobody reads the record for this handle."""
     return handle._table is None and not handle.ignored and not is_ready(handle)
+
+
+def bind(handles: Iterable[Handle[Any]]) -> None:
+    """Have those without a backend take the current one, before it is another."""
+    for handle in handles:
+        if handle._backend is None:
+            handle._backend = current_store()
 
 
 def has_failed(handle: Handle[Any]) -> bool:

@@ -175,6 +175,7 @@ class AsyncResult(Handle[T_co]):
                     from ..control import revoke_in_background
 
                     revoke_in_background(self.backend, [self.id])
+                    await asyncio.sleep(0)  # let it begin: this may be the end of the loop
                 raise
         if failed is not None and propagate:
             raise_reason(failed)

@@ -22,7 +22,7 @@ from ..meta import TaskMeta
 from ..probe import Measured
 from ..promise import AwaitedPromise, Promise
 from .base import Node, ResultBase, SupportsAsyncResult, T, as_result
-from .handle import forget_record, settled
+from .handle import bind, forget_record, settled
 from .joins import (
     AT_ONCE,
     Join,
@@ -216,6 +216,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
                 end_at_once(leaves, fail_fast, callback, timeout)
             else:
                 if len(leaves) > AT_ONCE:
+                    bind(leaves)
                     await asyncio.sleep(0)  # the preparations take a while
                 await finish(Join(leaves, fail_fast, callback, groups), leaves, timeout)
             values: list[Any] = await values_in_turns(members, fail_fast)
