@@ -127,13 +127,15 @@ def _zsh_value(action: argparse.Action) -> str:
 
 
 def _fish(parser: argparse.ArgumentParser, commands: Commands) -> str:
+    # Not __fish_use_subcommand: it takes the value of an option for the command.
+    no_command = f"'not __fish_seen_subcommand_from {' '.join(commands)}'"
     lines = [
         "# fish completion for asyncresult: put it into ~/.config/fish/completions/asyncresult.fish",
         "complete -c asyncresult -f",
-        *_fish_options("__fish_use_subcommand", parser),
+        *_fish_options(no_command, parser),
     ]
     for name, command in commands.items():
-        lines.append(f"complete -c asyncresult -n __fish_use_subcommand -a {name} -d {_quoted(_help_of(command))}")
+        lines.append(f"complete -c asyncresult -n {no_command} -a {name} -d {_quoted(_help_of(command))}")
         lines += _fish_options(f"'__fish_seen_subcommand_from {name}'", command)
     lines.append(f"complete -c asyncresult -n '__fish_seen_subcommand_from completion' -a '{SHELLS}'")
     return "\n".join(lines)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from ..version import __version__
 
 __all__ = ["build_parser", "commands_of", "run_of"]
+
+N = TypeVar("N", int, float)
 
 _EPILOG = """\
 exit status:
@@ -25,24 +27,32 @@ else by $CELERY_RESULT_BACKEND.
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not value >= 0 or value == float("inf"):
+    value = _number(text, float)
+    if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    value = _number(text, int)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
     return value
 
 
 def _port(text: str) -> int:
-    value = int(text)
+    value = _number(text, int)
     if not 0 <= value < 65536:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port")
     return value
+
+
+def _number(text: str, kind: type[N]) -> N:
+    """The number, or one that nothing here takes: argparse would name the function that failed."""
+    try:
+        return kind(text)
+    except ValueError:
+        return kind(-1)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -92,6 +92,11 @@ def load_app(name: Any) -> Any:
     try:
         app = find_app(name)
     except (Exception, SystemExit) as error:  # whatever the module raises when it is imported
+        module, _, attribute = name.partition(":")
+        if attribute and isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise CommandError(
+                f"cannot load the Celery app {name!r}: there is no module {module!r} here, or no {attribute!r} in it"
+            ) from error
         raise CommandError(f"cannot load the Celery app {name!r}: {one_line(error)}") from error
     if not hasattr(app, "conf"):
         raise CommandError(f"cannot load the Celery app {name!r}: that is no Celery app, but {type(app).__name__}")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from .._checks import check_task_id
+from .._handles.updates import Updates
 from ..backend import Backend
 from ..errors import ResultDecodeError
 from ..meta import TaskMeta
@@ -58,7 +59,7 @@ async def _watch(arguments: argparse.Namespace) -> int:
 async def _follow(backend: Backend, id: str, view: View, since: str | None) -> Status:
     status = Status.SUCCESS
     try:
-        updates = backend.result(id).updates(since=since)
+        updates = _updates(backend, id, since)
         async for meta in updates:
             view.show(id, meta, updates.last_id)
             status = status_of_state(meta.status)
@@ -66,6 +67,13 @@ async def _follow(backend: Backend, id: str, view: View, since: str | None) -> S
         say(str(error))
         return Status.UNREADABLE
     return status
+
+
+def _updates(backend: Backend, id: str, since: str | None) -> Updates:
+    try:
+        return backend.result(id).updates(since=since)
+    except ValueError as error:
+        raise CommandError(f"--since: {error}") from error
 
 
 def _make_view(arguments: argparse.Namespace, ids: list[str]) -> View:

@@ -122,6 +122,26 @@ def test_options_before_the_command(url: str) -> None:
     assert in_process("--url", "redis://127.0.0.1:1", "get", "text", "--url", url).status == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["wait", "x", "--timeout", "abc"], "'abc' is not a number of seconds"),
+        (["wait", "x", "--timeout", "nan"], "'nan' is not a number of seconds"),
+        (["wait", "x", "--count", "x"], "'x' is not a number of at least 1"),
+        (["serve", "--port", "70000"], "'70000' is not a port"),
+        (["tree", "x", "--format", "png"], "choose from"),
+        (["get"], "required: ID"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_wrong_usage_says_what_is_wrong_and_where_help_is(words: list[str], says: str) -> None:
+    outcome = in_process(*words)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert says in outcome.err
+    assert "--help)\n" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
 def test_json_has_no_nan(redis_server: RedisServer, url: str) -> None:
     record = '{"status": "SUCCESS", "result": {"loss": NaN, "best": [-Infinity, Infinity]}}'
     redis_server.cli("SET", "celery-task-meta-nan", record)

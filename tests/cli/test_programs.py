@@ -1,33 +1,15 @@
-"""completion, demo, and apps by -A."""
+"""demo, apps by -A, and the recording of watch."""
 
 from __future__ import annotations
 
 import json
-import subprocess
+import re
+from xml.dom import minidom
 
 import pytest
 
-from asyncresult.cli.completion import script_for
 from tests.tools.celery_app import CONFIG_VARIABLE
-from tests.tools.command_line import asyncresult
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["do"], {"doctor"}),
-        (["tree", "--format", "m"], {"mermaid"}),
-        (["watch", "--ex"], {"--exit-status"}),
-        (["completion", "z"], {"zsh"}),
-    ],
-)
-def test_bash_completes(words: list[str], expected: set[str]) -> None:
-    typed = " ".join(["asyncresult", *words])
-    program = (
-        f"{script_for('bash')}\nCOMP_WORDS=({typed}); COMP_CWORD={len(words)}; _asyncresult; echo ${{COMPREPLY[@]}}"
-    )
-    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == expected
+from tests.tools.command_line import asyncresult, on_terminal
 
 
 def test_the_settings_of_an_app_say_where_its_results_are(url: str) -> None:
@@ -36,16 +18,47 @@ def test_the_settings_of_an_app_say_where_its_results_are(url: str) -> None:
     assert outcome == (0, "two\nlines\n", "")
 
 
-def test_demo_in_memory_shows_code_and_what_happens() -> None:
+def test_the_demo_shows_code_and_what_happens() -> None:
     outcome = asyncresult("demo", "--memory")
-    assert outcome.status == 0
-    assert "   | value = await handle.get(timeout=30)" in outcome.out
-    assert "   2 + 3 = 5" in outcome.out
-    assert "   the answer is 42" in outcome.out
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "   | value = await handle\n" in outcome.out
+    assert "   2 + 3 = 5\n" in outcome.out
+    assert "   ZeroDivisionError: division by zero\n" in outcome.out
+    assert "   the answer is 42\n" in outcome.out
+    assert "asyncresult doctor ID" in outcome.out.partition("where to go next")[2]
 
 
-def test_demo_with_a_worker() -> None:
+def test_the_demo_shows_them_beside_each_other_on_a_terminal() -> None:
+    status, seen = on_terminal("demo", "--memory", env={"COLUMNS": "140", "LINES": "50"})
+    assert status == 0
+    assert re.search(r"\x1b\[3A\x1b\[\d+G→ 2 \+ 3 = 5\x1b\[K\x1b\[3B\r", seen)  # in the first of three lines
+    assert "10/10\x1b[K" in seen
+
+
+def test_the_demo_with_a_worker() -> None:
     outcome = asyncresult("demo", timeout=120)
     assert (outcome.status, outcome.err) == (0, "")
-    assert "each the right one" in outcome.out
-    assert "except ZeroDivisionError" in outcome.out
+    assert "a stock Celery worker: process" in outcome.out
+    assert "all there, in order, after" in outcome.out
+    assert "return x / y" in outcome.out  # the worker's traceback
+    assert "the answer is 42" in outcome.out
+
+
+def test_the_recording_of_watch_is_drawn() -> None:
+    pytest.importorskip("rich")
+    from tests.tools.recording import PICTURE, states
+
+    picture = minidom.parse(str(PICTURE))
+    frames = [node for node in picture.getElementsByTagName("g") if node.getAttribute("class").startswith("f ")]
+    assert len(frames) == len(states()) + 1, "python3 -m tests.tools.recording"
+    last = "".join(node.firstChild.data for node in frames[-1].getElementsByTagName("text"))
+    assert last.count("SUCCESS") == 2
+    assert "FAILURE" in last
+
+
+def test_recording() -> None:
+    pytest.importorskip("rich")
+    from tests.tools.recording import recording, states
+
+    drawn = minidom.parseString(recording())
+    assert len(drawn.getElementsByTagName("g")) == len(states()) + 1

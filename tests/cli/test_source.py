@@ -56,7 +56,7 @@ def test_refused_credentials_are_status_5() -> None:
         assert outcome.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("app", ["no_such_module", "os", "json:nonsense"])
+@pytest.mark.parametrize("app", ["no_such_module", "os", "json:nonsense", "no_such_module:app"])
 def test_an_app_that_is_none_is_status_2(app: str) -> None:
     outcome = asyncresult("ls", "-A", app)
     assert outcome.status == 2

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
-from tests.tools.command_line import asyncresult, environment, on_terminal
+import asyncresult as asyncresult_library
+from tests.tools.command_line import asyncresult, command, environment, in_process, on_terminal
 from tests.tools.processes import wait_until
 from tests.tools.servers import RedisServer
 
@@ -58,7 +62,7 @@ def test_timeout(url: str) -> None:
 def test_a_bar_on_a_terminal(url: str, store: Store) -> None:
     pytest.importorskip("rich")
     status, seen = on_terminal(
-        "watch", "busy", "bad", "--url", url, once_seen=("3/10 three", lambda: store("busy", result="done"))
+        "watch", "busy", "bad", "--url", url, once_seen=("3/10 three", lambda _: store("busy", result="done"))
     )
     assert status == 0
     assert "━" in seen
@@ -90,3 +94,56 @@ def test_ascii_terminal(url: str, store: Store) -> None:
     store("utf", result="naïve ☃")
     outcome = asyncresult("watch", "utf", "--url", url, env={"PYTHONIOENCODING": "ascii"})
     assert (outcome.status, outcome.out) == (0, "utf SUCCESS na\\xefve \\u2603\n")
+
+
+def test_since(redis_server: RedisServer) -> None:
+    async def run() -> None:
+        async with asyncresult_library.connect(redis_server.url()) as backend:
+            async with backend.track("kept", history=10) as task:
+                for step in range(1, 4):
+                    await task.progress(step, 3)
+                task.set_result("done")
+
+    asyncio.run(run())
+
+    def watched(since: str) -> list[tuple[str, str]]:
+        lines = in_process("watch", "kept", "--json", "--since", since, "--url", redis_server.url()).out.splitlines()
+        return [(shown["state_id"], shown["state"]) for shown in map(json.loads, lines)]
+
+    every = watched("0")
+    assert every[0][1] == "STARTED"
+    assert every[-1][1] == "SUCCESS"
+    assert len(every) >= 3
+    assert watched(every[1][0]) == every[2:]
+    wrong = in_process("watch", "kept", "--since", "nonsense", "--url", redis_server.url())
+    assert wrong.status == 2
+    assert wrong.err.count("\n") == 1
+
+
+def test_ctrl_c_leaves_the_terminal_in_order(url: str) -> None:
+    pytest.importorskip("rich")
+    status, seen = on_terminal(
+        "watch", "busy", "--url", url, once_seen=("3/10 three", lambda process: process.send_signal(signal.SIGINT))
+    )
+    assert status == 130
+    assert "Traceback" not in seen
+    assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")  # the cursor is shown again
+
+
+def test_connections_that_end_do_not_end_a_watch(redis_server: RedisServer, url: str) -> None:
+    """What is said of an outage goes to stderr; the states go on."""
+    process = subprocess.Popen(
+        command("watch", "busy", "--json", "--url", url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["state"] == "PROGRESS"
+    redis_server.kill_clients("pubsub")
+    redis_server.kill_clients()
+    redis_server.cli("SETEX", "celery-task-meta-busy", 60, json.dumps({"status": "SUCCESS", "result": 7}))
+    out, err = process.communicate(timeout=60)
+    assert json.loads(out.splitlines()[-1])["result"] == 7
+    assert process.returncode == 0
+    assert b"Traceback" not in err

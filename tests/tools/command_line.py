@@ -78,13 +78,13 @@ def on_terminal(
     *words: str,
     typed: bytes = b"",
     env: Mapping[str, str] | None = None,
-    once_seen: tuple[str, Callable[[], None]] | None = None,
+    once_seen: tuple[str, Callable[[subprocess.Popen[bytes]], object]] | None = None,
 ) -> tuple[int, str]:
     """Run a command to its end on a pseudo-terminal; its status, and all that is seen.
 
     Args:
         typed: What is there to be read from the beginning.
-        once_seen: A text, and what to do when it is seen for the first time.
+        once_seen: A text, and what to do with the process when it is seen for the first time.
     """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(command(*words), stdin=theirs, stdout=theirs, stderr=theirs, env=environment(env))
@@ -101,7 +101,7 @@ def on_terminal(
                 break
             seen += piece
             if once_seen and once_seen[0] in seen.decode(errors="replace"):
-                once_seen[1]()
+                once_seen[1](process)
                 once_seen = None
         return process.wait(60), seen.decode(errors="replace")
     finally:

@@ -1,143 +1,137 @@
-"""What the demo shows, scene by scene. A scene's source is printed before it runs."""
+"""What the demo shows, scene by scene. A scene's source is shown beside what it does."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
 import textwrap
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import asyncresult
 from asyncresult import AsyncResult, Backend, ResultSet
 
-from ..output import coloured, moves_cursor
+from .stage import Stage
 
-__all__ = ["in_memory", "say", "where_to_go_next", "with_celery"]
+__all__ = ["in_memory", "tasks_file", "where_to_go_next", "with_celery"]
 
-MANY = 1000
-BAR_CELLS = 24
+DOCUMENTATION = "https://asyncresult.github.io/asyncresult"
+TRACEBACK_LINES = 3
 
-Send = Callable[..., Awaitable[AsyncResult[Any]]]
-
-
-def say(text: str = "") -> None:
-    print(text, flush=True)
-
-
-def title(text: str) -> None:
-    say(f"\n\x1b[1m{text}\x1b[0m" if coloured(sys.stdout) else f"\n== {text}")
-
-
-async def show(heading: str, scene: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-    """Print a scene's heading and code, then run it."""
-    title(heading)
-    code = textwrap.dedent("".join(inspect.getsourcelines(scene)[0][1:]))
-    colours = coloured(sys.stdout)
-    for line in code.rstrip().splitlines():
-        say(f"\x1b[2m   │ {line}\x1b[0m" if colours else f"   | {line}")
-    await scene(*arguments)
-
-
-def progress(current: int, total: int) -> None:
-    done = BAR_CELLS * current // total
-    text = f"   PROGRESS {'#' * done}{'.' * (BAR_CELLS - done)} {current}/{total}"
-    if moves_cursor(sys.stdout):
-        print(f"\r{text}", end="\n" if current == total else "", flush=True)
-    else:
-        say(text)
+Scene = Callable[[Any, Stage], Awaitable[None]]
 
 
 # --- the scenes: each is shown as it stands here ------------------------------------------------------
 
 
-async def one_result(send: Send) -> None:
-    handle = await send("add", 2, 3)
-    value = await handle.get(timeout=30)
-    say(f"   2 + 3 = {value}")
+async def one_result(tasks: Any, stage: Stage) -> None:
+    handle = await tasks.add.adelay(2, 3)
+    value = await handle
+    stage.show(f"2 + 3 = {value}")
 
 
-async def follow_progress(send: Send) -> None:
-    handle = await send("resize", 10)
+async def follow_progress(tasks: Any, stage: Stage) -> None:
+    handle = await tasks.resize.adelay(10)
     async for meta in handle.updates(timeout=30):
         if meta.status == "PROGRESS":
-            progress(meta.result["current"], meta.result["total"])
-        elif meta.ready:
-            say(f"   {meta.status}: {meta.result!r}")
+            stage.bar(meta.result["current"], meta.result["total"])
+    stage.show(f"{meta.status}: {meta.result}")
 
 
-async def a_failure(send: Send) -> None:
+async def a_failure(tasks: Any, stage: Stage) -> None:
+    handle = await tasks.divide.adelay(1, 0)
     try:
-        await send_and_wait(send, "divide", 1, 0)
+        await handle
     except ZeroDivisionError as error:
-        say(f"   except ZeroDivisionError: {error}; and what the worker saw:")
-        for line in str(error.__cause__).strip().splitlines():
-            say(f"   > {line}")
+        stage.show(f"ZeroDivisionError: {error}")
+        stage.show(last_lines(error.__cause__))  # the worker's traceback
 
 
-async def many_at_once(send: Send) -> None:
-    before = time.perf_counter()
-    results = ResultSet(await asyncio.gather(*(send("add", n, n) for n in range(MANY))))
-    sent = time.perf_counter()
-    values = await results.get(timeout=60)
-    assert values == [2 * n for n in range(MANY)], "every value is the right one"
-    say(f"   sent in {sent - before:.2f} s; all there {time.perf_counter() - sent:.2f} s later, each the right one")
+async def many_at_once(tasks: Any, stage: Stage) -> None:
+    start = time.perf_counter()
+    handles = await asyncio.gather(*(tasks.add.adelay(n, n) for n in range(1000)))
+    stage.show(f"1,000 sent after {time.perf_counter() - start:.2f} s")
+    values = await ResultSet(handles).get(timeout=60)
+    assert values == [2 * n for n in range(1000)]
+    stage.show(f"all there, in order, after {time.perf_counter() - start:.2f} s")
 
 
-async def a_chain(send: Send) -> None:
-    first = await send("add", 20, 1)
-    text = await first.then(lambda n: send("add", n, n)).then(lambda n: f"the answer is {n}")
-    say(f"   {text}")
+async def the_first_of_many(tasks: Any, stage: Stage) -> None:
+    handles = [await tasks.resize.adelay(pictures) for pictures in (9, 3, 6)]
+    async for handle in asyncresult.as_completed(handles):
+        stage.show(await handle)
 
 
-# --- the two stages -----------------------------------------------------------------------------------
+async def a_chain(tasks: Any, stage: Stage) -> None:
+    handle = await tasks.add.adelay(20, 1)
+    doubled = handle.then(lambda n: tasks.add.adelay(n, n))
+    text = await doubled.then(lambda n: f"the answer is {n}")
+    stage.show(text)
 
 
-async def send_and_wait(send: Send, *task: Any) -> Any:
-    return await (await send(*task)).get(timeout=30)
+SCENES: list[tuple[str, Scene]] = [
+    ("a value: await the handle", one_result),
+    ("progress, as it is reported", follow_progress),
+    ("a failure arrives as what it was", a_failure),
+    ("a thousand results, one wait", many_at_once),
+    ("each as soon as it is there", the_first_of_many),
+    ("then(): what follows, with nobody waiting in between", a_chain),
+]
 
 
-async def with_celery(backend_url: str) -> None:
-    """All scenes, with tasks of a Celery worker."""
+def last_lines(error: BaseException | None) -> str:
+    """The end of a traceback, which is nearest to the task's own code."""
+    lines = [line.strip() for line in str(error).replace('"""', "").splitlines()]
+    return "\n".join([line for line in lines if line and not set(line) <= set("^~ ")][-TRACEBACK_LINES:])
+
+
+async def play(tasks: Any, stage: Stage) -> None:
+    """All scenes, one after the other."""
+    for heading, scene in SCENES:
+        stage.title(heading)
+        stage.code(textwrap.dedent("".join(inspect.getsourcelines(scene)[0][1:])).rstrip().splitlines())
+        await scene(tasks, stage)
+        stage.end_scene()
+
+
+# --- the two theatres ---------------------------------------------------------------------------------
+
+
+async def with_celery(stage: Stage) -> None:
+    """With tasks of a Celery worker."""
     from asyncresult.integrations.celery import install
 
     from . import tasks
 
     install(tasks.app)
-
-    async def send(name: str, *arguments: Any) -> AsyncResult[Any]:
-        task: Any = getattr(tasks, name)
-        handle: AsyncResult[Any] = await task.adelay(*arguments)
-        return handle
-
-    async with asyncresult.connect(tasks.app) as backend:
-        say(f"results at {backend}")
-        await show("value = await handle", one_result, send)
-        await show("async for meta in handle.updates()", follow_progress, send)
-        await show("a failure arrives as what it was", a_failure, send)
-        await show(f"await ResultSet of {MANY:,}", many_at_once, send)
-        await show("then() chains, with nobody waiting in between", a_chain, send)
-        say(f"\n   {backend.stats()}")
+    async with asyncresult.connect(tasks.app):
+        await play(tasks, stage)
 
 
-async def in_memory() -> None:
-    """The same scenes without a server: the tasks run in this process."""
+async def in_memory(stage: Stage) -> None:
+    """Without a server: the tasks run in this process."""
+    running: set[asyncio.Future[None]] = set()
     async with asyncresult.connect("memory://") as backend:
-
-        async def send(name: str, *arguments: Any) -> AsyncResult[Any]:
-            handle: AsyncResult[Any] = backend.result(f"{name}-{len(running)}")
-            running.append(asyncio.ensure_future(_work(backend, handle.id, name, arguments)))
-            return handle
-
-        running: list[asyncio.Future[None]] = []
-        await show("value = await handle", one_result, send)
-        await show("async for meta in handle.updates()", follow_progress, send)
-        await show("a failure arrives as what it was", a_failure, send)
-        await show(f"await ResultSet of {MANY:,}", many_at_once, send)
-        await show("then() chains, with nobody waiting in between", a_chain, send)
+        names = ("add", "resize", "divide")
+        await play(SimpleNamespace(**{name: _Task(backend, name, running) for name in names}), stage)
         await asyncio.gather(*running, return_exceptions=True)
+
+
+class _Task:
+    """In place of a Celery task."""
+
+    def __init__(self, backend: Backend, name: str, running: set[asyncio.Future[None]]) -> None:
+        self._backend = backend
+        self._name = name
+        self._running = running
+
+    async def adelay(self, *arguments: Any) -> AsyncResult[Any]:
+        handle: AsyncResult[Any] = self._backend.result(f"{self._name}-{len(self._running)}")
+        self._running.add(asyncio.ensure_future(_work(self._backend, handle.id, self._name, arguments)))
+        return handle
 
 
 async def _work(backend: Backend, id: str, name: str, arguments: tuple[Any, ...]) -> None:
@@ -154,10 +148,18 @@ async def _work(backend: Backend, id: str, name: str, arguments: tuple[Any, ...]
             task.set_result(f"{arguments[0]} pictures resized")
 
 
-def where_to_go_next() -> None:
+def tasks_file() -> str:
+    """Where the tasks can be read."""
+    return str(Path(__file__).with_name("tasks.py"))
+
+
+def where_to_go_next(stage: Stage) -> None:
     """The last lines."""
-    title("where to go next")
-    say("   your Celery app:     async with asyncresult.connect(app): value = await AsyncResult(task_id)")
-    say("   a task's state:      asyncresult watch ID --url redis://…   (asyncresult --help for more)")
-    say("   why nothing comes:   asyncresult doctor ID --url redis://…")
-    say("   the documentation:   docs/tutorial.md, docs/howto/celery.md")
+    stage.title("where to go next")
+    stage.show("your Celery app      from asyncresult import connect, AsyncResult")
+    stage.show("                     async with connect(app): value = await AsyncResult(task_id)")
+    stage.show("a task's states      asyncresult watch ID -A PROJ        (or --url redis://…)")
+    stage.show("nothing comes?       asyncresult doctor ID -A PROJ")
+    stage.show("in a browser         asyncresult serve -A PROJ           pip install 'asyncresult[web]'")
+    stage.show(f"step by step         {DOCUMENTATION}/tutorial/")
+    stage.show(f"with Celery          {DOCUMENTATION}/howto/celery/")
