@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from xml.dom import minidom
 
 import pytest
 
 from tests.tools.celery_app import CONFIG_VARIABLE
-from tests.tools.command_line import asyncresult, on_terminal
+from tests.tools.command_line import asyncresult, environment, on_terminal
 
 
 def test_the_settings_of_an_app_say_where_its_results_are(url: str) -> None:
@@ -62,3 +64,15 @@ def test_recording() -> None:
 
     drawn = minidom.parseString(recording())
     assert len(drawn.getElementsByTagName("g")) == len(states()) + 1
+
+
+def test_what_needs_no_server_imports_no_client() -> None:
+    program = (
+        "import sys; from asyncresult.cli import main; main([sys.argv[1]])\n"
+        "print(*{'asyncio', 'redis', 'hiredis', 'celery', 'rich', 'ssl', 'msgspec'} & set(sys.modules), file=sys.stderr)"
+    )
+    for words in ("--version", "--help"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, words], capture_output=True, text=True, check=True, env=environment()
+        )
+        assert done.stderr == "\n"

@@ -41,6 +41,7 @@ def _with_celery(stage: Stage) -> None:
     from .processes import private_server, worker
 
     begin = time.perf_counter()
+    stage.show("starting a server and a Celery worker, both private …")
     with private_server() as url:
         stage.show(f"a private server: {url}")
         with worker(broker=f"{url}/0", backend=f"{url}/1") as process:
