@@ -6,12 +6,14 @@ import json
 import re
 import subprocess
 import sys
-from xml.dom import minidom
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.tools.celery_app import CONFIG_VARIABLE
 from tests.tools.command_line import asyncresult, environment, on_terminal
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_the_settings_of_an_app_say_where_its_results_are(url: str) -> None:
@@ -50,10 +52,10 @@ def test_the_recording_of_watch_is_drawn() -> None:
     pytest.importorskip("rich")
     from tests.tools.recording import PICTURE, states
 
-    picture = minidom.parse(str(PICTURE))
-    frames = [node for node in picture.getElementsByTagName("g") if node.getAttribute("class").startswith("f ")]
+    picture = ElementTree.parse(PICTURE).getroot()
+    frames = [group for group in picture.iter(f"{SVG}g") if group.get("class", "").startswith("f ")]
     assert len(frames) == len(states()) + 1, "python3 -m tests.tools.recording"
-    last = "".join(node.firstChild.data for node in frames[-1].getElementsByTagName("text"))
+    last = "".join(frames[-1].itertext())
     assert last.count("SUCCESS") == 2
     assert "FAILURE" in last
 
@@ -62,8 +64,7 @@ def test_recording() -> None:
     pytest.importorskip("rich")
     from tests.tools.recording import recording, states
 
-    drawn = minidom.parseString(recording())
-    assert len(drawn.getElementsByTagName("g")) == len(states()) + 1
+    assert len(list(ElementTree.fromstring(recording()).iter(f"{SVG}g"))) == len(states()) + 1
 
 
 def test_what_needs_no_server_imports_no_client() -> None:

@@ -1,5 +1,6 @@
 """What the demo shows, scene by scene. A scene's source is shown beside what it does."""
 
+# pyright: reportUnknownLambdaType=false
 from __future__ import annotations
 
 import asyncio
@@ -38,7 +39,8 @@ async def follow_progress(tasks: Any, stage: Stage) -> None:
     async for meta in handle.updates(timeout=30):
         if meta.status == "PROGRESS":
             stage.bar(meta.result["current"], meta.result["total"])
-    stage.show(f"{meta.status}: {meta.result}")
+        elif meta.ready:
+            stage.show(f"{meta.status}: {meta.result}")
 
 
 async def a_failure(tasks: Any, stage: Stage) -> None:
