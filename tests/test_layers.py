@@ -54,6 +54,7 @@ TABLE = [
     ("handles", "_handles.feeds _handles.waiting _handles.futures"),
     ("handles", "_handles.handle"),
     ("handles", "_handles.base _handles.lookup"),
+    ("handles", "_handles.html"),
     ("control", "control"),
     ("storage", "_redis.sentinel _redis.cluster"),
     ("storage", "_redis.driver"),

@@ -85,6 +85,14 @@ class ResultBase(Thenable[T_co]):
         """Those of a set or group."""
         return ()
 
+    def _repr_html_(self) -> str:
+        """For notebooks: what is known already, without touching the network."""
+        from .html import html_of  # most programs are none
+
+        handles = list(self._leaves())
+        alone = len(handles) == 1 and handles[0] is self
+        return html_of(handles, title="" if alone else type(self).__name__)
+
     @abstractmethod
     def _leaves(self) -> Iterator[Any]:
         """The handles of single tasks, from left to right."""

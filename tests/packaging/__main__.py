@@ -3,9 +3,10 @@
 The environment of the tests brings packages that users lack, so it cannot show that an extra names too few. For each
 extra of pyproject.toml, and for none, there is a program in ``programs/`` named after it. It runs in an empty
 environment with the wheel and that extra, in an empty directory, with ``$REDIS_URL`` of a private server. ``$DOCS``
-holds the programs of the tutorial, and of the page about other queues, written out. A program fails by raising.
+holds the programs of the tutorial, and of the pages about other queues and notebooks, written out. A program fails by
+raising.
 
-What is used beside other packages, without an extra, has a program too: the queues of that page, pytest's fixtures.
+What is used beside other packages, without an extra, has a program too: other queues, pytest's fixtures, notebooks.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ BESIDE = {
     "streaq": "streaq",
     "futures": "dask[distributed]",
     "fixtures": "pytest",
+    "jupyter": "nbclient ipykernel",
 }
 """Programs that take the package without an extra, and what they need beside it."""
 SECONDS = 120
@@ -81,8 +83,8 @@ def check_contents(wheel: Path, sdist: Path) -> None:
 
 
 def write_programs(directory: Path, server: RedisServer) -> None:
-    """The programs of the tutorial, talking to the private server, and of the page about other queues."""
-    for page in ("tutorial.md", "howto/other-queues.md"):
+    """The programs of the tutorial, talking to the private server, and of other pages."""
+    for page in ("tutorial.md", "howto/other-queues.md", "howto/jupyter.md"):
         text = (ROOT / "docs" / page).read_text(encoding="utf-8")
         for title, code in re.findall(r'```python title="(\S+)"\n(.*?)```', text, re.DOTALL):
             code = code.replace("redis://localhost:6379", server.url().removesuffix("/0"))
@@ -98,7 +100,7 @@ def try_extra(extra: str, wheel: Path, server: RedisServer, scratch: Path) -> No
     run(sys.executable, "-m", "uv", "venv", "--quiet", "--python", sys.executable, home / "venv")
     python = home / "venv" / "bin" / "python"
     plain = extra == CORE or extra in BESIDE
-    wanted = [str(wheel) if plain else f"{wheel}[{extra}]", *([BESIDE[extra]] if extra in BESIDE else [])]
+    wanted = [str(wheel) if plain else f"{wheel}[{extra}]", *BESIDE.get(extra, "").split()]
     run(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, *wanted)
     docs = home / "docs"
     docs.mkdir()

@@ -29,6 +29,7 @@ MODULES = [
     "asyncresult.graph",
     "asyncresult.integrations.celery",
     "asyncresult.integrations.django",
+    "asyncresult.integrations.jupyter",
     "asyncresult.integrations.taskiq",
     "asyncresult.meta",
     "asyncresult.promise",
