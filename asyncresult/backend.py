@@ -186,8 +186,11 @@ class Backend(Store):
 
     def _enter(self) -> None:
         """Become the current backend of this context, and of code in no block if none was entered before."""
-        self._closed = False
+        self._reopen()
         current.enter(self)
+
+    def _reopen(self) -> None:
+        self._closed = False
 
     def _leave(self) -> bool:
         """Undo one :meth:`_enter`. Whether that was the last of them."""

@@ -252,6 +252,15 @@ class TestBesideCelery:
         with sync.connect("memory://") as entered:
             assert sync.current_backend() == sync.AsyncResult("t").backend == entered
 
+    def test_after_a_block_that_has_closed_the_apps_backend(self, app: Celery) -> None:
+        """As where a coroutine connects for a moment, and blocking code of the process goes on."""
+        sent = app.tasks["add"].delay(1, 1)
+        with sync.connect(app) as backend:
+            assert backend.result(sent.id).get(timeout=FOREVER) == 2
+        assert sync.AsyncResult(sent.id).get(timeout=FOREVER) == 2
+        assert sync.AsyncResult(sent.id, app=app).get(timeout=FOREVER) == 2
+        backend.close()
+
     def test_an_app_without_results(self) -> None:
         before = _state._tls.current_app
         empty = Celery("empty", set_as_current=False)

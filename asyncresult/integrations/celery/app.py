@@ -17,8 +17,8 @@ def connect(app: Any, **options: Any) -> Backend:
     """The backend of a Celery app: where its workers store, with its prefix, expiries, serializers, TLS …
 
     It can revoke the app's tasks. It is the one that the handles of the app's tasks use, and the same at each
-    call; with ``options`` it is a new one, which the app's handles use from then on. From now on Celery's own results
-    of this app can be awaited too.
+    call, open again where a block has closed it; with ``options`` it is a new one, which the app's handles use from
+    then on. From now on Celery's own results of this app can be awaited too.
 
     Args:
         app: The app; or one of Celery's result backends: its app's own, or another.
@@ -36,4 +36,6 @@ def connect(app: Any, **options: Any) -> Backend:
         make_awaitable(app)
         return make_backend(app, theirs, **options) if options else backend_for(app, theirs)
     make_awaitable(app)
-    return backend_of(app, **options)
+    backend = backend_of(app, **options)
+    backend._reopen()  # it is the app's only one: a block that was left has closed it for all the others
+    return backend

@@ -24,7 +24,7 @@ from .kinds import backend_class
 
 __all__ = ["PostgresDriver", "find_dsn", "install_trigger", "trigger_sql", "trigger_sql_of"]
 
-logger = logging.getLogger("asyncresult")
+logger: logging.Logger = logging.getLogger("asyncresult")
 
 CHANNEL, TRIGGER = "asyncresult", "asyncresult_notify"
 #: Seconds between two sweeps over what is waited for, while notifications come.
@@ -172,7 +172,7 @@ class PostgresDriver(PolledDriver):
     ) -> None:
         super().__init__(*args, **options)
         self.listen_dsn = listen_dsn
-        self.table = _quoted(table, schema)
+        self.table: str = _quoted(table, schema)
 
     def start_engine(self, store: Store) -> Engine:
         return PostgresEngine(store, self)
@@ -186,7 +186,7 @@ class PostgresEngine(PolledEngine):
     def __init__(self, store: Store, driver: PostgresDriver) -> None:
         super().__init__(store, driver)
         #: Whether notifications come.
-        self.listening = False
+        self.listening: bool = False
         self._needed = asyncio.Event()
         self._listener = self.loop.create_task(
             self._listen_for_ever(), name=f"asyncresult LISTEN {driver}", context=contextvars.Context()

@@ -47,7 +47,7 @@ from .rpc import settled
 
 __all__ = ["Publisher", "SendUnconfirmed", "publisher_of"]
 
-logger = logging.getLogger("asyncresult")
+logger: logging.Logger = logging.getLogger("asyncresult")
 
 #: Seconds of composing between two turns of the loop. One message takes about 0.1 ms.
 SLICE = 0.002
@@ -84,8 +84,8 @@ class Publisher:
 
     def __init__(self, app: Any) -> None:
         self.app = app
-        self.sent = 0
-        self.in_thread = 0
+        self.sent: int = 0
+        self.in_thread: int = 0
         self.reason: str | None = None
         self._idle: list[Composer] = []
         self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = weakref.WeakKeyDictionary()

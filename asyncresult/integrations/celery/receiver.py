@@ -36,7 +36,7 @@ from ...errors import BackendError, BackendPermissionError
 
 __all__ = ["Receiver"]
 
-logger = logging.getLogger("asyncresult.rpc")
+logger: logging.Logger = logging.getLogger("asyncresult.rpc")
 
 #: Messages that the broker sends ahead of their acknowledgement.
 PREFETCH = 1000
@@ -97,8 +97,8 @@ class Receiver:
         refused: Callable[[BackendError], object],
     ) -> None:
         self.queue = queue
-        self.connected = self.declared = False
-        self.received = self.reconnects = 0
+        self.connected: bool = self.declared = False
+        self.received: int = self.reconnects = 0
         self.last_error: str | None = None
         self._app = app
         self._expires = expires
@@ -273,7 +273,7 @@ class Receiver:
         self._note(error)
 
     def _lost(self, error: Exception) -> None:
-        self.declared = False  # who sends from now on declares it first
+        self.declared: bool = False  # who sends from now on declares it first
         self.reconnects += self.connected
         self._note(error)
         if isinstance(error, _REFUSALS):

@@ -22,7 +22,7 @@ from .receiver import Receiver
 
 __all__ = ["Replies", "ReplyRecords"]
 
-logger = logging.getLogger("asyncresult.rpc")
+logger: logging.Logger = logging.getLogger("asyncresult.rpc")
 
 DEFAULT_REPLY_EXPIRES = 1800.0
 DEFAULT_MAX_UNREAD = 100_000
@@ -130,8 +130,8 @@ class Replies:
         self._waiting: Backend | None = None
         self.reply_expires = DEFAULT_REPLY_EXPIRES
         self.reply_queue: str | None = None
-        self.records = ReplyRecords(DEFAULT_MAX_UNREAD)
-        self.refused = 0
+        self.records: ReplyRecords = ReplyRecords(DEFAULT_MAX_UNREAD)
+        self.refused: int = 0
         #: Whose rules for keys, lifetimes and precedence hold: the backend that was made with options, or the first.
         self.rules: Store | None = None
         self._expected: dict[str, None] = {}

@@ -37,7 +37,7 @@ from .waiting import Waiting
 
 __all__ = ["RpcBackend", "RpcResultBackend", "is_rpc", "replies_of", "watch"]
 
-logger = logging.getLogger("asyncresult.rpc")
+logger: logging.Logger = logging.getLogger("asyncresult.rpc")
 
 _making = threading.RLock()
 
