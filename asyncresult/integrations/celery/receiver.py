@@ -97,8 +97,10 @@ class Receiver:
         refused: Callable[[BackendError], object],
     ) -> None:
         self.queue = queue
-        self.connected: bool = self.declared = False
-        self.received: int = self.reconnects = 0
+        self.connected: bool = False
+        self.declared: bool = False
+        self.received: int = 0
+        self.reconnects: int = 0
         self.last_error: str | None = None
         self._app = app
         self._expires = expires
