@@ -275,7 +275,7 @@ class Receiver:
         self._note(error)
 
     def _lost(self, error: Exception) -> None:
-        self.declared: bool = False  # who sends from now on declares it first
+        self.declared = False  # who sends from now on declares it first
         self.reconnects += self.connected
         self._note(error)
         if isinstance(error, _REFUSALS):
