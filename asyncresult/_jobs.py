@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _background
+from ._calls import is_coroutine_function, with_values
 from ._handles.result import AsyncResult
-from ._handles.sets import ResultSet
 from ._storage.keys import HISTORY
 from ._storage.store import Store, engine_of
 from .control import Revocation
-from .errors import AsyncResultError, BackendClosed, TaskFailed
+from .errors import AsyncResultError, BackendClosed
 from .states import FAILURE, REVOKED
 from .worker import TaskContext, traceback_text
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from ._processes import WorkerProcess
 
-__all__ = ["Job", "JobContext", "Options", "Session", "is_coroutine_function", "is_handle"]
+__all__ = ["Job", "JobContext", "Options", "Session"]
 
 logger = logging.getLogger("asyncresult")
 
@@ -363,7 +363,7 @@ class Job:
             async with asyncio.timeout(self._options.expires):
                 if self._forgetting is not None:
                     await self._forgetting
-                call = await self._with_values()
+                call = await with_values(self._call)
                 await slots.acquire()
         except TimeoutError:  # an argument's own comes as TaskFailed
             context.revoked = "expired"
@@ -483,23 +483,6 @@ class Job:
     def _timed_out(self) -> TimeoutError:
         return TimeoutError(f"the task did not end within {self._options.timeout} s")
 
-    async def _with_values(self) -> functools.partial[Any]:
-        """The call with values in place of handles."""
-        call = self._call
-        args = [await _value(argument) for argument in call.args]
-        kwargs = {name: await _value(argument) for name, argument in call.keywords.items()}
-        return functools.partial(call.func, *args, **kwargs)
-
-
-async def _value(argument: Any) -> Any:
-    if not is_handle(argument):
-        return argument
-    try:
-        return await argument
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise TaskFailed(f"task {argument}, whose result is an argument of this one, failed: {reason}") from error
-
 
 def _may_be_ctrl_c(error: BaseException) -> bool:
     """Whether a signal may have raised it, and not the function: then it ends the program, too.
@@ -511,13 +494,3 @@ def _may_be_ctrl_c(error: BaseException) -> bool:
         and threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
-
-
-def is_coroutine_function(fn: Any) -> bool:
-    """Whether calling ``fn`` gives a coroutine."""
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
-
-
-def is_handle(argument: Any) -> bool:
-    """Whether it is a handle, or a set of handles, whose value is meant."""
-    return isinstance(argument, (AsyncResult, ResultSet))

@@ -16,16 +16,13 @@ import msgspec
 from ._promise_core import (
     FULFILLED,
     BasePromise,
-    Finally,
-    Join,
     Promised,
     Reaction,
     Settler,
-    Then,
     check_callable,
     check_reason,
-    weakly,
 )
+from ._promise_reactions import Finally, Join, Then, weakly
 
 __all__ = ["Promise", "Settled", "Thenable"]
 

@@ -23,20 +23,20 @@ import os
 import platform
 import random
 import time
-import traceback as tracebacks
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 from . import _background
 from ._checks import check_lifetime, check_task_id
 from ._handles.base import Node
+from ._request import Request, TrackOptions
 from ._storage.keys import REVOKE
 from ._storage.store import Store, engine_of
+from .codec.tracebacks import traceback_text
 from .control import Revocation
 from .errors import AsyncResultError, BackendClosed, BackendError, ResultDecodeError, ResultEncodeError, TaskRevoked
 from .probe import outcome_of_state
@@ -57,42 +57,6 @@ _current: ContextVar[TaskContext | None] = ContextVar("asyncresult_current_task"
 def current_task() -> TaskContext | None:
     """The task whose block or function this code runs in, also in a worker thread of an Executor."""
     return _current.get()
-
-
-class TrackOptions(TypedDict, total=False):
-    """What :meth:`asyncresult.Backend.track` takes, and documents."""
-
-    name: str | None
-    args: Sequence[Any] | None
-    kwargs: Mapping[str, Any] | None
-    worker: str | None
-    queue: str | None
-    retries: int
-    parent_id: str | None
-    group_id: str | None
-    ignore_result: bool
-    expires: float | None
-    failure_expires: float | None
-    heartbeat: float | None
-    history: int | None
-    progress_interval: float
-
-
-@dataclass(slots=True, kw_only=True)
-class Request:
-    """How a task describes itself, with the attributes of Celery's request. See :meth:`Backend.track`."""
-
-    task: str | None
-    args: Sequence[Any] | None
-    kwargs: Mapping[str, Any] | None
-    hostname: str
-    delivery_info: Mapping[str, Any]
-    retries: int
-    parent_id: str | None
-    group: str | None
-    children: list[Node[Any]] = field(default_factory=list)
-    heartbeat: Mapping[str, float] | None = None
-    extended: bool = True
 
 
 class TaskContext:
@@ -528,16 +492,3 @@ class _Delays:
     async def sleep(self) -> None:
         await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))
         self._delay = min(self._delay * 2, STORE_AGAIN_LAST)
-
-
-def traceback_text(exc: BaseException) -> str:
-    """The traceback as Celery stores it, with causes, groups and notes, without the frames that lead to the task."""
-    tb = exc.__traceback__
-    while tb is not None and tb.tb_next is not None and _leads_to_task(tb):
-        tb = tb.tb_next
-    return "".join(tracebacks.format_exception(type(exc), exc, tb))
-
-
-def _leads_to_task(tb: TracebackType) -> bool:
-    module: str = tb.tb_frame.f_globals.get("__name__", "")
-    return module.partition(".")[0] in ("asyncresult", "anyio")

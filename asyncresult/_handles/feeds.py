@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from .._checks import LOOK_ONCE_TIMEOUT
 from ..errors import AsyncResultError
-from .handle import Reason
+from .known import Reason
 
 __all__ = ["Feed", "Stream", "deadline_of_look", "is_over"]
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, overload
 
 from .._storage.store import Store
 from .base import N, Node
+from .groups import GroupResult
 from .result import AsyncResult
-from .sets import GroupResult
 
 __all__ = ["result_from_tuple"]
 

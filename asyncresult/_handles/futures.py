@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..errors import BackendClosed
-from .handle import Handle, Reason, fresh, listen, settled, unlisten
+from .handle import Handle, listen, unlisten
+from .known import Reason, fresh, settled
 
 __all__ = ["DoneCallback", "concurrent_future", "result_future"]
 

@@ -1,13 +1,11 @@
-"""What is known about one task, and who wants to know.
+"""Who wants to know about one task.
 
-A handle is a name, a store and what it has learned. It costs nothing until somebody waits: then it is in the
-store's table of waiters (:mod:`.._storage.waiters`) as the listener of its key, and itself keeps a list of who
-wants to know: callbacks ``(handle, reason)`` that fire once, and feeds that see every record. Awaiting, joining,
+A handle is a name, a store and what it has learned (:mod:`.known`). It costs nothing until somebody waits: then
+it is in the store's table of waiters (:mod:`.._storage.waiters`) as the listener of its key, and itself keeps a list
+of who wants to know: callbacks ``(handle, reason)`` that fire once, and feeds that see every record. Awaiting, joining,
 futures and promises are all such callbacks, so what ends one of them ends all: the final record, the failure of a
 task before this one in a chain, an error of the store. A join hands the same callback to all its members.
 
-An error is kept without a traceback, and copied for whoever it is raised for: a kept error that was raised would hold
-the frames it passed through, and what they hold, and these often enough hold the error.
 """
 
 from __future__ import annotations
@@ -17,15 +15,13 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
-from .._checks import check_task_id
-from .._storage.current import current_store
 from .._storage.store import Store, engine_of
-from ..codec.convert import convert
-from ..errors import AsyncResultError, BackendClosed, BackendError, NotReady, ResultDecodeError, copy_error
+from ..errors import AsyncResultError
 from ..meta import TaskMeta
 from ..promise import AwaitedPromise, Promise
-from ..states import EXCEPTION_STATES, PENDING, PROPAGATE_STATES, READY_STATES, SUCCESS
+from ..states import PENDING, PROPAGATE_STATES, READY_STATES, SUCCESS
 from .base import Node, ResultBase, T_co, members_in
+from .known import Known, Reason, fresh, has_failed, is_ready, settled
 
 if TYPE_CHECKING:
     from .._storage.waiters import Waiters
@@ -34,24 +30,14 @@ __all__ = [
     "Callback",
     "Handle",
     "Observer",
-    "Reason",
     "ancestors",
-    "bind",
     "end_with",
-    "forget_record",
-    "fresh",
-    "give_up",
-    "has_failed",
-    "info_of",
     "is_of_look",
-    "is_ready",
     "learn",
     "listen",
     "needs_read",
     "observe",
-    "outcome",
     "read_record",
-    "settled",
     "unlisten",
     "unlisten_all",
     "unlisten_equal",
@@ -60,13 +46,8 @@ __all__ = [
     "watch",
 ]
 
-Reason: TypeAlias = "AsyncResultError | Handle[Any]"
-"""Why a wait is over without a record: the error, or the task before this one that failed. See :func:`fresh`."""
-
 Callback: TypeAlias = "Callable[[Any, Reason | None], None]"
 """Called once with the handle: when it is done (None), or when its wait is over without a record (the reason)."""
-
-_NOT_CONVERTED: Any = object()
 
 
 class Observer(Protocol):
@@ -80,15 +61,6 @@ class Observer(Protocol):
 
     def put(self, meta: TaskMeta, /) -> None: ...
     def fail(self, reason: Reason, /) -> None: ...
-
-
-def fresh(reason: Reason) -> Exception:
-    """What to raise for a reason: a new instance each time."""
-    if isinstance(reason, Handle):
-        failure = settled(reason)[1]
-        assert failure is not None
-        return failure
-    return copy_error(reason)
 
 
 def ancestors(node: ResultBase[Any]) -> list[Handle[Any]]:
@@ -181,27 +153,10 @@ class _Follower:
                 self._handle._guarded(feed.fail, error)
 
 
-class Handle(Node[T_co]):
+class Handle(Known[T_co]):
     """One task: what is known about it, and who listens. Users hold it as :class:`.result.AsyncResult`."""
 
-    __slots__ = (
-        "__weakref__",
-        "_backend",
-        "_callbacks",
-        "_error",
-        "_feeds",
-        "_meta",
-        "_table",
-        "_type",
-        "_value",
-        "_watchers",
-        "id",
-        "ignored",
-        "parent",
-    )
-
-    #: Whether the record that the handle knows is the last one, whatever its state.
-    _is_eager = False
+    __slots__ = ("__weakref__", "_callbacks", "_feeds", "_table", "_watchers")
 
     def __init__(
         self,
@@ -211,84 +166,15 @@ class Handle(Node[T_co]):
         parent: Node[Any] | None = None,
         type: Any = Any,
     ) -> None:
-        self.id: str = check_task_id(id)
-        self.parent: Node[Any] | None = parent
-        self.ignored: bool = False
-        self._backend = backend
-        self._type = type
-        self._meta: TaskMeta | None = None
-        self._error: Reason | None = None
-        self._value: Any = _NOT_CONVERTED
+        super().__init__(id, backend=backend, parent=parent, type=type)
         # By id(): a list would have to be searched for each of 10,000 tasks that stop waiting.
         self._callbacks: Callback | dict[int, Callback] | None = None
         self._feeds: dict[int, Observer] | None = None
         self._watchers: list[_Watcher] | None = None  # on the tasks before this one, while somebody waits
         self._table: Waiters | None = None  # the table in which this handle is a listener
 
-    # -- what this handle knows: memory only --------------------------------------------------------------
-
-    @property
-    def task_id(self) -> str:
-        """The task's id, under Celery's other name."""
-        return self.id
-
-    @property
-    def backend(self) -> Store:
-        """The backend; the current one from the first use on, where none was given.
-
-        Raises:
-            RuntimeError: None was given and none is entered.
-        """
-        if self._backend is None:
-            self._backend = current_store()
-        return self._backend
-
-    def done(self) -> bool:
-        """Whether this handle has learned how the task ended, or that there is no result to wait for: its record
-        cannot be had, a task before it in a chain has failed, or it is ignored."""
-        return self._error is not None or self.ignored or is_ready(self)
-
-    @property
-    def value(self) -> T_co:
-        """The value that this handle has learned.
-
-        Raises:
-            NotReady: Nothing was learned yet.
-            Exception: The task's own, rebuilt; or why the record cannot be had.
-        """
-        return outcome(self, propagate=True)  # type: ignore[no-any-return]
-
-    @property
-    def exception(self) -> Exception | None:
-        """The task's exception, a fresh instance at each access; None when it succeeded. Or why there is no record.
-
-        Raises:
-            NotReady: Nothing was learned yet.
-        """
-        if self.done():
-            return settled(self)[1]
-        raise self._not_ready()
-
-    @property
-    def snapshot(self) -> TaskMeta | None:
-        """The latest record that this handle has seen, final or not."""
-        return self._meta
-
-    def _not_ready(self) -> NotReady:
-        return NotReady(f"the result of task {self.id} is not known yet: await the handle first")
-
-    def _failure(self, meta: TaskMeta) -> Exception | None:
-        """The exception that a record holds, a fresh instance each time: tracebacks must not pile up."""
-        return self.backend.codec.exception(meta) if meta.status in EXCEPTION_STATES else None
-
     def _leaves(self) -> Iterator[Handle[Any]]:
         yield self
-
-    def _values(self, propagate: bool) -> Any:
-        if propagate:
-            return outcome(self, propagate=True)
-        value, error = settled(self)
-        return value if error is None else error
 
     # -- the table's side, and who wants to know ------------------------------------------------------------
 
@@ -429,69 +315,9 @@ class Handle(Node[T_co]):
 # What the other modules of this folder do with a handle. Not methods: all that is public on a handle is the users'.
 
 
-def is_ready(handle: Handle[Any]) -> bool:
-    """Whether the handle knows the task's last record."""
-    meta = handle._meta
-    return meta is not None and (meta.status in READY_STATES or handle._is_eager)
-
-
 def needs_read(handle: Handle[Any]) -> bool:
     """Whether the end of the task is not known, and nobody reads the record for this handle."""
     return handle._table is None and not handle.ignored and not is_ready(handle)
-
-
-def bind(handles: Iterable[Handle[Any]]) -> None:
-    """Have those without a backend take the current one, before it is another."""
-    for handle in handles:
-        if handle._backend is None:
-            handle._backend = current_store()
-
-
-def has_failed(handle: Handle[Any]) -> bool:
-    """Whether the handle knows that the task has failed, or was revoked."""
-    return is_ready(handle) and handle._meta is not None and handle._meta.status in PROPAGATE_STATES
-
-
-def settled(handle: Handle[Any]) -> tuple[Any, Exception | None]:
-    """The value of a handle that is done, or the exception in its place. Nothing is raised but NotReady."""
-    if handle.ignored:
-        return None, None
-    if is_ready(handle):
-        meta = handle._meta
-        assert meta is not None
-        if meta.status != SUCCESS:
-            return None, handle._failure(meta)
-        if handle._type is Any:
-            return meta.result, None
-        try:
-            if handle._value is _NOT_CONVERTED:
-                handle._value = convert(meta.result, handle._type, task_id=handle.id)
-            return handle._value, None
-        except ResultDecodeError as error:
-            return None, error.with_traceback(None)
-    if handle._error is not None:
-        return None, fresh(handle._error)
-    raise handle._not_ready()
-
-
-def outcome(handle: Handle[Any], *, propagate: bool) -> Any:
-    """The value; or else the exception, raised, or given where it need not ``propagate``."""
-    meta = handle._meta
-    # The rule, without another call (benchmarks: gather).
-    if meta is not None and meta.status == SUCCESS and handle._type is Any and not handle.ignored:
-        return meta.result
-    if meta is not None and handle._is_eager and meta.status not in READY_STATES:
-        return None  # run on the spot, and to be retried: there is nobody to do that
-    value, error = settled(handle)
-    if error is None:
-        return value
-    try:
-        # That a record cannot be had, or is not of the type, is not the task's exception.
-        if propagate or isinstance(error, ResultDecodeError | BackendError | BackendClosed):
-            raise error
-        return error
-    finally:
-        del error  # it would hold this frame, which holds it
 
 
 def listen(handle: Handle[Any], callback: Callback, *, read_early: bool = True) -> None:
@@ -575,11 +401,6 @@ def end_with(handle: Handle[Any], reason: Reason) -> bool:
     return True
 
 
-def give_up(handle: Handle[Any], reason: Reason) -> None:
-    """Have the handle know why there is no record, without calling anybody."""
-    handle._error = reason
-
-
 def learn(handle: Handle[Any], meta: TaskMeta) -> bool:
     """Take a record that was read beside the table; whether the task is over now."""
     if is_ready(handle):
@@ -661,17 +482,3 @@ def is_of_look(handle: Handle[Any], meta: TaskMeta) -> bool:
     All else they are given by the table, in its turn.
     """
     return not meta.ready and (meta is handle._meta or meta.status == PENDING)
-
-
-def info_of(handle: Handle[Any], meta: TaskMeta) -> Any:
-    """What a record says: the value, the exception, or what the state tells."""
-    if meta.status == SUCCESS:
-        return outcome(handle, propagate=False)
-    failure = handle._failure(meta)
-    return meta.result if failure is None else failure  # its class may have a __bool__ or __len__
-
-
-def forget_record(handle: Handle[Any]) -> None:
-    """Have the handle know nothing."""
-    handle._meta = handle._error = None
-    handle._value = _NOT_CONVERTED

@@ -29,23 +29,18 @@ from ..states import SUCCESS
 from .base import ResultBase, handles_in, members_in
 from .handle import (
     Callback,
-    Reason,
     ancestors,
     end_with,
-    give_up,
-    has_failed,
-    is_ready,
     learn,
     listen,
     needs_read,
-    outcome,
     read_record,
-    settled,
     unlisten,
     unlisten_all,
     unwatch,
     watch,
 )
+from .known import Reason, give_up, has_failed, is_ready, outcome, settled
 from .result import AsyncResult
 from .waiting import raise_reason
 

@@ -7,22 +7,21 @@ import builtins
 import concurrent.futures
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .._checks import DetachOrRevoke, check_choice
 from .._extensions import integration_for
-from .._storage.store import Store, engine_of
+from .._storage.store import Store
 from ..codec.exceptions import printable
 from ..errors import ResultTimeout
 from ..meta import TaskMeta
 from ..probe import Measured
 from ..states import PENDING, RECEIVED, STARTED
-from .base import HasHandle, N, Node, T_co, handles_in
+from .base import HasHandle, N, Node, T_co
 from .futures import DoneCallback, concurrent_future, result_future
-from .handle import Handle, forget_record, fresh, info_of, is_ready, listen, outcome, unlisten_equal
-from .lookup import lookup
-from .making import make_handles
+from .handle import Handle, listen, unlisten_equal
+from .known import fresh, info_of, is_ready, outcome
+from .reads import Readable
 from .updates import Updates
 from .waiting import await_outcome, raise_reason, wait
 
@@ -36,7 +35,7 @@ __all__ = ["AsyncResult"]
 BEFORE = {STARTED: (PENDING, RECEIVED), RECEIVED: (PENDING,)}
 
 
-class AsyncResult(Handle[T_co]):
+class AsyncResult(Readable[T_co]):
     """The result of a task that runs somewhere else.
 
     ``await r`` is ``await r.get()``. Cancelling an await, a timeout or dropping the handle never reaches
@@ -251,120 +250,6 @@ class AsyncResult(Handle[T_co]):
         Raises: as :meth:`then`.
         """
         return concurrent_future(self)
-
-    # -- one read each ----------------------------------------------------------------------------------
-
-    @lookup
-    async def state(self) -> str:
-        """The task's state: PENDING, STARTED, SUCCESS … Raises: as :meth:`meta`."""
-        return (await self.meta()).status
-
-    status = state
-
-    async def result(self) -> Any:
-        """The value, the task's exception (not raised), or what the state tells.
-
-        Raises: as :meth:`meta`; ResultTypeError when the value is not of the ``type``.
-        """
-        return info_of(self, await self.meta())
-
-    info = result
-
-    async def traceback(self) -> str | None:
-        """The worker's traceback text; None without a failure. Raises: as :meth:`meta`."""
-        return (await self.meta()).traceback
-
-    async def children(self) -> list[Node[Any]] | None:
-        """Handles on what the task sent while it ran; None where the record does not say.
-
-        Raises: as :meth:`meta`; ResultDecodeError also when the children are not in Celery's form.
-        """
-        from .tree import children_of
-
-        meta = await self.meta()
-        if not meta.children:
-            return None if meta.children is None else []  # needs no backend: an eager one may have none
-        return await make_handles(self.backend, meta.children, lambda: children_of(self, meta))
-
-    async def _below(self) -> list[Node[Any]]:
-        return await self.children() or []
-
-    async def date_done(self) -> datetime | None:
-        """When the task ended, timezone-aware; None while it has not.
-
-        Raises: as :meth:`meta`; ResultDecodeError also when it is not a time.
-        """
-        return (await self.meta()).date_done
-
-    async def name(self) -> str | None:
-        """The task's name, where the worker records it (``result_extended``). Raises: as :meth:`meta`."""
-        return (await self.meta()).name
-
-    async def args(self) -> Any:
-        """The positional arguments, where the worker records them. Raises: as :meth:`meta`."""
-        return (await self.meta()).args
-
-    async def kwargs(self) -> Any:
-        """The keyword arguments, where the worker records them. Raises: as :meth:`meta`."""
-        return (await self.meta()).kwargs
-
-    async def worker(self) -> str | None:
-        """The worker that ran it, where that is recorded. Raises: as :meth:`meta`."""
-        return (await self.meta()).worker
-
-    async def queue(self) -> str | None:
-        """The queue it came through, where the worker records it. Raises: as :meth:`meta`."""
-        return (await self.meta()).queue
-
-    async def retries(self) -> int | None:
-        """How often it was tried again, where the worker records it. Raises: as :meth:`meta`."""
-        return (await self.meta()).retries
-
-    @lookup
-    async def ready(self) -> bool:
-        """Whether the task is over; True at once for an ignored result, of which nothing more will be known.
-
-        Raises: as :meth:`meta`, never what the task raised.
-        """
-        return self.ignored or (await self.meta()).ready
-
-    @lookup
-    async def successful(self) -> bool:
-        """Whether the task returned. Raises: as :meth:`meta`."""
-        return (await self.meta()).successful
-
-    @lookup
-    async def failed(self) -> bool:
-        """Whether the task raised; a revoked task did not. Raises: as :meth:`meta`."""
-        return (await self.meta()).failed
-
-    @lookup
-    async def exists(self) -> bool:
-        """Whether a record is stored, without fetching it.
-
-        Raises: as :meth:`meta`, but not ResultDecodeError.
-
-        Wire: STRLEN.
-        """
-        backend = self.backend
-        return await engine_of(backend).exists(backend.task_key(self.id))
-
-    async def forget(self) -> None:
-        """Delete the record and those of the parents, and what this handle knows.
-
-        A task that still runs will write its record again.
-
-        Raises: BackendError, BackendClosed.
-
-        Wire: DEL.
-        """
-        ids = [self.id]
-        node = self.parent
-        while node is not None:
-            ids += [leaf.id for leaf in handles_in(node)]
-            node = node.parent
-        await self.backend.forget(*ids)
-        forget_record(self)
 
     # -- control ------------------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ from .._storage.store import engine_of
 from ..errors import AsyncResultError, BackendUnavailable, ResultTimeout, copy_error
 from ..meta import TaskMeta
 from .feeds import Feed, Stream, deadline_of_look, is_over
-from .handle import Handle, Reason, is_of_look, is_ready, listen, observe, read_record, unlisten, unobserve
+from .handle import Handle, is_of_look, listen, observe, read_record, unlisten, unobserve
+from .known import Reason, is_ready
 from .waiting import raise_reason
 
 __all__ = ["Updates", "same_state"]

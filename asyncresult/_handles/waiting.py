@@ -16,21 +16,8 @@ from .._storage.store import engine_of
 from ..errors import AsyncResultError, ResultTimeout
 from ..meta import TaskMeta
 from ..probe import Measured
-from .handle import (
-    Callback,
-    Handle,
-    Reason,
-    ancestors,
-    fresh,
-    has_failed,
-    is_ready,
-    listen,
-    observe,
-    outcome,
-    read_record,
-    unlisten,
-    unobserve,
-)
+from .handle import Callback, Handle, ancestors, listen, observe, read_record, unlisten, unobserve
+from .known import Reason, fresh, has_failed, is_ready, outcome
 
 __all__ = ["await_outcome", "raise_reason", "wait"]
 

@@ -33,7 +33,6 @@ import asyncio
 import functools
 import logging
 import random
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -41,7 +40,7 @@ from redis.exceptions import RedisError
 
 from .. import _background
 from .._storage.waiters import Waiters
-from ..errors import AsyncResultError, BackendClosed, BackendError, BackendUnavailable
+from ..errors import BackendClosed, BackendUnavailable
 from .address import Address
 from .connection import Command, CommandConnection, query
 from .driver import RedisDriver
@@ -49,7 +48,9 @@ from .errors import describe, is_transient, typed_error
 from .options import Options
 from .outage import Backoff, Outage
 from .pump import Job, Pump
-from .slots import Redirected, Slots, read_redirection
+from .scattered import Part, Scattered
+from .shard import Shard
+from .slots import Redirected, Slots
 from .subscriber import Subscriber
 from .topology import Links, Topology
 from .urls import parse_cluster
@@ -60,9 +61,6 @@ logger = logging.getLogger("asyncresult")
 
 #: Seconds after which an unanswered command is a reason to look whether its node still has the slots.
 SLOW = 0.5
-#: Redirections of one job that are followed at once; from there on it waits for a look at the slots, so
-#: that two nodes which name each other do not keep us running between them.
-PROMPT_REDIRECTIONS = 2
 
 
 class ClusterDriver(RedisDriver):
@@ -102,8 +100,8 @@ class Cluster(Topology):
         self.slots = Slots()
         self._nodes: dict[Address, Pump] = {}
         self._retired: set[asyncio.Task[None]] = set()
-        self._undelivered: list[_Part] = []
-        self._unfinished: set[_Scattered] = set()  # those that closing waits for
+        self._undelivered: list[Part] = []
+        self._unfinished: set[Scattered] = set()  # those that closing waits for
         self._drained: asyncio.Future[None] | None = None
         self._slow = 0
         self._overdue: asyncio.TimerHandle | None = None
@@ -111,7 +109,7 @@ class Cluster(Topology):
         self._closing = False
         self._outage = Outage(f"cluster {links.name}")
         self._had_slots = False
-        self._shards: dict[Address, _Shard] = {}
+        self._shards: dict[Address, Shard] = {}
         self._unassigned: set[bytes] = set()  # shard channels that wait for the next look
         self._subscribed_at: Address | None = None
         # The one of classic channels; shard channels have one for each primary.
@@ -229,12 +227,12 @@ class Cluster(Topology):
         if not job.commands:  # about no key at all
             job.done([])
             return
-        whole = _Scattered(self, job)
+        whole = Scattered(self, job)
         if job.patience is not None:
             self._unfinished.add(whole)
         whole.send(range(len(job.commands)))
 
-    def finished(self, whole: _Scattered) -> None:
+    def finished(self, whole: Scattered) -> None:
         self._unfinished.discard(whole)
         if not self._unfinished and self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
@@ -268,7 +266,7 @@ class Cluster(Topology):
 
     def undelivered(self, jobs: Iterable[Job]) -> None:
         """Keep parts until the next look at the slots."""
-        parts = [job for job in jobs if isinstance(job, _Part)]  # the others are AUTH, for that connection alone
+        parts = [job for job in jobs if isinstance(job, Part)]  # the others are AUTH, for that connection alone
         if self._closing:
             for part in parts:
                 part.failed(
@@ -296,7 +294,7 @@ class Cluster(Topology):
             else:
                 shard = self._shards.get(owner)
                 if shard is None:
-                    shard = self._shards[owner] = _Shard(self, self._links, self._table, owner)
+                    shard = self._shards[owner] = Shard(self, self._links, self._table, owner)
                 shard.subscribe(own)
 
     def unsubscribe(self, keys: list[bytes]) -> None:
@@ -369,160 +367,3 @@ class Cluster(Topology):
             self._overdue.cancel()
         undelivered, self._undelivered = self._undelivered, []
         self.undelivered(undelivered)
-
-
-class _Scattered:
-    """A job on its way through the cluster; done when every command has a reply that is no redirection."""
-
-    def __init__(self, topology: Cluster, job: Job) -> None:
-        self.topology = topology
-        self.job = job
-        self.losses: Counter[int] = Counter()  # by number, for commands that were alone when a connection was lost
-        self._replies: list[Any] = [None] * len(job.commands)
-        self._left = len(job.commands)
-        self._over = False
-        self._redirections = 0
-        if job.patience is not None:
-            job.deadline = asyncio.get_running_loop().time() + job.patience
-
-    def send(self, numbers: Iterable[int]) -> None:
-        """Send the commands with these numbers, one part to each owner."""
-        by_owner = self.topology.slots.by_owner((_key_of(self.job.commands[number]), number) for number in numbers)
-        for owner, own in by_owner.items():
-            part = _Part(self, own)
-            if owner is None:
-                self.topology.undelivered([part])
-            else:
-                self.topology.node(owner).submit(part)
-
-    def answered(self, numbers: Sequence[int], replies: Sequence[Any]) -> None:
-        moved: list[int] = []
-        for number, reply in zip(numbers, replies, strict=True):
-            redirected = read_redirection(reply)
-            if redirected is None:
-                self._replies[number] = reply
-                self._left -= 1
-            elif redirected.once and redirected.to is not None:
-                self.topology.node(redirected.to).submit(_Part(self, [number], asking=True))
-            else:
-                self.topology.moved(redirected)
-                moved.append(number)
-        if moved and not self._over:
-            self._redirections += 1
-            if self._redirections <= PROMPT_REDIRECTIONS:
-                self.send(moved)
-            else:
-                self.topology.undelivered([_Part(self, moved)])
-        if not self._left and not self._over:
-            self.topology.finished(self)
-            self.job.done(self._replies)
-            self._over = True
-
-    def failed(self, error: BackendError | BackendClosed) -> None:
-        """One part failed, or :meth:`answered` raised."""
-        if not self._over:
-            self._over = True
-            self.topology.finished(self)
-            self.job.failed(error)
-
-
-class _Part(Job):
-    """What goes to one node."""
-
-    __slots__ = ("_asking", "_numbers", "_whole")
-
-    def __init__(self, whole: _Scattered, numbers: list[int], *, asking: bool = False) -> None:
-        commands = [whole.job.commands[number] for number in numbers]
-        super().__init__(
-            [("ASKING",), *commands] if asking else commands,
-            lambda replies: whole.answered(numbers, replies[1:] if asking else replies),
-            whole.failed,
-            whole.job.patience,
-        )
-        self.deadline = whole.job.deadline
-        self._whole = whole
-        self._numbers = numbers
-        self._asking = asking
-        self.losses = whole.losses[numbers[0]] if len(numbers) == 1 else 0
-
-    @property
-    def key(self) -> bytes | None:
-        command = self._whole.job.commands[self._numbers[0]]
-        return _key_of(command) if len(self._numbers) == 1 and command[0] == "MGET" else None
-
-    def split(self, size: int) -> Sequence[Job]:
-        if self._asking:
-            return (self,)
-        return [_Part(self._whole, self._numbers[i : i + size]) for i in range(0, len(self._numbers), size)]
-
-    def send(self) -> None:
-        """Send it to whoever owns the slots now."""
-        if len(self._numbers) == 1:
-            self._whole.losses[self._numbers[0]] = self.losses
-        self._whole.send(self._numbers)
-
-    def is_over(self) -> bool:
-        """Whether the patience is used up."""
-        return self.deadline is not None and asyncio.get_running_loop().time() >= self.deadline
-
-
-class _Shard:
-    """The sink of the subscription to one primary: stands between it and the table of waiters."""
-
-    def __init__(self, topology: Cluster, links: Links, table: Waiters, address: Address) -> None:
-        self.keys: set[bytes] = set()
-        self._topology = topology
-        self._table = table
-        self._connected = False
-        self.subscriber = links.subscriber(functools.partial(links.dial, address), self)
-
-    def subscribe(self, keys: list[bytes]) -> None:
-        self.keys.update(keys)
-        if self._connected:
-            self.subscriber.subscribe(keys)
-        else:
-            self.subscriber.wake()
-
-    def give_up(self, keys: Iterable[bytes]) -> set[bytes]:
-        """Unsubscribe ``keys``; returns them."""
-        given_up = set(keys)
-        if given_up:
-            self.keys -= given_up
-            if self._connected:
-                self.subscriber.unsubscribe(list(given_up))
-        return given_up
-
-    @property
-    def wanted(self) -> bool:
-        return bool(self.keys)
-
-    def connected(self) -> None:
-        self._connected = True
-        self.subscriber.subscribe(list(self.keys))
-
-    def disconnected(self) -> None:
-        self._connected = False
-        self.dropped(list(self.keys))
-
-    def pushed(self, key: bytes, payload: bytes) -> None:
-        self._table.pushed(key, payload)
-
-    def acked(self, keys: list[bytes]) -> None:
-        self._table.acked([key for key in keys if key in self.keys])  # others belong to another node by now
-
-    def dropped(self, keys: list[bytes]) -> None:
-        self._topology.unassign(self.keys.intersection(keys))
-        self.keys.difference_update(keys)
-
-    def refused(self, keys: list[bytes], error: AsyncResultError) -> None:
-        self.keys.difference_update(keys)
-        self._table.refused(keys, error)
-
-    def fail_all(self, error: AsyncResultError) -> None:
-        self.refused(list(self.keys), error)
-
-
-def _key_of(command: Command) -> bytes:
-    """The key that decides where a command goes; all others of it live in the same slot."""
-    key: bytes = command[3] if command[0] in ("EVAL", "EVALSHA") else command[1]
-    return key

@@ -37,6 +37,7 @@ from .engine import BackendStats, Engine
 from .memory import MemoryDriver, MemoryEngine
 from .memory import Records as KeptRecords
 from .polling import SINGLE_READS, Listable, ReaderThread, Records, Schedule, Watch
+from .questions import Question, answer_with, first_of, pass_on
 from .store import Driver, Store
 
 __all__ = ["PolledDriver", "PolledEngine"]
@@ -102,27 +103,6 @@ class PolledDriver(Driver):
         return self._address
 
 
-class _Question:
-    """An explicit read of one record or of several: a future that is answered when the last of them is there."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, size: int) -> None:
-        self.future: asyncio.Future[list[bytes | None]] = loop.create_future()
-        self._values: list[bytes | None] = [None] * size
-        self._missing = size
-        if not size:
-            self.future.set_result([])
-
-    def answer(self, index: int, value: bytes | None) -> None:
-        self._values[index] = value
-        self._missing -= 1
-        if not self._missing and not self.future.done():
-            self.future.set_result(self._values)
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
 class PolledEngine(MemoryEngine):
     """One loop's view of such a store: the records by its threads, all else from memory."""
 
@@ -136,7 +116,7 @@ class PolledEngine(MemoryEngine):
         ]
         for thread in self._threads:  # an engine that is dropped without aclose() must not keep its threads
             weakref.finalize(self, thread.stop, _nothing).atexit = False
-        self._asked: dict[str, list[tuple[_Question, int]]] = {}
+        self._asked: dict[str, list[tuple[Question, int]]] = {}
         self._next: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._writing: set[asyncio.Future[Any]] = set()
@@ -187,17 +167,17 @@ class PolledEngine(MemoryEngine):
 
     def read(self, key: bytes) -> asyncio.Future[bytes | None]:
         future: asyncio.Future[bytes | None] = self.loop.create_future()
-        self.read_many([key]).add_done_callback(functools.partial(_first_of, future))
+        self.read_many([key]).add_done_callback(functools.partial(first_of, future))
         return future
 
     def read_many(self, keys: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
-        question = _Question(self.loop, len(keys))
+        question = Question(self.loop, len(keys))
         for index, key in enumerate(keys):
             if self._backend.is_task_key(key):
                 self._asked.setdefault(self._backend.task_of(key), []).append((question, index))
             elif self._backend.is_group_key(key):
                 read = self._run(functools.partial(_read_group, self._backend.group_of(key)))
-                read.add_done_callback(functools.partial(_answer, question, index))
+                read.add_done_callback(functools.partial(answer_with, question, index))
             else:
                 self.loop.call_soon(question.answer, index, self._store.get(key))
         self._wake()
@@ -205,7 +185,7 @@ class PolledEngine(MemoryEngine):
 
     def exists(self, key: bytes) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = self.loop.create_future()
-        self.read(key).add_done_callback(lambda read: _pass_on(read, future, bool))
+        self.read(key).add_done_callback(lambda read: pass_on(read, future, bool))
         return future
 
     def _wake(self) -> None:
@@ -234,7 +214,7 @@ class PolledEngine(MemoryEngine):
     def _read_some(self, thread: ReaderThread) -> bool:
         """Have the thread read what was asked for, and what is due; whether there was anything."""
         now = self.loop.time()
-        asked: dict[str, list[tuple[_Question, int]]] = {}
+        asked: dict[str, list[tuple[Question, int]]] = {}
         watches: list[Watch] = []
         if now >= self._retry_at and now >= thread.rests_until:
             watches = self._schedule.take(self._batch, now)
@@ -262,7 +242,7 @@ class PolledEngine(MemoryEngine):
     def _answered(
         self,
         thread: ReaderThread,
-        asked: dict[str, list[tuple[_Question, int]]],
+        asked: dict[str, list[tuple[Question, int]]],
         watches: list[Watch],
         found: dict[str, bytes] | None,
         failure: Exception | None,
@@ -309,7 +289,7 @@ class PolledEngine(MemoryEngine):
 
     # -- outages ----------------------------------------------------------------------------------------
 
-    def _failed(self, failure: Exception | None, questions: list[_Question], watches: list[Watch], now: float) -> None:
+    def _failed(self, failure: Exception | None, questions: list[Question], watches: list[Watch], now: float) -> None:
         error = self._error(failure)
         for question in questions:
             question.fail(error)
@@ -509,23 +489,3 @@ def _read_group(group_id: str, records: Records) -> bytes | None:
 def _settle_none(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _pass_on(source: asyncio.Future[Any], target: asyncio.Future[Any], convert: Callable[[Any], Any]) -> None:
-    if target.done():
-        source.exception()  # it was given up: nobody is left to see it
-    elif (error := source.exception()) is not None:
-        target.set_exception(error)
-    else:
-        target.set_result(convert(source.result()))
-
-
-def _first_of(target: asyncio.Future[bytes | None], source: asyncio.Future[list[bytes | None]]) -> None:
-    _pass_on(source, target, lambda values: values[0])
-
-
-def _answer(question: _Question, index: int, read: asyncio.Future[bytes | None]) -> None:
-    if (error := read.exception()) is not None:
-        question.fail(error)  # type: ignore[arg-type]
-    else:
-        question.answer(index, read.result())

@@ -12,19 +12,20 @@ import functools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .. import _background
 from .._checks import check_lifetime, check_seconds
 from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec
-from ..errors import AsyncResultError, BackendClosed, BackendError, ResultDecodeError
+from ..errors import AsyncResultError, BackendClosed, BackendError
 from ..meta import TaskMeta
 from ..probe import Probe, Probes
-from ..states import EXCEPTION_STATES, FAILURE, PENDING, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
+from ..states import PENDING, STARTED, SUCCESS
+from .documents import document_of, lifetime, precedes
 from .engine import BackendStats, Engine, Health
 from .engines import Engines
 from .keys import HISTORY, REVOKE, Keys
+from .marks import Marks
 
 if TYPE_CHECKING:
     from .waiters import Waiters
@@ -50,7 +51,7 @@ class Driver(ABC):
         """The address, without secrets."""
 
 
-class Store(Keys, ABC):
+class Store(Marks, Keys):
     """Stores records of tasks and reads them. Options: see :class:`asyncresult.Backend`.
 
     Raises:
@@ -298,7 +299,9 @@ class Store(Keys, ABC):
             history: Keep this one, too, and as many before it.
         """
         key = self.task_key(task_id)
-        payload = self.codec.encode(self._record(task_id, result, state, traceback, request))
+        payload = self.codec.encode(
+            document_of(self.codec, task_id, result, state, traceback, request, extended=self.result_extended)
+        )
         engine = engine_of(self)
         stored = engine.store(
             key,
@@ -312,48 +315,6 @@ class Store(Keys, ABC):
         if self.probe is not None:
             stored.add_done_callback(functools.partial(_report_stored, self.probe, time.perf_counter(), state))
         return stored
-
-    async def mark_as_started(self, task_id: str, **meta: Any) -> bool:
-        """Store STARTED; ``meta`` says who runs it (Celery's workers give pid and hostname).
-
-        Returns, raises: as :meth:`store_result`.
-        """
-        return await self.store_result(task_id, meta, STARTED)
-
-    async def mark_as_done(
-        self, task_id: str, result: Any, *, request: Any = None, expires: float | None = None
-    ) -> bool:
-        """Store SUCCESS with the value. Args, returns, raises: as :meth:`store_result`."""
-        return await self.store_result(task_id, result, SUCCESS, request=request, expires=expires)
-
-    async def mark_as_failure(
-        self,
-        task_id: str,
-        exc: BaseException,
-        *,
-        traceback: str | None = None,
-        request: Any = None,
-        expires: float | None = None,
-    ) -> bool:
-        """Store FAILURE with the exception and its traceback text. Args, returns, raises: as :meth:`store_result`."""
-        return await self.store_result(task_id, exc, FAILURE, traceback=traceback, request=request, expires=expires)
-
-    async def mark_as_retry(
-        self, task_id: str, exc: BaseException | None, *, traceback: str | None = None, request: Any = None
-    ) -> bool:
-        """Store RETRY with the exception that made a retry necessary, if one did.
-
-        Args, returns, raises: as :meth:`store_result`.
-        """
-        return await self.store_result(task_id, exc, RETRY, traceback=traceback, request=request)
-
-    async def mark_as_revoked(self, task_id: str, reason: str = "revoked", *, request: Any = None) -> bool:
-        """Store REVOKED. Readers see TaskRevoked, those of stock Celery its TaskRevokedError, with that reason.
-
-        Returns, raises: as :meth:`store_result`.
-        """
-        revoked = {"exc_type": "TaskRevokedError", "exc_message": [reason], "exc_module": "celery.exceptions"}
-        return await self.store_result(task_id, revoked, REVOKED, request=request)
 
     async def forget(self, *ids: str) -> int:
         """Delete the records of ``ids``, with their histories and requests to revoke them.
@@ -439,54 +400,9 @@ class Store(Keys, ABC):
         """
         await engine_of(self).delete([self.group_key(id)])
 
-    def _record(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> TaskMeta:
-        """The document of one state. Source: celery/backends/base.py (5.7), ``_get_result_meta``."""
-        if state in EXCEPTION_STATES and isinstance(result, BaseException):
-            result = self.codec.encode_exception(result)
-        fields: dict[str, Any] = {
-            "task_id": str(task_id),
-            "status": state,
-            "result": result,
-            "traceback": traceback,
-            "_date_done": datetime.now(UTC).isoformat() if state in READY_STATES else None,
-        }
-        if request is not None:
-            fields["_children"] = tuple(child.as_tuple() for child in getattr(request, "children", None) or ())
-            fields["group_id"] = getattr(request, "group", None)
-            fields["parent_id"] = getattr(request, "parent_id", None)
-            fields["heartbeat"] = getattr(request, "heartbeat", None)
-            fields["_extra"] = getattr(request, "own_fields", None)
-            if self.result_extended or getattr(request, "extended", False):
-                delivery = getattr(request, "delivery_info", None) or {}
-                fields |= {
-                    "name": getattr(request, "task", None),
-                    "args": getattr(request, "args", None),
-                    "kwargs": getattr(request, "kwargs", None),
-                    "worker": getattr(request, "hostname", None),
-                    "retries": getattr(request, "retries", None),
-                    "queue": delivery.get("routing_key"),
-                }
-        return TaskMeta(**fields)
-
     def precedes(self, key: bytes, old: bytes | None, status: str, attempt: int | None = None) -> bool:
-        """Whether the record ``old`` under ``key`` may not be replaced by one of ``status``.
-
-        SUCCESS is never overwritten, and what is not final never overwrites what is. An unreadable record
-        protects nothing.
-
-        Args:
-            attempt: The number of the attempt that wants to store: a record of a later one is not replaced either.
-        """
-        if not old:
-            return False
-        try:
-            record = self.codec.decode(self.task_of(key), old)
-        except ResultDecodeError:
-            return False
-        held = record.status
-        if attempt is not None and record.retries is not None and record.retries > attempt:
-            return True
-        return held == SUCCESS or (held in READY_STATES and status not in READY_STATES)
+        """Whether the record ``old`` under ``key`` may not be replaced by one of ``status``."""
+        return precedes(self.codec, self.task_of(key), old, status, attempt) if old else False
 
     # -- connections --------------------------------------------------------------------------------
 
@@ -580,10 +496,5 @@ def _attempt_of(request: Any, state: str, again: bool) -> int | None:
 
 
 def lifetime_of(store: Store, state: str, expires: float | None) -> float | None:
-    """Seconds to keep a record; None for ever. Celery's rule: whole seconds, and 0 means for ever."""
-    check_lifetime("expires", expires)
-    if expires is None:
-        expires = store.failure_expires if state == FAILURE else None
-        if expires is None:
-            expires = store.expires
-    return int(expires) or None if expires is not None else None
+    """Seconds to keep a record of ``store``; None for ever."""
+    return lifetime(state, expires, store.expires, store.failure_expires)

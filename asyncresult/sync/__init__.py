@@ -22,9 +22,12 @@ from asyncio import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from .backend import Backend, connect, current_backend
 from .base import ResultBase, Stream, Updates
 from .celery import allow_join_result, assert_will_not_block, denied_join_result
+from .eager import EagerResult
 from .executor import Executor
-from .result import AsyncResult, EagerResult
-from .sets import GroupResult, ResultSet, as_completed, gather, result_from_tuple, wait
+from .functions import as_completed, gather, result_from_tuple, wait
+from .groups import GroupResult
+from .result import AsyncResult
+from .sets import ResultSet
 
 __all__ = [
     "ALL_COMPLETED",

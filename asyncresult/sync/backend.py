@@ -14,8 +14,9 @@ from .._storage.engine import BackendStats, Health
 from ..meta import TaskMeta
 from ..probe import Probe
 from .base import Blocking, async_backend, blocking
+from .groups import GroupResult
 from .result import AsyncResult
-from .sets import GroupResult, ResultSet
+from .sets import ResultSet
 
 __all__ = ["Backend", "connect", "current_backend"]
 

@@ -16,9 +16,11 @@ from .. import backend as backends
 from .._checks import LOOK_ONCE_TIMEOUT
 from .._extensions import current_app
 from .._handles.base import handles_in
-from .._handles.handle import Handle, is_ready, observe, unobserve
+from .._handles.handle import Handle, observe, unobserve
+from .._handles.known import is_ready
 from .._portal import Post, refuse_running_loop, run, run_with_callbacks, start
-from .._promise_core import check_callable, weakly
+from .._promise_core import check_callable
+from .._promise_reactions import weakly
 from .._storage.current import entered_store
 from ..errors import AsyncResultError
 from ..meta import TaskMeta
@@ -31,6 +33,7 @@ __all__ = [
     "Stream",
     "Updates",
     "async_backend",
+    "backend_now",
     "blocking",
     "blocking_get",
 ]
@@ -77,6 +80,11 @@ def async_backend(backend: Any = None, app: Any = None) -> backends.Backend | No
     elif app is None and entered_store() is None and not os.environ.get(backends.URL_VARIABLE):
         app = current_app()  # now: which app is Celery's current one differs from thread to thread
     return backends.connect(app) if app is not None else None
+
+
+def backend_now(backend: Any = None, app: Any = None) -> backends.Backend:
+    """The async backend that is meant, the current one included. Args, raises: as :func:`async_backend`."""
+    return async_backend(backend, app) or backends.current_backend()
 
 
 class ResultBase(Blocking):
@@ -287,7 +295,7 @@ class _Messages:
 
 
 def _strong(callback: Any) -> Callable[[], Any] | None:
-    """As :func:`._promise_core.weakly`, for callbacks that are to stay."""
+    """As :func:`._promise_reactions.weakly`, for callbacks that are to stay."""
     return (lambda: callback) if callback is not None else None
 
 

@@ -10,8 +10,8 @@ from .. import executor as _executor
 from .._portal import run
 from .backend import Backend
 from .base import ResultBase, async_backend, blocking
+from .groups import GroupResult
 from .result import AsyncResult
-from .sets import GroupResult
 
 __all__ = ["Executor", "Submitter"]
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from datetime import datetime
 from functools import cached_property
 from time import monotonic
-from typing import Any, ClassVar, Generic, Literal, Self, overload
+from typing import Any, ClassVar, Literal, Self, overload
 
 from .._checks import DetachOrRevoke
 from .._handles.base import T_co
-from .._handles.eager import EagerResult as EagerHandle
-from .._handles.handle import info_of, is_ready, outcome
+from .._handles.known import is_ready, outcome
 from .._handles.result import AsyncResult as AsyncHandle
 from .._portal import run, start
 from ..codec.exceptions import printable
@@ -26,13 +24,14 @@ from ..errors import ResultTimeout
 from ..graph import DependencyGraph
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, PROPAGATE_STATES, SUCCESS
-from .base import OnMessage, ResultBase, Stream, Updates, async_backend, blocking, blocking_get
+from .base import OnMessage, Stream, Updates, async_backend, blocking, blocking_get
 from .celery import assert_will_not_block, celerys_terms, in_celerys_terms
+from .reads import Readable
 
-__all__ = ["AsyncResult", "EagerResult"]
+__all__ = ["AsyncResult"]
 
 
-class AsyncResult(ResultBase, Generic[T_co]):
+class AsyncResult(Readable[T_co]):
     """The result of a task that runs somewhere else, for code without an event loop.
 
     Takes the place of ``celery.result.AsyncResult``. May be used by any number of threads. Two handles
@@ -55,8 +54,6 @@ class AsyncResult(ResultBase, Generic[T_co]):
     TimeoutError: ClassVar[type[ResultTimeout]] = ResultTimeout
     #: Joins use one notification channel for all members.
     supports_native_join = True
-
-    _handle: AsyncHandle[T_co]
 
     @overload
     def __init__(
@@ -323,101 +320,6 @@ class AsyncResult(ResultBase, Generic[T_co]):
         """
         return start(self._handle.get)
 
-    # -- one read each ----------------------------------------------------------------------------------
-
-    def meta(self) -> TaskMeta:
-        """The record as it is now. Final records are remembered.
-
-        Raises:
-            BackendUnavailable, BackendPermissionError, BackendClosed: It could not be read.
-            ResultDecodeError: It cannot be read.
-        """
-        handle = self._handle
-        known = handle.snapshot
-        return known if known is not None and is_ready(handle) else run(handle.meta)
-
-    @property
-    def state(self) -> str:
-        """The task's state: PENDING, STARTED, SUCCESS … Properties raise as :meth:`meta`."""
-        return self.meta().status
-
-    status = state
-
-    @property
-    def result(self) -> Any:
-        """The value, the task's exception (not raised), or what the state tells."""
-        return in_celerys_terms(info_of(self._handle, self.meta()))
-
-    info = result
-
-    @property
-    def traceback(self) -> str | None:
-        """The worker's traceback text."""
-        return self.meta().traceback
-
-    @property
-    def children(self) -> list[Any] | None:
-        """Handles on what the task sent while it ran; None where the record does not say."""
-        from .._handles.tree import children_of
-
-        children = children_of(self._handle, self.meta())
-        return [blocking(child) for child in children] if children is not None else None
-
-    @property
-    def date_done(self) -> datetime | None:
-        """When the task ended, timezone-aware."""
-        return self.meta().date_done
-
-    @property
-    def name(self) -> str | None:
-        """The task's name, where the worker records it (``result_extended``)."""
-        return self.meta().name
-
-    @property
-    def args(self) -> Any:
-        """The positional arguments, likewise."""
-        return self.meta().args
-
-    @property
-    def kwargs(self) -> Any:
-        """The keyword arguments, likewise."""
-        return self.meta().kwargs
-
-    @property
-    def worker(self) -> str | None:
-        """The node that ran it, likewise."""
-        return self.meta().worker
-
-    @property
-    def queue(self) -> str | None:
-        """The queue it came through, likewise."""
-        return self.meta().queue
-
-    @property
-    def retries(self) -> int | None:
-        """How often it was tried again, likewise."""
-        return self.meta().retries
-
-    def ready(self) -> bool:
-        """Whether the task is over."""
-        return self.meta().ready
-
-    def successful(self) -> bool:
-        """Whether the task returned."""
-        return self.meta().successful
-
-    def failed(self) -> bool:
-        """Whether the task raised; a revoked task did not."""
-        return self.meta().failed
-
-    def exists(self) -> bool:
-        """Whether a record is stored, without fetching it."""
-        return run(self._handle.exists)
-
-    def forget(self) -> None:
-        """Delete the record and those of the parents, and what this handle knows."""
-        run(self._handle.forget)
-
     # -- control ------------------------------------------------------------------------------------------
 
     def revoke(
@@ -570,32 +472,4 @@ class AsyncResult(ResultBase, Generic[T_co]):
         return self._of, (self._handle,)
 
 
-class EagerResult(AsyncResult[T_co]):
-    """The result of a task that was run on the spot; everything about it is known.
-
-    Args:
-        id: The task's id.
-        ret_value: The value; for FAILURE, REVOKED and RETRY the exception.
-        state: How the task ended.
-        traceback: Its traceback text.
-        name: The task's name.
-
-    Raises:
-        TypeError: ``state`` is FAILURE or REVOKED and ``ret_value`` is no exception.
-    """
-
-    supports_native_join = False
-
-    def __init__(
-        self, id: str, ret_value: Any, state: str = SUCCESS, traceback: str | None = None, name: str | None = None
-    ) -> None:
-        self.app: Any = None
-        self._handle = EagerHandle(id, ret_value, state, traceback, name)
-
-    def ready(self) -> bool:
-        """True, also in RETRY: nobody will run it again."""
-        return True
-
-
 blocking.register(AsyncHandle, AsyncResult._of)
-blocking.register(EagerHandle, EagerResult._of)

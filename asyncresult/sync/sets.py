@@ -1,4 +1,4 @@
-"""Many results at once, blocking, with the names and shapes of Celery's ``ResultSet`` and ``GroupResult``.
+"""Many results at once, blocking, with the names and shapes of Celery's ``ResultSet``.
 
 A set keeps blocking handles; the async set that waits for them is made for each call, of the members of
 that moment.
@@ -6,28 +6,24 @@ that moment.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Literal, overload
 
 from .._checks import ReturnWhen
-from .._handles import forms as _forms
 from .._handles import joins as _joins
 from .._handles import sets as _sets
 from .._handles import streams as _streams
 from .._handles.base import T
-from .._handles.handle import is_ready
+from .._handles.known import is_ready
 from .._portal import run
-from ..backend import Backend as AsyncBackend
-from ..backend import current_backend
 from ..codec.exceptions import printable
 from ..control import Reply
 from ..meta import TaskMeta
-from .base import OnMessage, ResultBase, Stream, async_backend, blocking, blocking_get
+from .base import OnMessage, ResultBase, Stream, backend_now, blocking, blocking_get
 from .celery import assert_will_not_block, celerys_terms, document, in_celerys_terms
 from .result import AsyncResult
 
-__all__ = ["GroupResult", "ResultSet", "as_completed", "gather", "result_from_tuple", "wait"]
+__all__ = ["ResultSet"]
 
 
 class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
@@ -75,7 +71,7 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
     def backend(self) -> Any:
         """That of the first member; the current one of an empty set."""
         first = next(self._leaves(), None)
-        return first.backend if first is not None else blocking(_current(self._app))
+        return first.backend if first is not None else blocking(backend_now(app=self._app))
 
     @property
     def supports_native_join(self) -> bool | None:
@@ -435,91 +431,7 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
         return f"<{type(self).__name__}: [{', '.join(printable(str(member)) for member in self.results)}]>"
 
 
-class GroupResult(ResultSet[T]):
-    """The results of a group of tasks, with an id under which the list of members can be saved.
-
-    Args:
-        id: The group's id; a new one by default.
-        results: The members.
-        parent: The result of what must succeed before the group runs.
-        kwargs: As of :class:`ResultSet`.
-    """
-
-    def __init__(
-        self, id: str | None = None, results: Iterable[Any] | None = None, parent: Any = None, **kwargs: Any
-    ) -> None:
-        super().__init__(results or (), **kwargs)
-        self.id: str = str(id) if id is not None else str(uuid.uuid4())
-        self.parent = parent
-
-    def _async(self) -> _sets.GroupResult[T]:
-        members = [member._async() for member in self.results]
-        return _sets.GroupResult(self.id, members, parent=self.parent._async() if self.parent is not None else None)
-
-    @property
-    def children(self) -> list[Any]:
-        """The members."""
-        return self.results
-
-    def save(self, backend: Any = None) -> Self:
-        """Store which results belong to this group, in Celery's form. Returns itself."""
-        run(self._store(backend).save_group, self)
-        return self
-
-    def delete(self, backend: Any = None) -> None:
-        """Delete the saved list; the members' records stay."""
-        run(self._store(backend).delete_group, self.id)
-
-    def _store(self, backend: Any) -> AsyncBackend:
-        return _current(None, backend) if backend is not None else self.backend._async()
-
-    @classmethod
-    def restore(cls, id: str, backend: Any = None, app: Any = None) -> GroupResult[Any] | None:
-        """The group that was saved under ``id``, or None. Raises: as :meth:`asyncresult.GroupResult.restore`."""
-        group = run(_sets.GroupResult.restore, id, _current(app, backend))
-        return cls._of(group) if group is not None else None
-
-    @classmethod
-    def _of(cls, group: _sets.GroupResult[Any]) -> Self:
-        above = blocking(group.parent) if group.parent is not None else None
-        return cls(group.id, [blocking(member) for member in group.results], above)
-
-    def as_tuple(self) -> tuple[tuple[str, Any], list[Any]]:
-        """Celery's portable form: ``((id, parent's form or None), [members' forms])``."""
-        return self._async().as_tuple()
-
-    def as_list(self) -> list[str]:
-        """The id of the group, of its members and of its parents."""
-        return self._async().as_list()
-
-    def __bool__(self) -> bool:
-        return bool(self.id or self.results)
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, GroupResult):
-            return self.id == other.id and self.results == other.results and self.parent == other.parent
-        return self.id == other if isinstance(other, str) else super().__eq__(other)
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(self.id)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.id, self.results, self.parent)
-
-    def __str__(self) -> str:
-        return self.id
-
-    def __repr__(self) -> str:
-        shown = ", ".join(printable(str(member)) for member in self.results)
-        return f"<{type(self).__name__}: {printable(self.id)} [{shown}]>"
-
-
 # -- between the two faces, and Celery ------------------------------------------------------------------------
-
-
-@blocking.register
-def _(group: _sets.GroupResult) -> GroupResult[Any]:
-    return GroupResult._of(group)
 
 
 @blocking.register
@@ -530,55 +442,3 @@ def _(results: _sets.ResultSet) -> ResultSet[Any]:
 def _adopt(result: Any) -> Any:
     """A blocking handle or set, also for what is Celery's. Raises TypeError."""
     return result if isinstance(result, ResultBase) else AsyncResult.from_celery(result)
-
-
-def _current(app: Any, backend: Any = None) -> AsyncBackend:
-    return async_backend(backend, app) or current_backend()
-
-
-def result_from_tuple(r: Any, app: Any = None) -> Any:
-    """A result, or group, from Celery's portable form, as ``as_tuple()`` gives it; a result is given back.
-
-    Args:
-        app: A Celery app, whose result backend is meant; None is the current backend.
-
-    Raises:
-        ValueError: Not of that form, or a chain of parents without end.
-
-    Source: celery/result.py (5.7), result_from_tuple.
-    """
-    return r if isinstance(r, ResultBase) else blocking(_forms.result_from_tuple(r, async_backend(None, app)))
-
-
-# -- the same, for results that are not a set -----------------------------------------------------------------
-
-
-@overload
-def gather(
-    *results: AsyncResult[T], timeout: float | None = None, return_exceptions: Literal[False] = False
-) -> tuple[T, ...]: ...
-@overload
-def gather(
-    *results: AsyncResult[T], timeout: float | None = None, return_exceptions: bool
-) -> tuple[T | Exception, ...]: ...
-@overload
-def gather(*results: Any, timeout: float | None = None, return_exceptions: bool = False) -> tuple[Any, ...]: ...
-def gather(*results: Any, timeout: float | None = None, return_exceptions: bool = False) -> tuple[Any, ...]:
-    """Wait for all ``results``; their values in order. See :meth:`ResultSet.get`."""
-    return tuple(ResultSet[Any](results).get(timeout, return_exceptions=return_exceptions))
-
-
-def as_completed(results: Iterable[Any], *, timeout: float | None = None) -> Stream[AsyncResult[Any]]:
-    """The handles, done, in the order in which their tasks end. See :meth:`ResultSet.as_completed`."""
-    return ResultSet[Any](results).as_completed(timeout=timeout)
-
-
-def wait(
-    results: Iterable[Any],
-    *,
-    timeout: float | None = None,
-    return_when: ReturnWhen = "ALL_COMPLETED",
-    count: int | None = None,
-) -> tuple[set[AsyncResult[Any]], set[AsyncResult[Any]]]:
-    """Wait for some or all ``results``. See :meth:`ResultSet.wait`."""
-    return ResultSet[Any](results).wait(timeout=timeout, return_when=return_when, count=count)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from .._storage.documents import document_of
 from .._storage.store import lifetime_of
 from ..backend import Backend
 from ..control import Reply
@@ -109,7 +110,9 @@ class FakeWorker:
         """
         backend, id = self.backend, _id_of(task)
         key = backend.task_key(id)
-        payload = backend.codec.encode(backend._record(id, result, state, traceback, None))
+        codec = backend.codec
+        document = document_of(codec, id, result, state, traceback, None, extended=backend.result_extended)
+        payload = codec.encode(document)
         expires = lifetime_of(backend, state, None)
 
         def keep(old: bytes | None) -> bool:

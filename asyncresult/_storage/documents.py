@@ -1,0 +1,80 @@
+"""The rules of a record: its document, how long it is kept, and which states may replace which."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from .._checks import check_lifetime
+from ..codec.codec import Codec
+from ..errors import ResultDecodeError
+from ..meta import TaskMeta
+from ..states import EXCEPTION_STATES, FAILURE, READY_STATES, SUCCESS
+
+__all__ = ["document_of", "lifetime", "precedes"]
+
+
+def document_of(
+    codec: Codec, task_id: str, result: Any, state: str, traceback: str | None, request: Any, *, extended: bool
+) -> TaskMeta:
+    """The document of one state. Source: celery/backends/base.py (5.7), ``_get_result_meta``."""
+    if state in EXCEPTION_STATES and isinstance(result, BaseException):
+        result = codec.encode_exception(result)
+    fields: dict[str, Any] = {
+        "task_id": str(task_id),
+        "status": state,
+        "result": result,
+        "traceback": traceback,
+        "_date_done": datetime.now(UTC).isoformat() if state in READY_STATES else None,
+    }
+    if request is not None:
+        fields["_children"] = tuple(child.as_tuple() for child in getattr(request, "children", None) or ())
+        fields["group_id"] = getattr(request, "group", None)
+        fields["parent_id"] = getattr(request, "parent_id", None)
+        fields["heartbeat"] = getattr(request, "heartbeat", None)
+        fields["_extra"] = getattr(request, "own_fields", None)
+        if extended or getattr(request, "extended", False):
+            delivery = getattr(request, "delivery_info", None) or {}
+            fields |= {
+                "name": getattr(request, "task", None),
+                "args": getattr(request, "args", None),
+                "kwargs": getattr(request, "kwargs", None),
+                "worker": getattr(request, "hostname", None),
+                "retries": getattr(request, "retries", None),
+                "queue": delivery.get("routing_key"),
+            }
+    return TaskMeta(**fields)
+
+
+def precedes(codec: Codec, task_id: str, old: bytes, status: str, attempt: int | None = None) -> bool:
+    """Whether the record ``old`` may not be replaced by one of ``status``.
+
+    SUCCESS is never overwritten, and what is not final never overwrites what is. An unreadable record
+    protects nothing.
+
+    Args:
+        attempt: The number of the attempt that wants to store: a record of a later one is not replaced either.
+    """
+    try:
+        record = codec.decode(task_id, old)
+    except ResultDecodeError:
+        return False
+    held = record.status
+    if attempt is not None and record.retries is not None and record.retries > attempt:
+        return True
+    return held == SUCCESS or (held in READY_STATES and status not in READY_STATES)
+
+
+def lifetime(state: str, given: float | None, expires: float | None, failure_expires: float | None) -> float | None:
+    """Seconds to keep a record; None for ever. Celery's rule: whole seconds, and 0 means for ever.
+
+    Args:
+        given: For this record alone.
+        expires, failure_expires: The settings.
+    """
+    check_lifetime("expires", given)
+    if given is None:
+        given = failure_expires if state == FAILURE else None
+        if given is None:
+            given = expires
+    return int(given) or None if given is not None else None
