@@ -285,8 +285,9 @@ current.provide_default(_default_backend)
 def current_backend() -> Backend:
     """The backend of the innermost ``connect()`` block that this code is in.
 
-    Outside of any block it is the backend that was entered first and is still open; where there is none, one for
-    ``$ASYNCRESULT_URL``; else, where Celery is loaded, that of its current app. The same holds for blocking code.
+    Outside of any block it is the backend that was entered first and is still open; where there is none, that of
+    Django's settings, if they name one; else one for ``$ASYNCRESULT_URL``; else, where Celery is loaded, that of its
+    current app. The same holds for blocking code.
 
     Raises:
         RuntimeError: There is none of these.

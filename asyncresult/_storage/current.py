@@ -14,7 +14,15 @@ from contextvars import ContextVar
 
 from .store import Store
 
-__all__ = ["current_store", "enter", "entered_store", "leave", "provide_default"]
+__all__ = [
+    "current_store",
+    "enter",
+    "entered_store",
+    "leave",
+    "named_store",
+    "provide_configured",
+    "provide_default",
+]
 
 #: All that are entered, in that order; one that was entered twice is there twice.
 _entered: list[Store] = []
@@ -22,20 +30,19 @@ _lock = threading.Lock()
 #: The blocks that this context is in, the innermost last. One of another task's may have been left meanwhile.
 _blocks: ContextVar[tuple[Store, ...]] = ContextVar("asyncresult_entered", default=())
 _make_default: Callable[[], Store]
+_find_configured: Callable[[], Store | None] | None = None
 
 
-def provide_default(make: Callable[[], Store], *, only_if: Callable[[], bool] | None = None) -> None:
-    """Say what gives a store where none is entered.
-
-    Called by the module that can connect; and, with ``only_if``, by a framework whose settings may name a store, which
-    then comes first.
-    """
+def provide_default(make: Callable[[], Store]) -> None:
+    """Say what gives a store where none is named. Called once, by the module that can connect."""
     global _make_default
-    if only_if is None:
-        _make_default = make
-    else:
-        former = _make_default
-        _make_default = lambda: make() if only_if() else former()  # noqa: E731 - it is a variable
+    _make_default = make
+
+
+def provide_configured(find: Callable[[], Store | None]) -> None:
+    """Say what gives the store that the settings of a framework name, or None. Called by its integration."""
+    global _find_configured
+    _find_configured = find
 
 
 def entered_store() -> Store | None:
@@ -46,13 +53,19 @@ def entered_store() -> Store | None:
     return next((store for store in _entered), None)
 
 
+def named_store() -> Store | None:
+    """:func:`entered_store`; else that of the settings of a framework."""
+    store = entered_store()
+    return store if store is not None or _find_configured is None else _find_configured()
+
+
 def current_store() -> Store:
-    """:func:`entered_store`; else the default.
+    """:func:`named_store`; else the default.
 
     Raises:
         RuntimeError: None is entered, and there is no default.
     """
-    store = entered_store()
+    store = named_store()
     return store if store is not None else _make_default()
 
 

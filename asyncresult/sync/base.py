@@ -21,7 +21,7 @@ from .._handles.known import is_ready
 from .._portal import Post, refuse_running_loop, run, run_with_callbacks, start
 from .._promise_core import check_callable
 from .._promise_reactions import weakly
-from .._storage.current import entered_store
+from .._storage.current import named_store
 from ..errors import AsyncResultError
 from ..meta import TaskMeta
 from .celery import celerys_terms, document, in_celerys_terms
@@ -77,7 +77,7 @@ def async_backend(backend: Any = None, app: Any = None) -> backends.Backend | No
         return meant
     if backend is not None:
         app = backend  # one of Celery's, which need not be that of its app: it can be connected like an app
-    elif app is None and entered_store() is None and not os.environ.get(backends.URL_VARIABLE):
+    elif app is None and named_store() is None and not os.environ.get(backends.URL_VARIABLE):
         app = current_app()  # now: which app is Celery's current one differs from thread to thread
     return backends.connect(app) if app is not None else None
 

@@ -1,4 +1,4 @@
-"""A Django project under ASGI: an async view awaits a task of the project's Celery app."""
+"""A Django project: views wait for tasks of its Celery app, which they have sent or know by their ids."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ asyncio.run(main())
 """
 
 
-def test_an_async_view_awaits_a_task() -> None:
+def test_views_wait_for_tasks() -> None:
     project = "tests.integrations.django_project"
     with RedisServer() as server:
         env = {"DJANGO_BROKER": server.url(0), "DJANGO_RESULTS": server.url(1)}
@@ -63,3 +63,18 @@ def test_an_async_view_awaits_a_task() -> None:
             assert served.returncode == 0, served.stderr
             assert json.loads(served.stdout) == [2 * i for i in range(10)]
             assert not server.channels()
+
+            by_id = subprocess.run(
+                [sys.executable, "-m", f"{project}.checks"],
+                env={
+                    **os.environ,
+                    **env,
+                    "DJANGO_SETTINGS_MODULE": f"{project}.settings",
+                    "PYTHONPATH": os.pathsep.join(sys.path),
+                },
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            assert by_id.returncode == 0, by_id.stderr

@@ -22,4 +22,4 @@ class AsyncResultConfig(AppConfig):  # type: ignore[misc]
         from .settings import get_backend, place_of_results
 
         checks.register(check_settings)
-        current.provide_default(get_backend, only_if=lambda: place_of_results() is not None)
+        current.provide_configured(lambda: get_backend() if place_of_results() is not None else None)

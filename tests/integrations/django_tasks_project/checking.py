@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from django.db import connections
+
 PATIENCE = 60
 """Seconds for what takes none: a loaded machine must not fail a test."""
 
@@ -30,4 +32,5 @@ def run_checks(checks: Iterable[Callable[[], None]]) -> int:
             failed += 1
             sys.stderr.write(f"--- {check.__name__}\n")
             traceback.print_exc()
+    connections.close_all()
     return failed
