@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,27 +14,54 @@ import pytest
 from tests.tools.celery_worker import CeleryWorker
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "howto" / "other-stores.md"
 
 pytestmark = pytest.mark.celery
 
+#: Program: what it prints, as a pattern. What is printed of a task that runs is chance.
+PROGRAMS = {
+    "demo.py": r"15\n15\n30\nstep 0\nstep 1\nstep 2\nTask finished after 3 steps\.\n",
+    "get.py": r"15\n",
+    "ready.py": r"(True|False)\nTrue\n15\n",
+    "callback.py": r"15\n",
+    "steps.py": r"30\n",
+    "client.py": r"Task submitted with ID: \S+\nInitial state: [A-Z]+\nCurrent state: [A-Z]+\n"
+    r"Final state: SUCCESS\nFinal return value: Task finished after 5 steps\.\n",
+}
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A folder with every program of the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    found = dict(re.findall(r'```python title="(\w+\.py)"\n(.*?)```', page, re.DOTALL))
+    assert set(found) == set(PROGRAMS)
+    for name, code in found.items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    return tmp_path
+
 
 @pytest.mark.parametrize("broker", [pytest.param("rabbitmq", marks=pytest.mark.rabbitmq), "redis"])
-def test_rpc(broker: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_rpc(broker: str, request: pytest.FixtureRequest, programs: Path) -> None:
+    """All at the same time: each gets what it has sent."""
     url = request.getfixturevalue("rabbitmq_url" if broker == "rabbitmq" else "redis_url")
-    page = (ROOT / "docs" / "howto" / "other-stores.md").read_text(encoding="utf-8")
-    code = re.search(r'```python title="demo.py"\n(.*?)```', page, re.DOTALL)
-    assert code is not None
-    (tmp_path / "demo.py").write_text(code[1], encoding="utf-8")
-    env = {"BROKER": url, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    with CeleryWorker(broker=url, backend="rpc://", app="demo:app", env=env):
-        run = subprocess.run(
-            [sys.executable, tmp_path / "demo.py"],
-            env={**os.environ, **env},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert run.returncode == 0, run.stderr
-    steps = ["step 0", "step 1", "step 2", "Task finished after 3 steps."]
-    assert run.stdout.splitlines() == ["15", "15", "30", *steps]
+    env = {"BROKER": url, "PYTHONPATH": os.pathsep.join([str(programs), str(ROOT)])}
+    with CeleryWorker(broker=url, backend="rpc://", app="demo:app", env=env), ExitStack() as stack:
+        running = {
+            name: stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, programs / name],
+                    env={**os.environ, **env},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for name in PROGRAMS
+        }
+        for process in running.values():
+            stack.callback(process.kill)
+        for name, process in running.items():
+            output, errors = process.communicate(timeout=60)
+            assert process.returncode == 0, (name, errors)
+            assert re.fullmatch(PROGRAMS[name], output), (name, output)
