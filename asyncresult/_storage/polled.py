@@ -36,7 +36,7 @@ from ..errors import BackendClosed, BackendError, BackendUnavailable
 from .engine import BackendStats, Engine
 from .memory import MemoryDriver, MemoryEngine
 from .memory import Records as KeptRecords
-from .polling import SINGLE_READS, Listable, ReaderThread, Records, Schedule, Watch
+from .polling import SINGLE_READS, Listable, ReaderThread, Records, Schedule, Watch, read_apart
 from .questions import Question, answer_with, first_of, pass_on
 from .store import Driver, Store
 
@@ -67,6 +67,8 @@ class PolledDriver(Driver):
     Raises:
         ValueError: A number makes no sense.
     """
+
+    keeps_lifetimes = False
 
     def __init__(
         self,
@@ -120,6 +122,7 @@ class PolledEngine(MemoryEngine):
         self._next: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._writing: set[asyncio.Future[Any]] = set()
+        self._put_off_before: set[bytes] = set()
         self._outages = 0
         self._backoff = 0.0
         self._retry_at = 0.0
@@ -152,6 +155,7 @@ class PolledEngine(MemoryEngine):
     def unsubscribe(self, keys: list[bytes]) -> None:
         for key in keys:
             watch = self._schedule.drop(key)
+            self._put_off_before.discard(key)
             if watch is not None and (watch.fetch or watch.reported):
                 self.loop.call_soon(self.waiters.fetched, [(key, None)])  # it counts the reads that it asked for
         super().unsubscribe(keys)
@@ -226,12 +230,9 @@ class PolledEngine(MemoryEngine):
         ids = list({**dict.fromkeys(asked), **dict.fromkeys(watch.task_id for watch in watches)})
         thread.idle = False
 
-        def job(records: Records) -> dict[str, bytes]:
-            batch = self._batch = max(1, records.batch)
-            found: dict[str, bytes] = {}
-            for start in range(0, len(ids), batch):
-                found.update(records.read(ids[start : start + batch]))
-            return found
+        def job(records: Records) -> tuple[dict[str, bytes], dict[str, Exception]]:
+            self._batch = max(1, records.batch)
+            return read_apart(records, ids)
 
         thread.submit(job, self._on_loop(functools.partial(self._answered, thread, asked, watches)))
         return True
@@ -244,25 +245,42 @@ class PolledEngine(MemoryEngine):
         thread: ReaderThread,
         asked: dict[str, list[tuple[Question, int]]],
         watches: list[Watch],
-        found: dict[str, bytes] | None,
+        outcome: tuple[dict[str, bytes], dict[str, Exception]] | None,
         failure: Exception | None,
         cost: float,
     ) -> None:
         now = self.loop.time()
         thread.idle = True
-        if found is None:
+        if outcome is None:
             thread.failed()
             self._failed(failure, [question for asking in asked.values() for question, _ in asking], watches, now)
         else:
+            found, refused = outcome
             thread.rest(cost, self._driver.share, now)
             self._recovered()
             if self._backend.probe is not None:
                 self._backend.probe.polled(cost, len({*asked, *(watch.task_id for watch in watches)}))
             for task_id, asking in asked.items():
                 for question, index in asking:
-                    question.answer(index, found.get(task_id))
-            self._report([(watch, found.get(watch.task_id)) for watch in watches], now)
+                    if task_id in refused:
+                        question.fail(self._error(refused[task_id]))
+                    else:
+                        question.answer(index, found.get(task_id))
+            if refused:
+                self._put_off([watch for watch in watches if watch.task_id in refused], refused, now)
+            readable = [watch for watch in watches if watch.task_id not in refused]
+            self._report([(watch, found.get(watch.task_id)) for watch in readable], now)
         self._wake()
+
+    def _put_off(self, watches: list[Watch], refused: dict[str, Exception], now: float) -> None:
+        """Records that the store fails for while it gives others: theirs wait on, and are asked for rarely."""
+        for watch in watches:
+            self._schedule.restore(watch, now, delay=self._driver.max_interval)
+            if watch.key not in self._put_off_before:
+                self._put_off_before.add(watch.key)
+                logger.warning(
+                    "task %s alone: %s; its wait goes on", watch.task_id, self._error(refused[watch.task_id])
+                )
 
     def _report(self, reads: list[tuple[Watch, bytes | None]], now: float) -> None:
         """Give the table what it asked for, and what has changed."""

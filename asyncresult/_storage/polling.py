@@ -19,7 +19,9 @@ from math import inf
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-__all__ = ["Listable", "ReaderThread", "Records", "Schedule", "Watch"]
+from ..errors import BackendError
+
+__all__ = ["Listable", "ReaderThread", "Records", "Schedule", "Watch", "read_apart"]
 
 T = TypeVar("T")
 
@@ -70,6 +72,47 @@ class Listable(Protocol):
     def ids(self, after: str, count: int) -> Sequence[str]:
         """Ids of records, in an order of the store's own: those after ``after``, at most ``count``."""
         ...
+
+
+#: Asked for to find out whether a store answers at all: nothing is ever kept under it.
+_PROBE = "asyncresult-probe"
+
+
+def read_apart(records: Records, ids: Sequence[str]) -> tuple[dict[str, bytes], dict[str, Exception]]:
+    """Read all, and those that the store fails for apart from the others.
+
+    Returns:
+        What was found; and for ids that cannot be read, while others can, the reason.
+
+    Raises:
+        Exception: Nothing can be read.
+    """
+    found: dict[str, bytes] = {}
+    failed: dict[str, Exception] = {}
+    batch = max(1, records.batch)
+    parts = [ids[start : start + batch] for start in range(0, len(ids), batch)]
+    answers = False
+    while parts:
+        part = parts.pop()
+        try:
+            found.update(records.read(part))
+            answers = True
+            continue
+        except BackendError:
+            raise
+        except Exception as error:
+            if not answers:
+                try:
+                    records.read([_PROBE])
+                except Exception:
+                    raise error from None  # an outage: to ask for the parts would take as many failures
+                answers = True
+            if len(part) == 1:
+                failed[part[0]] = error
+        if len(part) > 1:
+            middle = len(part) // 2
+            parts += [part[:middle], part[middle:]]
+    return found, failed
 
 
 class Watch:
@@ -187,11 +230,11 @@ class Schedule:
             interval = min(interval, max(self.min_interval, PART_OF_AGE * (now - watch.changed)))
         self._put(watch, now if watch.again else now + interval)
 
-    def restore(self, watch: Watch, now: float) -> None:
-        """It could not be read: it is due as it was."""
+    def restore(self, watch: Watch, now: float, *, delay: float = 0.0) -> None:
+        """It could not be read: it is due as it was, or in a while."""
         if self._watches.get(watch.key) is watch:
             watch.fetch = watch.fetch or watch.reported
-            self._put(watch, now)
+            self._put(watch, now + delay)
 
 
 class ReaderThread:

@@ -42,6 +42,9 @@ _BESIDE = "BESIDE"
 class Driver(ABC):
     """Where the records of one store are, and how they are reached."""
 
+    #: Whether each record can have a lifetime of its own. Else it is a setting of the store.
+    keeps_lifetimes = True
+
     @abstractmethod
     def start_engine(self, store: Store) -> Engine:
         """An engine for the running loop."""
@@ -273,6 +276,7 @@ class Store(Marks, Keys):
         Raises:
             ResultEncodeError: The value does not fit the format. Nothing was sent.
             BackendUnavailable, BackendPermissionError, BackendClosed: It may or may not have been stored.
+            BackendError: ``expires`` in a store that keeps all records for the same time. Nothing was sent.
 
         Wire: EVALSHA of a script that does GET, SET with EX, PUBLISH.
         """
@@ -298,6 +302,11 @@ class Store(Marks, Keys):
             again: This run has stored this state before, and says that it still lives.
             history: Keep this one, too, and as many before it.
         """
+        if expires is not None and not self.driver.keeps_lifetimes:
+            raise BackendError(
+                f"{self} keeps all records for the same time, which is a setting of the app (result_expires):"
+                " leave out expires="
+            )
         key = self.task_key(task_id)
         payload = self.codec.encode(
             document_of(self.codec, task_id, result, state, traceback, request, extended=self.result_extended)

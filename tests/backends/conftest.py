@@ -15,11 +15,14 @@ import pytest
 
 import asyncresult
 from asyncresult import Backend
+from asyncresult._storage import memory
+from asyncresult.integrations.celery import receiver
 from asyncresult.integrations.celery.config import make_backend as celery_backend
 from tests.tools.databases import PostgresServer, memcached
 from tests.tools.servers import Cluster, Sentinels
 
 from . import stores
+from .replied import ReplyingApp, ReplyingBackend
 
 MakeBackend = Callable[..., Backend]
 
@@ -73,9 +76,18 @@ def memcached_address() -> Iterator[tuple[str, int]]:
         yield address
 
 
+@pytest.fixture
+def rpc_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReplyingApp]:
+    monkeypatch.setattr(receiver, "POLL_INTERVAL", 0.01)  # it bounds how fast one is closed
+    app = ReplyingApp()
+    yield app
+    app.end()
+
+
 @pytest.fixture(
     params=[
         "memory",
+        "rpc",
         "redis",
         *(pytest.param(kind, marks=pytest.mark.topology) for kind in ("sentinel", "cluster", "sharded")),
         *POLLED,
@@ -83,14 +95,21 @@ def memcached_address() -> Iterator[tuple[str, int]]:
 )
 def backend_url(request: pytest.FixtureRequest) -> Any:
     """The URL of an empty store, or the Celery app whose results are in one."""
-    kind, fixture = request.param, request.getfixturevalue
-    excluded = request.node.get_closest_marker("not_over")
-    if excluded is not None and kind in excluded.args:
-        pytest.skip(f"not over {kind}: {excluded.kwargs['reason']}")
+    return open_store(request.param, request)
+
+
+def open_store(kind: str, request: pytest.FixtureRequest) -> Any:
+    """The URL of an empty store of this kind, or the Celery app whose results are in one."""
+    for excluded in request.node.iter_markers("not_over"):
+        if kind in excluded.args:
+            pytest.skip(f"not over {kind}: {excluded.kwargs['reason']}")
+    fixture = request.getfixturevalue
     if kind in POLLED:
         return _polled_app(kind, fixture)
     if kind == "memory":
         return f"memory://{uuid.uuid4()}"
+    if kind == "rpc":
+        return fixture("rpc_app")
     if kind == "redis":
         return str(fixture("redis_url"))
     if kind == "sentinel":
@@ -99,6 +118,7 @@ def backend_url(request: pytest.FixtureRequest) -> Any:
 
 
 def _polled_app(kind: str, fixture: Callable[[str], Any]) -> Any:
+    memory._shared.clear()  # what earlier tests have kept beside the same store: histories, requests to revoke
     if kind == "postgresql":
         return stores.postgres_app(fixture("postgres_server"))
     if kind == "memcached":
@@ -114,8 +134,11 @@ async def make_backend(backend_url: Any) -> AsyncIterator[MakeBackend]:
         def make(**options: Any) -> Backend:
             if isinstance(backend_url, str):
                 backend = asyncresult.connect(backend_url, **options)
+            elif isinstance(backend_url, ReplyingApp):
+                backend = ReplyingBackend(backend_url, **options)
             else:  # not connect(app), which gives the same one again
                 backend = celery_backend(backend_url, **options)
+                backend.controllers.clear()  # its app has no workers, for whose answers a revocation would wait
             stack.push_async_callback(backend.aclose)
             return backend
 

@@ -1,6 +1,7 @@
 """The Executor: what is accepted ends in a truthful state, whatever happens.
 
-Over memory and one server: what it stores it stores by ``track()``, whose tests run over every kind.
+Over memory, one server, and one store that is polled: what it stores it stores by ``track()``, whose tests run over
+more of them.
 """
 
 from __future__ import annotations
@@ -22,17 +23,16 @@ from asyncresult import (
     value_of,
 )
 
-from .conftest import POLLED, MakeBackend
+from .conftest import ROWS, MakeBackend, open_store
 from .waiting import until
 
-pytestmark = pytest.mark.not_over(
-    *POLLED, reason="tests of their own, in test_polled: a store takes milliseconds there"
-)
+
+@pytest.fixture(params=["memory", "redis", "sqlite"])
+def backend_url(request: pytest.FixtureRequest) -> Any:
+    return open_store(request.param, request)
 
 
-@pytest.fixture(params=["memory", "redis"])
-def backend_url(request: pytest.FixtureRequest) -> str:
-    return f"memory://{uuid.uuid4()}" if request.param == "memory" else str(request.getfixturevalue("redis_url"))
+no_parents = pytest.mark.not_over(*ROWS, reason="no table has a column for parents and groups")
 
 
 async def add(x: int, y: int) -> int:
@@ -186,6 +186,7 @@ async def test_the_same_id_twice(backend: Backend) -> None:
             options.submit(add, 1, 2)
 
 
+@no_parents
 async def test_tasks_that_submit_tasks(backend: Backend) -> None:
     """Parent and children are recorded; a block that waits takes them too."""
 
@@ -207,6 +208,7 @@ async def test_tasks_that_submit_tasks(backend: Backend) -> None:
 
 
 class TestMap:
+    @no_parents
     async def test_order_and_group(self, backend: Backend) -> None:
         async def double(x: int) -> int:
             return 2 * x
@@ -222,6 +224,7 @@ class TestMap:
 
 
 class TestHandlesAsArguments:
+    @no_parents
     async def test_values_take_their_place(self, backend: Backend) -> None:
         async with Executor() as executor:
             first = executor.submit(add, 1, 2)

@@ -21,7 +21,7 @@ import sqlalchemy
 from celery import Celery
 from sqlalchemy import event
 
-from asyncresult import AsyncResult, Backend, BackendUnavailable, ResultDecodeError, connect
+from asyncresult import AsyncResult, Backend, BackendError, BackendUnavailable, ResultDecodeError, connect
 from asyncresult._storage.store import engine_of
 from asyncresult.codec import Codec
 from asyncresult.integrations.celery import Reader, install_trigger, register_reader, trigger_sql
@@ -327,6 +327,34 @@ async def test_an_id_that_memcached_refuses_hurts_no_neighbour(memcached_address
         assert await backend.result("plain").get(timeout=10) == 1
         assert backend.stats().last_error is None
         impossible.cancel()
+
+
+async def test_an_id_that_a_store_fails_for_hurts_no_neighbour(tmp_path: Path) -> None:
+    """No file can have such a name, so the whole request fails."""
+    async with make_backend(stores.app_storing_in(f"file://{tmp_path}")) as backend:
+        impossible = asyncio.ensure_future(backend.result("x" * 5000).get())
+        waiting = [asyncio.ensure_future(backend.result(f"plain-{n}").get()) for n in range(40)]
+        await waits_for(backend, 41)
+        for number in range(40):
+            await backend.mark_as_done(f"plain-{number}", number)
+        async with asyncio.timeout(30):
+            assert await asyncio.gather(*waiting) == list(range(40))
+        with pytest.raises(BackendUnavailable, match="name too long"):
+            await backend.result("x" * 5000).state()
+        assert backend.stats().last_error is None and not impossible.done()
+        impossible.cancel()
+
+
+async def test_how_long_a_record_is_kept_is_the_setting_of_the_store(sqlite_app: Celery) -> None:
+    async with make_backend(sqlite_app) as backend:
+        with pytest.raises(BackendError, match="result_expires"):
+            await backend.mark_as_done("x", 1, expires=60)
+        with pytest.raises(BackendError, match="result_expires"):
+            async with backend.track("x", expires=60):
+                pytest.fail("it was entered")
+        assert await backend.result("x").exists() is False
+    with pytest.raises(ValueError, match="expires is a setting of its result backend"):
+        make_backend(sqlite_app, expires=60)
 
 
 async def test_no_secret_in_the_address(tmp_path: Path) -> None:

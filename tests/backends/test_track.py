@@ -27,12 +27,13 @@ from asyncresult import (
 from asyncresult._handles.updates import Updates
 from asyncresult._storage.store import engine_of
 
-from .conftest import POLLED, MakeBackend
+from .conftest import ROWS, MakeBackend
 from .waiting import until, waits_for
 
-pytestmark = pytest.mark.not_over(
-    *POLLED, reason="tests of their own, in test_polled: a store takes milliseconds there"
-)
+pytestmark = [
+    pytest.mark.not_over("rpc", reason="only workers reply"),
+    pytest.mark.not_over("django", "postgresql", "memcached", reason="as over SQLite: what differs is in the contract"),
+]
 
 
 async def states(handle: AsyncResult[Any], **options: Any) -> list[TaskMeta]:
@@ -48,7 +49,7 @@ class TestStates:
         assert (started.status, started.name) == ("STARTED", "resize")
         assert started.result["pid"] == os.getpid()
         meta = await backend.get_meta("t")
-        assert (meta.status, meta.result, meta.children, meta.traceback) == ("SUCCESS", {"url": "x"}, [], None)
+        assert (meta.status, meta.result, meta.children or [], meta.traceback) == ("SUCCESS", {"url": "x"}, [], None)
         assert meta.date_done is not None
 
     async def test_without_an_id_or_a_result(self, backend: Backend) -> None:
@@ -89,6 +90,7 @@ class TestStates:
         meta = await backend.get_meta("t")
         assert (meta.status, meta.result["exc_type"]) == ("FAILURE", "ResultEncodeError")
 
+    @pytest.mark.not_over(*ROWS, reason="no table has a column for parents and groups")
     async def test_what_a_task_tells_about_itself(self, backend: Backend) -> None:
         described = backend.track(
             "t", name="n", args=(1, "a"), kwargs={"b": 2}, worker="w", queue="q", retries=2, parent_id="p", group_id="g"
@@ -250,7 +252,8 @@ class TestHistory:
         for number, (last_id, _) in enumerate(seen[:-1]):
             assert await states(AsyncResult("t"), since=last_id) == [meta for _, meta in seen[number + 1 :]]
         # Behind the last one: the end again, so that a stream always has one.
-        assert await states(AsyncResult("t"), since=seen[-1][0]) == [seen[-1][1]]
+        (end,) = await states(AsyncResult("t"), since=seen[-1][0])
+        assert (end.status, end.result) == ("SUCCESS", "done")  # a table keeps less than the history
 
     async def test_a_slow_reader_misses_nothing(self, backend: Backend) -> None:
         """With room for one state it drops nearly all of what is published, and reads it all the same."""
@@ -356,6 +359,7 @@ async def until_stored(backend: Backend, status: str, retries: int) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.not_over(*ROWS, reason="no table has a column for it")
 class TestHeartbeat:
     async def test_signs_of_life_keep_a_task_fresh_and_are_no_news(
         self, backend: Backend, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import Generator
@@ -24,7 +25,8 @@ from tests.integrations.rabbitmq import RabbitMQ
 from tests.tools.celery_worker import CeleryWorker
 from tests.tools.processes import wait_until
 from tests.tools.proxy import FaultProxy
-from tests.tools.servers import HOST
+from tests.tools.servers import HOST, Certificates, free_port
+from tests.tools.servers import certificates as make_certificates
 
 pytestmark = [pytest.mark.celery, pytest.mark.rabbitmq]
 
@@ -96,6 +98,36 @@ async def test_a_broker_that_restarts_keeps_persistent_results() -> None:
                     await asyncio.to_thread(node.start)
                 assert await asyncresult.gather(*handles, timeout=30) == tuple(range(4))
                 assert backend.stats().reconnects == 1
+
+
+@pytest.mark.slow
+async def test_tls(certificates: Certificates) -> None:
+    """To send and to receive, by the app's own settings; the broker's certificate is checked."""
+    port = free_port()
+    options = {
+        "cacertfile": certificates.ca_cert,
+        "certfile": certificates.server_cert,
+        "keyfile": certificates.server_key,
+    }
+    config = [f"listeners.ssl.1 = {HOST}:{port}", *(f"ssl_options.{name} = {path}" for name, path in options.items())]
+    with RabbitMQ(config) as node:
+        url = node.url(vhost=node.new_vhost(), port=port).replace("amqp://", "amqps://")
+        trusted = {"ca_certs": str(certificates.ca_cert), "cert_reqs": int(ssl.CERT_REQUIRED)}
+        worker = CeleryWorker(broker=url, backend="rpc://", app=PROJECT, config={"broker_use_ssl": trusted})
+        with worker, client(**worker.config) as app:
+            async with connected(app) as backend:
+                assert await (await app.tasks["tests.add"].adelay(1, 1)).get(timeout=20) == 2
+                assert backend.stats().last_error is None
+        strangers = make_certificates()
+        distrusted = {**trusted, "ca_certs": str(strangers.ca_cert)}
+        with client(**{**worker.config, "broker_use_ssl": distrusted}) as app:
+            async with connected(app) as backend:
+                waiting = asyncio.ensure_future(backend.result("some-task").get())
+                async with asyncio.timeout(30):
+                    while "CERTIFICATE_VERIFY_FAILED" not in (backend.stats().last_error or ""):
+                        await asyncio.sleep(0.02)
+                assert not backend.stats().connected
+                waiting.cancel()
 
 
 async def test_a_queue_that_was_deleted_is_made_again(rpc_rabbitmq_worker: CeleryWorker) -> None:

@@ -27,9 +27,13 @@ from .settings import UnknownBackendURL, accepted, known_serializers, record_set
 __all__ = ["backend_for", "backend_of", "make_backend", "once"]
 
 _CHOICES = (
-    "set result_backend to redis://, rediss://, redis+socket:// or sentinel:// (or to the same with asyncresult+"
-    " in front), where any process can read the results of any other"
+    "set result_backend to redis://, rediss://, redis+socket://, sentinel:// (or to the same with asyncresult+ in"
+    " front), rpc://, or the URL or class of any other result backend of Celery's"
 )
+
+
+#: Options of a backend that for a store of Celery's are that store's own business.
+_SETTINGS_OF_THE_STORE = ("expires", "failure_expires", "key_prefix")
 
 
 def backend_of(app: Any, **options: Any) -> Backend:
@@ -91,6 +95,9 @@ def _make_polled(app: Any, cls: Any, url: str | None, options: dict[str, Any]) -
     from .polled import expires_of, make_driver  # not before it is needed: databases bring their own packages
 
     conf = app.conf
+    for option in _SETTINGS_OF_THE_STORE:
+        if option in options:
+            raise ValueError(f"{option} is a setting of its result backend ({cls.__name__}), and no option here")
     bson = cls.__module__ == "celery.backends.mongodb" and conf.result_serializer == "bson"
     settings: dict[str, Any] = {
         "serializer": "json" if bson else known_serializers("result_serializer", [conf.result_serializer])[0],
@@ -126,7 +133,7 @@ def _redis_backend(app: Any, cls: Any, url: str | None) -> RedisBackend:
     why = {
         "none": "it has no result_backend",
         "disabled": "its result_backend is disabled",
-    }.get(kind, f"its result_backend ({kind}) is not Redis")
+    }.get(kind, f"its result_backend ({kind}) is no result backend that Celery can make")
     raise ValueError(f"{why}; {_CHOICES}")
 
 
