@@ -26,7 +26,7 @@ __all__ = ["ReplyingApp", "ReplyingBackend"]
 POLLING_INTERVAL = 0.002
 
 
-class ReplyingApp(Celery):
+class ReplyingApp(Celery):  # type: ignore[misc]
     """An app whose broker is in this process."""
 
     def __init__(self) -> None:

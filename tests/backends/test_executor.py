@@ -7,7 +7,6 @@ more of them.
 from __future__ import annotations
 
 import asyncio
-import uuid
 from typing import Any
 
 import pytest
