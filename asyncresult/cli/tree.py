@@ -12,7 +12,7 @@ from .._checks import check_task_id
 from ..backend import Backend
 from ..errors import ResultDecodeError
 from ..graph import DependencyGraph
-from ..states import PENDING
+from ..states import FAILURE, PENDING, RETRY, REVOKED, SUCCESS
 from .output import coloured, escaped, shortened, state_text, to_json, write
 from .source import connected, read_ids, run
 from .status import CommandError, Status
@@ -156,27 +156,69 @@ def _preorder(root: Node) -> list[Node]:
     return order
 
 
-def _graph(root: Node) -> DependencyGraph[str]:
-    labels: dict[str, str] = {}
-    graph: DependencyGraph[str] = DependencyGraph(formatter=lambda id: labels[id])
-    for node in _preorder(root):
-        labels[node.id] = _label(node, colours=False)
+#: How states are filled where a tree is drawn. What runs, or reports a state of its own, is blue.
+_FILLS = {
+    SUCCESS: "#d5f0d9",
+    FAILURE: "#f8d4d4",
+    REVOKED: "#ead7f7",
+    RETRY: "#fbeec0",
+    PENDING: "#f2f2f2",
+    None: "#ffffff",  # a group
+}
+_OTHER_FILL = "#d4e8fb"
+
+
+def _graph(nodes: list[Node]) -> DependencyGraph[str]:
+    graph: DependencyGraph[str] = DependencyGraph()
+    for node in nodes:  # all of them first: that is the order in which they are drawn
         graph.add_arc(node.id)
+    for node in nodes:
         for child in node.children:
             graph.add_edge(node.id, child.id)
     return graph
 
 
-def _as_dot(root: Node) -> str:
-    import io
+class _Coloured:
+    """Draws a tree in DOT, each task in the colour of its state. See :class:`..graph.GraphFormatter`."""
 
-    text = io.StringIO()
-    _graph(root).to_dot(text)
-    return text.getvalue().rstrip()
+    def __init__(self, nodes: list[Node]) -> None:
+        self._nodes = {node.id: (f"n{number}", node) for number, node in enumerate(nodes)}
+
+    def head(self) -> str:
+        return 'digraph dependencies {\n    node [shape=box style="rounded,filled"]'
+
+    def tail(self) -> str:
+        return "}"
+
+    def label(self, id: str) -> str:
+        return id
+
+    def node(self, id: str) -> str:
+        name, node = self._nodes[id]
+        label = _label(node, colours=False).replace("\\", "\\\\").replace('"', '\\"')
+        return f'    {name} [label="{label}" fillcolor="{_FILLS.get(node.state, _OTHER_FILL)}"]'
+
+    terminal_node = node
+
+    def edge(self, a: str, b: str) -> str:
+        return f"    {self._nodes[a][0]} -> {self._nodes[b][0]}"
+
+
+def _as_dot(root: Node) -> str:
+    nodes = _preorder(root)
+    return _graph(nodes).to_dot(formatter=_Coloured(nodes)).rstrip()
 
 
 def _as_mermaid(root: Node) -> str:
-    return _graph(root).to_mermaid().rstrip()
+    nodes = {node.id: node for node in _preorder(root)}
+    graph = _graph(list(nodes.values()))
+    text = graph.to_mermaid(lambda id: _label(nodes[id], colours=False))
+    of_fill: dict[str, list[str]] = {}
+    for number, id in enumerate(graph):  # which is how they are named
+        of_fill.setdefault(_FILLS.get(nodes[id].state, _OTHER_FILL), []).append(f"n{number}")
+    for number, (fill, names) in enumerate(of_fill.items()):
+        text += f"    classDef c{number} fill:{fill},color:#000\n    class {','.join(names)} c{number}\n"
+    return text.rstrip()
 
 
 _FORMATS = {"text": _as_text, "dot": _as_dot, "mermaid": _as_mermaid, "json": _as_json}

@@ -271,10 +271,12 @@ def _runs(app: Any, id: str) -> bool:
 
 @pytest.mark.celery
 def test_workers_with_other_settings(named: Named, worker: CeleryWorker, redis_server: RedisServer) -> None:
-    named(make_app(**{**worker.config, "result_backend": redis_server.url(3), "result_serializer": "yaml"}))
+    theirs = worker.config["result_backend"]
+    assert theirs.endswith("/1")
+    named(make_app(**{**worker.config, "result_backend": f"{theirs[:-1]}7", "result_serializer": "yaml"}))
     found = findings("-A", PROJECT)
     assert found["place"][0] == "error"
-    assert f"and results are read from redis://127.0.0.1:{redis_server.port}/3" in found["place"][1]
+    assert f"stores in {theirs}, and results are read from {theirs[:-1]}7" in found["place"][1]
     assert "result_serializer is json at" in found["workers"][1]
     named(make_app(**worker.config))
     found = findings("-A", PROJECT, "--url", redis_server.url(3))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.command_line import asyncresult
+from tests.tools.command_line import asyncresult, in_process
 
 from .conftest import Store
 
@@ -31,10 +31,40 @@ top proj.top SUCCESS
 └─ right FAILURE
 """
 
+DOT = """\
+digraph dependencies {
+    node [shape=box style="rounded,filled"]
+    n0 [label="top proj.top SUCCESS" fillcolor="#d5f0d9"]
+    n0 -> n1
+    n0 -> n3
+    n1 [label="left SUCCESS" fillcolor="#d5f0d9"]
+    n1 -> n2
+    n2 [label="leaf PENDING" fillcolor="#f2f2f2"]
+    n3 [label="right FAILURE" fillcolor="#f8d4d4"]
+}
+"""
+
+MERMAID = """\
+flowchart TD
+    n0["top proj.top SUCCESS"]
+    n1["left SUCCESS"]
+    n2["leaf PENDING"]
+    n3["right FAILURE"]
+    n0 --> n1
+    n0 --> n3
+    n1 --> n2
+    classDef c0 fill:#d5f0d9,color:#000
+    class n0,n1 c0
+    classDef c1 fill:#f2f2f2,color:#000
+    class n2 c1
+    classDef c2 fill:#f8d4d4,color:#000
+    class n3 c2
+"""
+
 
 def test_tree(family: str) -> None:
-    assert asyncresult("tree", "top", "--url", family) == (0, TREE, "")
-    shallow = asyncresult("tree", "top", "--depth", "1", "--url", family)
+    assert in_process("tree", "top", "--url", family) == (0, TREE, "")
+    shallow = in_process("tree", "top", "--depth", "1", "--url", family)
     assert shallow.out == "top proj.top SUCCESS\n└─ …\n"
 
 
@@ -44,27 +74,27 @@ def test_tree_in_ascii_where_the_terminal_has_no_boxes(family: str) -> None:
 
 
 def test_tree_for_programs(family: str) -> None:
-    top = json.loads(asyncresult("tree", "top", "--format", "json", "--url", family).out)
+    top = json.loads(in_process("tree", "top", "--format", "json", "--url", family).out)
     assert [child["id"] for child in top["children"]] == ["left", "right"]
-    assert "digraph" in asyncresult("tree", "top", "--format", "dot", "--url", family).out
-    assert asyncresult("tree", "top", "--format", "mermaid", "--url", family).out.count("-->") == 3
-    assert asyncresult("tree", "none", "--url", family).status == 4
+    assert in_process("tree", "top", "--format", "dot", "--url", family).out == DOT
+    assert in_process("tree", "top", "--format", "mermaid", "--url", family).out == MERMAID
+    assert in_process("tree", "none", "--url", family).status == 4
 
 
 def test_ls_is_bounded_and_chooses_by_state(url: str, store: Store) -> None:
     for number in range(120):
         store(f"n{number}")
-    assert len(asyncresult("ls", "--url", url).out.splitlines()) == 100
-    assert len(asyncresult("ls", "--limit", "7", "--url", url).out.splitlines()) == 7
-    assert asyncresult("ls", "--state", "FAILURE", "--url", url).out == "bad FAILURE\n"
-    shown = [json.loads(line) for line in asyncresult("ls", "--limit", "999", "--json", "--url", url).out.splitlines()]
+    assert len(in_process("ls", "--url", url).out.splitlines()) == 100
+    assert len(in_process("ls", "--limit", "7", "--url", url).out.splitlines()) == 7
+    assert in_process("ls", "--state", "FAILURE", "--url", url).out == "bad FAILURE\n"
+    shown = [json.loads(line) for line in in_process("ls", "--limit", "999", "--json", "--url", url).out.splitlines()]
     assert {"id": "ok", "state": "SUCCESS", "name": "proj.add"} in shown
     assert {"id": "junk", "state": "unreadable", "name": None} in shown
     assert len(shown) == 126
 
 
 def test_stats(url: str) -> None:
-    facts = json.loads(asyncresult("stats", "--json", "--url", url).out)
+    facts = json.loads(in_process("stats", "--json", "--url", url).out)
     assert facts["role"] == "master"
     assert facts["subscribed_tasks"] == 0
-    assert "secret" not in asyncresult("stats", "--url", url).out
+    assert "secret" not in in_process("stats", "--url", url).out
