@@ -190,11 +190,11 @@ class _Coloured:
     def tail(self) -> str:
         return "}"
 
-    def label(self, id: str) -> str:
-        return id
+    def label(self, obj: str) -> str:
+        return obj
 
-    def node(self, id: str) -> str:
-        name, node = self._nodes[id]
+    def node(self, obj: str) -> str:
+        name, node = self._nodes[obj]
         label = _label(node, colours=False).replace("\\", "\\\\").replace('"', '\\"')
         return f'    {name} [label="{label}" fillcolor="{_FILLS.get(node.state, _OTHER_FILL)}"]'
 
