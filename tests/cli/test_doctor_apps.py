@@ -145,6 +145,28 @@ def test_postgresql_that_announces_nothing(named: Named, postgres_server: Postgr
     assert {found["trigger"][0], found["index"][0]} == {"ok"}
 
 
+def test_a_role_that_may_not_look(named: Named, postgres_server: PostgresServer) -> None:
+    store(stores.app_storing_in(f"db+{postgres_server.url()}"), "one")
+    postgres_server.cli("CREATE ROLE blind LOGIN")
+    named(stores.app_storing_in(f"db+{postgres_server.url().replace('tests@', 'blind@')}"))
+    outcome = run("doctor")
+    assert outcome.status == 5  # neither can the backend read
+    assert "database: it cannot be looked into: " in outcome.out
+    assert "GRANT SELECT ON celery_taskmeta" in outcome.out
+    assert outcome.err.count("\n") == 1
+
+
+def test_django_results(named: Named, tmp_path_factory: pytest.TempPathFactory) -> None:
+    app = stores.django_app(tmp_path_factory.mktemp("django") / "results.sqlite")
+    named(app)
+    store(app, "one", "two")
+    assert sorted(run("ls").out.splitlines()) == ["one SUCCESS", "two SUCCESS"]
+    assert json.loads(run("stats", "--json").out)["records"] == {"SUCCESS": 2}
+    found = findings("-A", PROJECT)
+    assert {found[name][0] for name in ("latency", "index", "rows", "notifications", "records")} == {"ok"}
+    check_commands(["one", "two"])
+
+
 def test_a_database_that_does_not_answer(named: Named) -> None:
     named(stores.app_storing_in(f"db+postgresql+psycopg://u:secret@127.0.0.1:{free_port()}/none"))
     outcome = run("doctor")

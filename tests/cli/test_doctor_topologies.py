@@ -91,6 +91,10 @@ def test_cluster() -> None:
         assert "every announcement goes to all nodes (3 primaries)" in found["announcing"][1]
         assert "found by the sweep only" in findings("--url", cluster.url(sharded="true"))["announcing"][1]
 
+        for number in range(3):  # of which at least one is on another node than the first
+            key = f"app_celery-task-meta-p{number}"
+            cluster.owner(slot_of(key)).cli("SETEX", key, 600, RECORD)
+            assert "the key prefix 'app_'" in findings(f"p{number}", "--url", url)["reason"][2]
         first, second, *_ = cluster.masters
         second.cli("CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
         severity, message, _ = findings("--url", url)["eviction"]

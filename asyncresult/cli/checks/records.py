@@ -13,9 +13,11 @@ from ..._redis.options import Options
 from ...backend import Backend
 from ...errors import AsyncResultError, BackendError, BackendPermissionError, ResultDecodeError, ResultTimeout
 from ...states import READY_STATES
+from ..output import shortened
 from ..server import Refused, Server
 from .findings import Finding
 from .rights import missing_rule, user_name
+from .topology import servers_of
 
 __all__ = ["elsewhere", "round_trip", "samples", "subscriptions"]
 
@@ -134,7 +136,7 @@ async def samples(backend: Backend) -> list[Finding]:
             Finding(
                 "records",
                 "error",
-                f"{len(unreadable)} of {len(ids)} records looked at cannot be read, e.g. {id}: {why}",
+                f"{len(unreadable)} of {len(ids)} records looked at cannot be read, e.g. {shortened(id)}: {why}",
                 "let workers and readers agree: result_serializer json (or accept=[…] for msgpack, yaml);"
                 " pickle is never read",
             )
@@ -200,8 +202,10 @@ async def elsewhere(backend: Backend, server: Server, id: str | None = None) -> 
             return None
     pattern = f"*{_PARTS}{_escaped(id) if id is not None else '*'}"
     own = backend.task_key("")
-    found = await _scan(server, pattern, own)
-    if found is not None:
+    for one in await servers_of(backend):
+        found = await _scan(one, pattern, own)
+        if found is None:
+            continue
         prefix = found.partition(_PARTS)[0]
         return Finding(
             "place",

@@ -14,6 +14,7 @@ from ..._storage.polled import PolledDriver
 from ...backend import Backend
 from ...errors import BackendError
 from ..server import Refused, Server
+from ..source import one_line
 from ..status import CommandError, Status
 from . import records, rights, topology
 from . import redis as servers
@@ -140,9 +141,16 @@ def _examine_database(app: Any) -> list[Finding]:
         database = databases.open_database(app)
     except databases.Unreachable as error:
         raise CommandError(f"the database of results cannot be reached: {error}", Status.UNREACHABLE) from error
+    except Exception as error:  # Celery's, or the driver's: a package is missing, a setting is wrong
+        raise CommandError(
+            f"the database of results cannot be opened: {one_line(error)}", Status.UNREACHABLE
+        ) from error
     if database is None:
         return []
     try:
         return databases.database_findings(app, database)
+    except Exception as error:  # whatever the driver raises
+        fix = f"GRANT SELECT ON {database.table} to the role of the URL, where that is the reason"
+        return [Finding("database", "error", f"it cannot be looked into: {one_line(error)}", fix)]
     finally:
         database.close()

@@ -13,6 +13,7 @@ from ..output import describe, shortened
 from ..server import Refused, Server, text_of
 from . import records
 from .findings import Finding
+from .topology import servers_of
 
 __all__ = ["examine_task", "look_for_task"]
 
@@ -25,7 +26,7 @@ async def examine_task(backend: Backend, id: str, app: Any, *, timeout: float) -
     redis = Server.of(backend) if isinstance(backend.driver, RedisDriver) else None
     if redis is not None:
         yield Finding("key", "note", f"key and channel: {shortened(key.decode(errors='backslashreplace'))}")
-        yield await _subscribers(redis, key)
+        yield await _subscribers(backend, key)
         kind = text_of(await redis.try_call("TYPE", key))
         if kind not in (None, "none", "string"):
             yield Finding(
@@ -62,12 +63,15 @@ async def look_for_task(app: Any, id: str, *, timeout: float) -> Finding:
     return await asyncio.to_thread(_at_work, app, id, timeout) or unseen
 
 
-async def _subscribers(server: Server, key: bytes) -> Finding:
+async def _subscribers(backend: Backend, key: bytes) -> Finding:
+    count = 0
     try:
-        reply = await server.call("PUBSUB", "NUMSUB", key)
-        return Finding("subscribers", "note", f"{int(reply[1])} connections listen for it")
-    except (Refused, IndexError, TypeError, ValueError) as error:
+        for server in await servers_of(backend):  # each knows those of its own connections
+            reply = await server.call("PUBSUB", "NUMSUB", key)
+            count += int(reply[1])
+    except Refused as error:
         return Finding("subscribers", "note", f"not known: {error}")
+    return Finding("subscribers", "note", f"{count} connections listen for it")
 
 
 async def _stored(backend: Backend, id: str, size: int) -> AsyncIterator[Finding]:

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..._redis.address import Address
+from ..._redis.cluster import ClusterDriver
 from ..._redis.options import Options
 from ..._redis.wire import SLOTS
+from ...backend import Backend
 from ...errors import BackendError
 from ..server import Refused, Server, fields_of_reply, text_of
 from .findings import Finding, run_checks
 from .redis import NODE_CHECKS
 
-__all__ = ["cluster_findings", "primaries_of", "sentinel_findings"]
+__all__ = ["cluster_findings", "primaries_of", "sentinel_findings", "servers_of"]
 
 SHARDED_SINCE = 7
 
@@ -209,6 +211,17 @@ def _announcing(options: Options, info: dict[str, str], primaries: int) -> list[
             ),
         )
     ]
+
+
+async def servers_of(backend: Backend) -> list[Server]:
+    """Every server that holds keys: in a cluster each primary, else the one."""
+    server = Server.of(backend)
+    driver = backend.driver
+    if not isinstance(driver, ClusterDriver):
+        return [server]
+    lines = (text_of(await server.try_call("CLUSTER", "NODES")) or "").splitlines()
+    found = [Server.at(driver.options, address) for address in primaries_of([line.split() for line in lines])]
+    return found or [server]
 
 
 def primaries_of(nodes: Sequence[list[str]]) -> list[Address]:
