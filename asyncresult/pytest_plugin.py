@@ -6,7 +6,7 @@ They are plain fixtures: they go with pytest-asyncio in either mode, with anyio'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +14,22 @@ import pytest
 if TYPE_CHECKING:
     from .backend import Backend
     from .testing import FakeWorker, PrivateServer
+
+
+#: Of celery.contrib.pytest.
+_CELERYS_APPS = ("celery_app", "celery_session_app")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: Any) -> Generator[None, Any, Any]:
+    """Have Celery's own fixtures make the result backend of their app before its first task runs: that an eager task is
+    to be stored must be known by then, and Celery makes the backend when it stores."""
+    made = yield
+    if fixturedef.argname in _CELERYS_APPS:
+        conf = getattr(made, "conf", None)
+        if str(getattr(conf, "result_backend", None)).startswith("asyncresult+memory:"):
+            _ = made.backend
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +74,8 @@ def asyncresult_celery(
     with ExitStack() as stack:
 
         def start(app: Any, *, eager: bool = True, **options: Any) -> Backend:
+            # In threads and tasks that are in no block the app's is meant from now on, whose keys may have a prefix.
+            asyncresult_backend._leave()
             given = {**asyncresult_options, **options}
             backend = stack.enter_context(in_memory(app, eager=eager, url=str(asyncresult_backend), **given))
             fake_worker.use(backend)

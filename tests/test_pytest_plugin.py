@@ -106,3 +106,35 @@ def test_without_a_server_program_a_test_is_skipped_by_name(tmp_path: Path) -> N
     done = subprocess.run(command, cwd=tmp_path, env={**ENV, "PATH": str(tmp_path)}, capture_output=True, text=True)
     assert "no redis-server or valkey-server on PATH" in done.stdout
     assert pytester_outcomes(done.stdout) == {"skipped": 1}
+
+
+IN_ANOTHER_THREAD = """
+import asyncio, threading
+from asyncresult import AsyncResult
+from celery import Celery
+
+app = Celery("x", broker="redis://127.0.0.1:1/0", backend="redis://127.0.0.1:1/0", set_as_current=False)
+app.conf.result_backend_transport_options = {"global_keyprefix": "shop"}
+
+@app.task
+def add(x, y):
+    return x + y
+
+def test_it(asyncresult_celery, fake_worker):
+    asyncresult_celery(app, eager=False)
+    task_id = add.delay(2, 3).id
+    fake_worker.succeed(task_id, 5)
+    found = []
+    async def look():
+        found.append(await AsyncResult(task_id).get(timeout=20))
+    thread = threading.Thread(target=lambda: asyncio.run(look()))
+    thread.start()
+    thread.join()
+    assert found == [5]
+"""
+
+
+def test_a_server_in_another_thread_finds_the_results_of_the_app(tmp_path: Path) -> None:
+    """As behind a TestClient, where no block is entered: with the key prefix of the app."""
+    (tmp_path / "test_it.py").write_text(IN_ANOTHER_THREAD, encoding="utf-8")
+    assert run_pytest(tmp_path) == {"passed": 1}
