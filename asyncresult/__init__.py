@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .version import __version__
 
-# Each name is imported when somebody asks for it: many programs use few of them (benchmarks: import), and the command
+# Each name is imported on its first use: many programs use few of them (benchmarks: import), and the command
 # line answers --version and --help without any.
 if TYPE_CHECKING:
     from asyncio import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION

@@ -116,7 +116,7 @@ class Session:
     # -- the end ----------------------------------------------------------------------------------------
 
     def abort(self, *, started: bool = True) -> None:
-        """Cancel what waits, and what is started too unless told otherwise."""
+        """Cancel what waits, and what is started too unless ``started`` is False."""
         for job in list(self.jobs.values()):
             if started or not job.started:
                 job.abort("cancelled", terminate=True)
@@ -338,7 +338,7 @@ class Job:
         if not self._over:
             self._over = True
             handle = self._handle()
-            # Asked now: who waits gets the result, and may drop the handle, before the store of it is confirmed.
+            # Checked now: who waits gets the result, and may drop the handle, before the store of it is confirmed.
             self._awaited = handle is not None and handle._table is not None
             self._session.unfinished -= 1
             self._session.changed()
@@ -430,7 +430,7 @@ class Job:
             raise
 
     async def _in_thread(self, call: functools.partial[Any]) -> Any:
-        """In a worker thread; asked to end when the time is up or it is revoked."""
+        """In a worker thread; requested to end when the time is up or it is revoked."""
         import anyio
 
         with anyio.move_on_after(self._options.timeout) as scope:

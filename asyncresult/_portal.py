@@ -255,7 +255,7 @@ class _Portal:
                 call.end(self)
 
     def is_this_thread(self) -> bool:
-        """Whether the loop's own thread, or what stands for one, asks."""
+        """Whether the loop's own thread, or what serves as one, runs this."""
         return threading.current_thread() is self._thread
 
     def call_soon(self, fn: Callable[..., object], /, *args: Any) -> None:
@@ -342,7 +342,7 @@ def _start() -> _Portal:
 
 
 def _interpreter_is_ending(error: RuntimeError) -> bool:
-    """Whether that is why no thread could be started. (A main thread is alive that was never asked to stop.)"""
+    """Whether that is why no thread could be started. (A main thread is alive that was never requested to stop.)"""
     return not threading.main_thread().is_alive() or "interpreter shutdown" in str(error)
 
 

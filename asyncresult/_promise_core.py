@@ -120,7 +120,7 @@ class BasePromise(Awaitable[T_co]):
             del self  # this frame stays in the traceback, and the promise would stay with it
 
     def done(self) -> bool:
-        """Tell whether the promise is fulfilled, rejected or cancelled."""
+        """Whether the promise is fulfilled, rejected or cancelled."""
         return self._state != PENDING
 
     def cancel(self) -> bool:
@@ -322,7 +322,7 @@ class Reaction(Source):
 
 
 class Link(Reaction):
-    """Tells ``notify`` that the parent is done. An ``owned`` parent is cancelled with the target."""
+    """Calls ``notify`` when the parent is done. An ``owned`` parent is cancelled with the target."""
 
     __slots__ = ("notify", "owned")
 

@@ -81,7 +81,7 @@ class Finally(Reaction):
 
 
 class Join(Source):
-    """Tells ``each`` how every one of ``items`` ends, until ``target`` is done and the rest is let go.
+    """Calls ``each`` with how every one of ``items`` ends, until ``target`` is done and the rest is let go.
 
     ``each`` gets the index, the value, and the reason or None.
     """

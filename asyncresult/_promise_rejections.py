@@ -45,7 +45,7 @@ class Rejection:
         context = {"message": "Promise rejection was never handled", "exception": self.reason}
         if running is self.loop:
             self.loop.call_soon(self.loop.call_exception_handler, context)
-        else:  # another thread collected it, or the loop stands still: the next promise made there reports it
+        else:  # another thread collected it, or the loop has stopped: the next promise made there reports it
             orphans.append((self.loop, context))
 
 

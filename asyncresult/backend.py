@@ -46,7 +46,7 @@ class Backend(Store):
         key_prefix: In front of every key and channel, by the rule of Celery's ``global_keyprefix``: an
             underscore is put between, unless it ends in one of ``: _ - .``.
         safety_interval: Seconds between two sweeps over everything waited for (lost notifications).
-        heartbeat: Seconds of silence until the server is asked for a sign of life, and from there until
+        heartbeat: Seconds of silence until the server is sent a PING, and from there until
             the connection counts as dead.
         max_result_bytes: Larger records are refused with ResultTooLarge.
         exceptions: Exception classes that may be constructed from a record (their ``__init__`` runs).
@@ -118,9 +118,9 @@ class Backend(Store):
             ignore_result: Store nothing. The block can still be revoked.
             expires: Seconds to keep the records, instead of the backend's setting.
             failure_expires: The same for FAILURE; None as ``expires``.
-            heartbeat: Seconds between heartbeats, by which readers tell a task that runs from one whose
+            heartbeat: Seconds between heartbeats, by which readers distinguish a task that runs from one whose
                 process died (:attr:`TaskMeta.stale`). None gives none.
-            history: Keep the last so many states for readers that ask for them by ``updates(since=…)``. None
+            history: Keep the last so many states for readers that request them by ``updates(since=…)``. None
                 keeps the latest state only.
             progress_interval: Seconds between two stores of PROGRESS. Of what is reported in between, the latest
                 is stored.
@@ -210,14 +210,14 @@ def connect(url: Any = None, **options: Any) -> Backend:
             ``$ASYNCRESULT_URL``, or else ``memory://``. Or an application of an installed integration: a
             Celery app gives the backend of its own configuration.
         options: Those of :class:`Backend`, and of the connections (docs/reference/options.md); nearly all may
-            stand in the URL's query, too.
+            be given in the URL's query, too.
 
     Returns:
         The backend: ``async with connect(url):`` makes it the current one and closes it at the end.
 
     Raises:
         TypeError: Neither a URL nor an application that an integration knows.
-        ValueError: Unknown scheme or option, or a value that makes no sense. Names the known ones; holds no
+        ValueError: Unknown scheme or option, or an invalid value. Names the known ones; holds no
             secret.
     """
     if url is None:

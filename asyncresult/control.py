@@ -56,7 +56,7 @@ REQUEST_EXPIRES = PRESENCE_EXPIRES = 86400.0
 ANNOUNCE_INTERVAL = 60.0
 #: Seconds that a reply is kept: longer than any wait for it.
 REPLY_EXPIRES = 60.0
-#: Seconds to wait for replies unless told otherwise. As Celery.
+#: Seconds to wait for replies by default. As Celery.
 REPLY_TIMEOUT = 1.0
 #: Seconds that the end of an event loop waits for a revocation under way.
 END_TIMEOUT = 2.0

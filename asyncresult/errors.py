@@ -6,12 +6,12 @@
     ├── TaskFailed                  the task ended in FAILURE and its class cannot be rebuilt here
     │   └── TaskRevoked             the task was revoked, expired or terminated
     ├── ResultTimeout               (TimeoutError) the wait used up its budget; the task goes on
-    ├── NotReady                    memory was asked for something not learned yet
+    ├── NotReady                    the handle has not learned this yet
     ├── BackendClosed               the backend was closed under the wait
     ├── CycleError                  (ValueError) a dependency graph runs in a circle
     ├── ResultEncodeError           (TypeError) a value that the format cannot hold; nothing was sent
     ├── ResultDecodeError           (ValueError) a stored record that cannot be read
-    │   ├── ResultTypeError         the value was read but is not of the ``type=`` asked for
+    │   ├── ResultTypeError         the value was read but is not of the given ``type=``
     │   └── ResultTooLarge          the record is over ``max_result_bytes``
     └── BackendError                the store refused
         ├── BackendUnavailable      (ConnectionError) nobody answers at the address
@@ -146,7 +146,7 @@ class ResultDecodeError(AsyncResultError, ValueError):
 
 
 class ResultTypeError(ResultDecodeError):
-    """The value was read, but it is not of the type that the handle was told to expect."""
+    """The value was read, but it is not of the type that the handle expects."""
 
 
 class ResultTooLarge(ResultDecodeError):

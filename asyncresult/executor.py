@@ -102,8 +102,8 @@ class Executor(Submitter):
     states are stored. A failure that nobody looks at is logged.
 
     A coroutine function runs on the loop, and is cancelled by a revoke or timeout. A plain function runs in a worker
-    thread of anyio. A thread cannot be stopped from outside: the function is asked to stop, which it notices when it
-    calls ``anyio.from_thread.check_cancelled()``; if it ends by itself first, that counts. With
+    thread of anyio. A thread cannot be stopped from outside: the function is requested to stop, which it notices when
+    it calls ``anyio.from_thread.check_cancelled()``; if it ends by itself first, that counts. With
     ``options(process=True)`` a plain function runs in a worker process, which a timeout or a revoke with
     ``terminate=True`` kills.
 
@@ -263,7 +263,7 @@ class Executor(Submitter):
         return handle
 
     def _abort(self, *, started: bool = True) -> None:
-        """Cancel what waits, and what is started too unless told otherwise."""
+        """Cancel what waits, and what is started too unless ``started`` is False."""
         if self._session is not None:
             self._session.abort(started=started)
 

@@ -24,9 +24,9 @@ NAMED_IN_CYCLE = 10
 
 @runtime_checkable
 class GraphFormatter(Protocol):
-    """What :meth:`DependencyGraph.to_dot` asks of a formatter object; Celery's class of this name has it.
+    """What :meth:`DependencyGraph.to_dot` needs of a formatter object; Celery's class of this name has it.
 
-    Every method returns a line of DOT, as text or as UTF-8 bytes; ``label`` tells nodes apart.
+    Every method returns a line of DOT, as text or as UTF-8 bytes; ``label`` distinguishes nodes.
     """
 
     def head(self) -> str | bytes: ...
@@ -207,7 +207,7 @@ class DependencyGraph(Generic[N]):
         yield "}"
 
     def _drawn_by(self, formatter: GraphFormatter) -> Iterator[str]:
-        """The lines in the order in which Celery asks for them."""
+        """The lines in the order in which Celery yields them."""
         seen: set[object] = set()
         yield _text(formatter.head())
         for node, dependencies in self.items():

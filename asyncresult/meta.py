@@ -41,11 +41,11 @@ class TaskMeta(
         status: One of :mod:`asyncresult.states`, or any custom word. Empty where the writer stored null, as Celery's
             ``update_state(meta=…)`` without a state does.
         result: The value; for FAILURE, RETRY and REVOKED the stored form of the exception (a mapping
-            with ``exc_type``, ``exc_message``, ``exc_module``); for other states what the task told.
+            with ``exc_type``, ``exc_message``, ``exc_module``); for other states what the task reported.
         traceback: The worker's traceback text.
         parent_id, group_id: Relatives, where the writer recorded them.
         name, args, kwargs, worker, queue, retries: Recorded with Celery's ``result_extended``.
-        heartbeat: Who runs the task promised a sign of life: ``{"at": when the last one was given (seconds since
+        heartbeat: Who runs the task promised heartbeats: ``{"at": when the last one was given (seconds since
             the epoch, the worker's clock), "interval": seconds between two}``. Our own addition to the format.
     """
 
@@ -96,7 +96,7 @@ class TaskMeta(
 
     @property
     def stale_at(self) -> float | None:
-        """When the worker counts as gone unless it gives another sign of life, in seconds since the epoch.
+        """When the worker counts as gone unless another heartbeat comes, in seconds since the epoch.
 
         None where it promised none: by default, for final records, and for all that Celery writes.
         """

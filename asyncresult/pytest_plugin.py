@@ -1,5 +1,5 @@
 """Fixtures for pytest: installed with the package, imported at the start of every run, so everything else is imported
-when a test asks for a fixture.
+when a test uses a fixture.
 
 They are plain fixtures: they go with pytest-asyncio in either mode, with anyio's plugin, and with tests that block.
 """

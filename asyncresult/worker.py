@@ -8,7 +8,7 @@ What is written when::
     enter ──STARTED──> progress() ──PROGRESS──> leave ──SUCCESS    the block ended
       │                   ▲   at most every       ├──FAILURE       an exception left it
       │                   └── progress_interval   ├──REVOKED       it was cancelled, or revoked
-      └──REVOKED   revoked before                 └──              retry() was called: RETRY stands
+      └──REVOKED   revoked before                 └──              retry() was called: RETRY stays
 
 A final state that cannot be stored because of an outage is stored later: a background task of the backend goes on
 trying until it succeeds or the backend is closed.
@@ -167,7 +167,7 @@ class TaskContext:
     async def retry(self, exc: BaseException | None = None) -> None:
         """Store RETRY: the task ends here without a final state, and will be run again.
 
-        The next run passes ``retries=`` one higher, or enters this context again. RETRY stands, whatever
+        The next run passes ``retries=`` one higher, or enters this context again. RETRY stays, whatever
         happens in the rest of the block (unless it is revoked): an exception may leave it, progress and heartbeats
         are stored no more.
 

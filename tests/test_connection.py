@@ -184,7 +184,7 @@ async def dials(world: World, seconds: float) -> list[float]:
 # -- the watchdog -----------------------------------------------------------------------------------------------------
 
 
-async def test_silence_is_asked_about_and_then_taken_for_death(world: World) -> None:
+async def test_silence_is_followed_by_a_ping_and_then_taken_for_death(world: World) -> None:
     transport = await world.up()
     await world.clock.advance(HEARTBEAT - 0.1)
     assert transport.commands() == []
@@ -194,13 +194,13 @@ async def test_silence_is_asked_about_and_then_taken_for_death(world: World) -> 
     assert not transport.closed
     await world.clock.advance(0.2)
     assert transport.closed and world.sink.told == ["disconnected"]
-    assert "no sign of life" in str(world.subscriber.last_error)
+    assert "no answer" in str(world.subscriber.last_error)
     await world.clock.advance(BACKOFF_FIRST)
     assert len(world.transports) == 2, "aborted, not closed; and dialled anew"
 
 
 @pytest.mark.parametrize("sign", [b"+PONG\r\n", b"-NOPERM no ping for you\r\n", b">1\r\n", b"$"])
-async def test_any_byte_is_a_sign_of_life(world: World, sign: bytes) -> None:
+async def test_any_byte_counts_as_an_answer(world: World, sign: bytes) -> None:
     transport = await world.up()
     await world.clock.advance(HEARTBEAT)
     assert transport.commands() == [[b"PING"]]
@@ -213,7 +213,7 @@ async def test_any_byte_is_a_sign_of_life(world: World, sign: bytes) -> None:
     assert transport.commands() == [[b"PING"]]
 
 
-async def test_a_busy_connection_is_not_asked(world: World) -> None:
+async def test_a_busy_connection_is_not_pinged(world: World) -> None:
     transport = await world.up()
     for _ in range(20):
         await world.clock.advance(HEARTBEAT / 2)
@@ -373,7 +373,7 @@ async def test_trouble_in_the_handshake_is_an_outage(world: World, said: bytes) 
     await world.up()
 
 
-async def test_garbage_on_a_connection_that_stands(world: World) -> None:
+async def test_garbage_on_an_established_connection(world: World) -> None:
     """No acknowledgement of the old generation counts after it: the sink is told at once, and once."""
     transport = await world.up()
     transport.say(b"+unasked\r\n")
@@ -383,7 +383,7 @@ async def test_garbage_on_a_connection_that_stands(world: World) -> None:
     await world.up()
 
 
-async def test_the_log_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_outage_is_logged_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "asyncresult")
     world.trouble = ConnectionRefusedError("nobody there")
     world.subscriber.wake()
@@ -557,7 +557,7 @@ async def test_no_wish_is_lost_between_connecting_and_ready(world: World, table:
     assert sorted(wished) == [b"before", b"dialling", b"handshake", b"just after", b"later", b"same tick"]
 
 
-async def test_a_new_generation_asks_for_everything_again(world: World, table: Table) -> None:
+async def test_a_new_generation_subscribes_to_everything_again(world: World, table: Table) -> None:
     names = [b"%d" % n for n in range(500)]
     for name in names:
         table.add(name, name.decode(), Listener())

@@ -61,7 +61,7 @@ class TestReplies:
         assert [reply.worker for reply in replies] == ["w"]
         holder.close()
 
-    async def test_a_second_request_is_heard_too(self, backend: Backend) -> None:
+    async def test_a_second_request_arrives_too(self, backend: Backend) -> None:
         holder = Holder(backend, "a")
         await revoke(backend, ["a"], wait=True, timeout=20)
         await revoke(backend, ["a"], terminate=True, wait=True, timeout=20)
@@ -100,7 +100,7 @@ class TestOtherWays:
             self.asked.append(dict(headers))
             return [Reply("celery", True)]
 
-    async def test_all_are_asked(self, backend: Backend) -> None:
+    async def test_all_receive_the_request(self, backend: Backend) -> None:
         way = self.Celery()
         backend.controllers.append(way)
         assert await revoke(backend, ["a"], wait=True) == [Reply("celery", True)]

@@ -42,7 +42,7 @@ class TestThreads:
         assert told[1].result == {"current": 3, "total": 10}
 
     @pytest.mark.parametrize("end", ["revoke", "timeout", "leave"])
-    async def test_asked_to_stop(self, backend: Backend, end: str) -> None:
+    async def test_requested_to_stop(self, backend: Backend, end: str) -> None:
         def work() -> None:
             while True:
                 anyio.from_thread.check_cancelled()

@@ -62,7 +62,7 @@ def test_every_name_is_there() -> None:
     assert run(program).split() == asyncresult.__all__
 
 
-def test_dir_tells_every_name_before_it_is_used() -> None:
+def test_dir_lists_every_name_before_it_is_used() -> None:
     assert run("import asyncresult; print({*asyncresult.__all__} - {*dir(asyncresult)})") == "set()\n"
 
 
@@ -80,7 +80,7 @@ def test_a_backend_makes_what_is_not_imported_yet(made: str, kind: str) -> None:
     assert run(f"import asyncresult as a; print(type(a.connect('memory://').{made}).__name__)") == f"{kind}\n"
 
 
-def test_threads_may_ask_for_the_first_time_together() -> None:
+def test_threads_may_import_for_the_first_time_together() -> None:
     program = """
 import asyncresult, threading
 names = [name for name in asyncresult.__all__ for _ in range(4)]

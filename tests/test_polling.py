@@ -300,6 +300,6 @@ async def test_a_tracked_block(records: FakeRecords) -> None:
     ],
     ids=repr,
 )
-def test_options_that_make_no_sense(records: FakeRecords, options: dict[str, Any]) -> None:
+def test_invalid_options(records: FakeRecords, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options)).partition("_")[0]):
         backend_over(records, **options)

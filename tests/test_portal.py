@@ -333,7 +333,7 @@ class TestStart:
 
 
 class TestStop:
-    def test_who_waits_is_told_and_the_next_call_starts_anew(self) -> None:
+    def test_waits_end_with_an_error_and_the_next_call_starts_anew(self) -> None:
         began = threading.Event()
 
         async def wait() -> None:

@@ -63,7 +63,7 @@ async def test_stop_iteration_becomes_a_runtime_error_of_the_await() -> None:
     assert isinstance(caught.value.__cause__, StopIteration)
 
 
-async def test_repr_tells_the_state() -> None:
+async def test_repr_shows_the_state() -> None:
     promise, resolve, _ = deferred()
     assert repr(promise) == "<Promise pending>"
     resolve("x" * 1000)
@@ -145,7 +145,7 @@ async def test_awaiting_often_does_not_pile_up_tracebacks() -> None:
     assert lengths == [lengths[0]] * 3
 
 
-async def test_a_callback_that_awaits_its_own_promise_is_told_so() -> None:
+async def test_a_callback_that_awaits_its_own_promise_is_refused() -> None:
     async def wait(value: int) -> Any:
         return await promise
 
@@ -362,7 +362,7 @@ class Listener:
         return "noticed"
 
 
-async def test_weak_callbacks_run_while_their_object_lives() -> None:
+async def test_weak_callbacks_run_while_their_object_exists() -> None:
     listener = Listener()
 
     def function(value: Any) -> str:

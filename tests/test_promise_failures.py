@@ -199,7 +199,7 @@ async def test_a_rejection_collected_in_another_thread_is_reported_by_the_next_p
     assert not orphans
 
 
-def test_a_rejection_collected_while_its_loop_stands_still_is_reported_when_it_runs() -> None:
+def test_a_rejection_collected_while_its_loop_is_stopped_is_reported_when_it_runs() -> None:
     errors: list[Any] = []
 
     async def reject() -> Promise[Any]:

@@ -59,7 +59,7 @@ async def test_all_fails_with_the_first_rejection_and_stops_nobody() -> None:
     assert await pending == 1
 
 
-async def test_all_settled_tells_how_each_ended() -> None:
+async def test_all_settled_reports_how_each_ended() -> None:
     error = KeyError()
     cancelled = Promise[int]()
     cancelled.cancel()

@@ -380,7 +380,7 @@ class TestThen:
             AsyncResult("t").then(broken).result(FOREVER)
         assert "in the callback" in caplog.text
 
-    def test_one_that_blocks_on_the_loop_is_told(self, memory: Backend) -> None:
+    def test_one_that_blocks_on_the_loop_is_refused(self, memory: Backend) -> None:
         memory.mark_as_done("t", 1)
         with pytest.raises(RuntimeError, match="would block the event loop"):
             AsyncResult("t").then(lambda _: AsyncResult("u").get()).result(FOREVER)

@@ -246,7 +246,7 @@ def test_trouble_of_the_server_is_no_denial(resp3: bool, password: str | None, r
         wire.receive(error(reason))
 
 
-def test_a_password_is_asked_for_and_there_is_none() -> None:
+def test_a_password_is_required_and_there_is_none() -> None:
     wire = Wire(resp3=False)
     assert commands(wire.start()) == [[b"PING"]]
     assert wire.receive(error("NOAUTH Authentication required.")) == ([], [Denied("NOAUTH Authentication required.")])

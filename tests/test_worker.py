@@ -309,7 +309,7 @@ def test_the_way_to_the_task_is_left_out() -> None:
 @pytest.mark.parametrize(
     "heartbeat", [None, 7, {}, {"at": 1}, {"at": "x", "interval": 1}, {"at": 1, "interval": None}], ids=str
 )
-def test_a_heartbeat_that_makes_no_sense_is_none(heartbeat: object) -> None:
+def test_an_invalid_heartbeat_is_none(heartbeat: object) -> None:
     meta = TaskMeta(status="STARTED", heartbeat=heartbeat)
     assert meta.stale_at is None
     assert not meta.stale

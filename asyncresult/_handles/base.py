@@ -75,7 +75,7 @@ class ResultBase(Thenable[T_co]):
     def revoke(
         self, *, terminate: bool = False, signal: str | None = None, wait: bool = False, timeout: float | None = None
     ) -> Coroutine[Any, Any, list[Reply]]:
-        """Ask whoever has the tasks not to run them."""
+        """Request that the tasks are not run."""
 
     @abstractmethod
     def to_celery(self, app: Any) -> Any:

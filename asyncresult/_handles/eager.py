@@ -72,7 +72,7 @@ class EagerResult(AsyncResult[T_co]):
     async def revoke(
         self, *, terminate: bool = False, signal: str | None = None, wait: bool = False, timeout: float | None = None
     ) -> list[Reply]:
-        """Turn into REVOKED: there is nobody to ask."""
+        """Turn into REVOKED: there is no worker to reach."""
         self._value = self._raised = None
         revoked = TaskRevoked("revoked", exc_type="TaskRevokedError", exc_args=("revoked",), task_id=self.id)
         self._end(REVOKED, revoked, None, self._meta.name if self._meta is not None else None)

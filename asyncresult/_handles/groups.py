@@ -93,7 +93,7 @@ class GroupResult(ResultSet[T], Node[list[T]]):
         """The group saved under ``id``, or None.
 
         Raises:
-            ResultDecodeError: What is saved there makes no sense.
+            ResultDecodeError: What is saved there cannot be decoded.
             BackendError, BackendClosed: It could not be read.
             RuntimeError: No backend is given, and none is entered.
         """

@@ -184,7 +184,7 @@ class Handle(Known[T_co]):
         if self._table is table:
             return
         if self._table is not None:
-            # Another loop's. If that one still lives, its waiters would be woken from the wrong thread.
+            # Another loop's. If that one is still open, its waiters would be woken from the wrong thread.
             if backend._serves(self._table):
                 raise RuntimeError(f"{self!r} is awaited on another event loop: make a handle of its own for each loop")
             self._callbacks = self._feeds = None
@@ -227,7 +227,7 @@ class Handle(Known[T_co]):
 
     @property
     def _follows(self) -> bool:
-        """Asked by the table: whether each state matters, and its order."""
+        """Read by the table: whether each state matters, and its order."""
         return self._feeds is not None and any(feed.follows for feed in self._feeds.values())
 
     def _follower(self) -> _Follower | None:
@@ -288,7 +288,7 @@ class Handle(Known[T_co]):
 
         Raises:
             BackendUnavailable, BackendPermissionError, BackendClosed: It could not be read.
-            ResultDecodeError: It makes no sense.
+            ResultDecodeError: It cannot be decoded.
             RuntimeError: No backend is entered.
 
         Wire: MGET, unless the record is known to be final.
@@ -410,7 +410,7 @@ def learn(handle: Handle[Any], meta: TaskMeta) -> bool:
         if table is None:  # else the table knows better what is the latest
             handle._meta = meta
         return False
-    if table is None:  # nobody to tell (benchmarks: join-stored)
+    if table is None:  # nobody waits (benchmarks: join-stored)
         handle._meta = meta
         handle._error = None
         if meta.status != SUCCESS:
@@ -470,14 +470,14 @@ def read_record(handle: Handle[Any]) -> asyncio.Future[TaskMeta]:
     def fail(error: Exception) -> None:
         if not look.done():
             look.set_exception(error)
-            look.exception()  # looked at: a stream that was left early does not ask any more
+            look.exception()  # looked at: a stream that was left early does not look any more
 
     engine.read(key).add_done_callback(answered)
     return look
 
 
 def is_of_look(handle: Handle[Any], meta: TaskMeta) -> bool:
-    """Whether those who follow the states are to be told of what a look has found: nothing, or again the latest.
+    """Whether those who follow the states are to be given what a look has found: nothing, or again the latest.
 
     All else they are given by the table, in its turn.
     """

@@ -33,7 +33,7 @@ def html_of(handles: Sequence[Known], *, title: str) -> str:
     """A table of what is known about these handles, one a row. Reads memory only.
 
     Args:
-        title: For a set: what stands above it, with how many are done.
+        title: For a set: the heading, with how many are done.
     """
     rows = "".join(_row(handle) for handle in handles[:MOST_ROWS])
     if len(handles) > MOST_ROWS:

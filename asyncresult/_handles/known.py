@@ -203,7 +203,7 @@ def give_up(handle: Known[Any], reason: Reason) -> None:
 
 
 def info_of(handle: Known[Any], meta: TaskMeta) -> Any:
-    """What a record says: the value, the exception, or what the state tells."""
+    """What a record says: the value, the exception, or what the worker reported."""
     if meta.status == SUCCESS:
         return outcome(handle, propagate=False)
     failure = handle._failure(meta)

@@ -28,7 +28,7 @@ class Readable(Handle[T_co]):
     status = state
 
     async def result(self) -> Any:
-        """The value, the task's exception (not raised), or what the state tells.
+        """The value, the task's exception (not raised), or what the worker reported.
 
         Raises: as :meth:`meta`; ResultTypeError when the value is not of the ``type``.
         """

@@ -60,7 +60,7 @@ class AsyncResult(Readable[T_co]):
 
     __slots__ = ()
 
-    #: Joins use one notification channel for all members, as Celery asks its backends.
+    #: Joins use one notification channel for all members, as Celery requires of its backends.
     supports_native_join = True
 
     if TYPE_CHECKING:  # nothing but types: at run time it is the constructor of Handle
@@ -148,7 +148,7 @@ class AsyncResult(Readable[T_co]):
             BackendPermissionError, BackendError: The store refuses; or ``on_timeout="revoke"`` reached nobody. An
                 outage does not end a wait.
             BackendClosed: The backend was closed, before or meanwhile.
-            ValueError: An argument makes no sense.
+            ValueError: An argument is invalid.
             RuntimeError: No backend is entered; or somebody waits for this very handle on another event loop.
 
         Wire: SUBSCRIBE, its acknowledgement, then MGET; UNSUBSCRIBE when nobody waits any more.
@@ -216,7 +216,7 @@ class AsyncResult(Readable[T_co]):
             since: Go on behind this :attr:`Updates.last_id`, for tasks that keep a history; "0" from the start.
 
         Raises:
-            ValueError: ``maxsize`` or ``since`` makes no sense.
+            ValueError: ``maxsize`` or ``since`` is invalid.
         """
         return Updates(self, timeout=timeout, maxsize=maxsize, since=since)
 
@@ -256,7 +256,7 @@ class AsyncResult(Readable[T_co]):
     async def revoke(
         self, *, terminate: bool = False, signal: str | None = None, wait: bool = False, timeout: float | None = None
     ) -> list[Reply]:
-        """Ask whoever has the task not to run it.
+        """Request that the task is not run.
 
         Args:
             terminate: Also end a task that runs already in a process. What runs under :meth:`Backend.track`, or as

@@ -1,6 +1,6 @@
 """Several results as one.
 
-How they are waited for stands in :mod:`._joins`, their streams in :mod:`._streams`.
+How they are waited for: :mod:`.joins`; their streams: :mod:`.streams`.
 """
 
 from __future__ import annotations
@@ -390,7 +390,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
     async def revoke(
         self, *, terminate: bool = False, signal: str | None = None, wait: bool = False, timeout: float | None = None
     ) -> list[Reply]:
-        """Ask whoever has the tasks, those of nested groups included, not to run them.
+        """Request that the tasks, those of nested groups included, are not run.
 
         Args, returns, raises: as :meth:`AsyncResult.revoke`.
         """

@@ -1,6 +1,6 @@
 """Walks over a tree of tasks.
 
-A retried task stands among its own children, and shared children are common, so every walk keeps the ids
+A retried task is among its own children, and shared children are common, so every walk keeps the ids
 it has met: it gives each edge once and goes below each node once.
 """
 

@@ -36,7 +36,7 @@ class Updates(Stream[TaskMeta]):
     state of that id, and gives all that are kept from there on, with the id of each in :attr:`last_id`. A
     task that keeps none is followed as without ``since``.
 
-    A worker that promised signs of life (``track(heartbeat=…)``) and gives none any more is told of once:
+    If a worker's heartbeats (``track(heartbeat=…)``) stop, the stream gives its last record once more:
     by its last record again, whose ``stale`` is true now. The signs themselves are not given.
 
     States are given in the order in which the task had them; none is skipped that was published while the stream was
@@ -63,11 +63,11 @@ class Updates(Stream[TaskMeta]):
         if since is not None and not _HISTORY_ID.fullmatch(since):
             raise ValueError(f"since is the last_id of another stream, or '0' for all there is; not {since!r}")
         self.last_id = since
-        # Whether the task keeps a history, as far as we know; None: not asked for one.
+        # Whether the task keeps a history, as far as we know; None: not looked for.
         self._keeps = None if since is None else since.strip("0-") != ""
         self._kept: deque[tuple[str | None, TaskMeta]] = deque()
         self._announced: TaskMeta | None = None
-        self._told_stale = False
+        self._reported_stale = False
         self._handle = handle
         self._timeout = timeout
         self._only_looks = looks_once(timeout)
@@ -140,14 +140,14 @@ class Updates(Stream[TaskMeta]):
                 raise self._timed_out()
             due = self._due(now)
             if due is not None and due <= now:
-                self._look(feed)  # no sign of life; or it was lost, and the key has it
+                self._look(feed)  # no heartbeat; or it was lost, and the key has it
                 due = self._deadline
             await feed.wait(due)
         raise StopAsyncIteration
 
     def _due(self, now: float) -> float | None:
         """When to stop waiting: at the deadline, or when the worker has missed its heartbeats."""
-        stale_at = self._last.stale_at if self._last is not None and not self._told_stale else None
+        stale_at = self._last.stale_at if self._last is not None and not self._reported_stale else None
         if stale_at is None or self._looking:
             return self._deadline
         silent = now + max(0.0, stale_at - time.time())
@@ -179,13 +179,13 @@ class Updates(Stream[TaskMeta]):
         return [(id, await backend._decoded(task_id, payload)) for id, payload in reading.result()]
 
     def _is_news(self, meta: TaskMeta) -> bool:
-        """Whether more has changed than the time of the last sign of life; or that came too late."""
+        """Whether more has changed than the time of the last heartbeat; or that came too late."""
         last, self._last = self._last, meta
         if last is None or not same_state(meta, last):
-            self._told_stale = meta.stale
+            self._reported_stale = meta.stale
             return True
-        told, self._told_stale = self._told_stale, meta.stale
-        return meta.stale and not told
+        reported, self._reported_stale = self._reported_stale, meta.stale
+        return meta.stale and not reported
 
     def _hand_out(self, meta: TaskMeta) -> TaskMeta:
         if meta.ready or (meta is self._handle.snapshot and is_ready(self._handle)):  # an eager one may end in RETRY

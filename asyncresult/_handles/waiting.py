@@ -114,7 +114,7 @@ async def _look_once(handle: Handle[Any], timeout: float | None, follow_parents:
 
 
 async def _failed_before(handle: Handle[Any]) -> Handle[Any] | None:
-    """The task whose failure this one's own failure only tells of, as that of a chord does; None if there is none.
+    """The task whose failure this one's own failure only reports, as that of a chord does; None if there is none.
 
     Which of the two records came first is chance.
     """

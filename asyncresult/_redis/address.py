@@ -187,7 +187,7 @@ class Opened:
         """In the child: make the descriptors lead nowhere.
 
         Not by the transports' own means: those would take the socket out of the epoll set, which parent and child
-        share, and the parent would never hear from it again.
+        share, and the parent would never receive anything again.
         """
         transports, self._transports = list(self._transports.values()), weakref.WeakKeyDictionary()
         if not transports:

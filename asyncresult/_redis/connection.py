@@ -5,7 +5,7 @@
 documentation, "Pipelining") and watches for silence.
 
 A round trip may take as long as bytes keep moving: coming in, or, while a large command goes out, leaving the write
-buffer. Only silence ends it. An idle connection is asked with PING once in a heartbeat, so one that leads nowhere is
+buffer. Only silence ends it. An idle connection is sent a PING once in a heartbeat, so one that leads nowhere is
 found before anybody needs it.
 
 Source: RESP specification; AUTH, SELECT, CLIENT SETNAME and CLIENT SETINFO command pages.
@@ -45,7 +45,7 @@ _NOT_YET = object()
 
 
 class Interrupted(RedisConnectionError):
-    """A connection that stood was lost, or fell silent, with replies missing."""
+    """An established connection was lost, or fell silent, with replies missing."""
 
 
 class Replies(list[Any]):
@@ -70,7 +70,7 @@ class CommandConnection:
 
     Args:
         tls: None for plain text.
-        heartbeat: Seconds of silence after which an idle connection is asked with PING, and as many again until it
+        heartbeat: Seconds of silence after which an idle connection is sent a PING, and as many again until it
             counts as dead. A round trip has twice that, unless ``socket_timeout`` says otherwise.
     """
 
@@ -88,8 +88,8 @@ class CommandConnection:
         """One round trip. Appends to ``replies``, in order; those of single commands may be errors.
 
         Raises:
-            redis.exceptions.RedisError, OSError: The connection was lost, or never stood. Commands that were answered
-                before have their replies.
+            redis.exceptions.RedisError, OSError: The connection was lost, or never established. Commands that
+                were answered before have their replies.
         """
         if not commands:
             return

@@ -62,7 +62,7 @@ class RedisEngine(Engine):
             self.codec.decode_small,
             loop=self.loop,
             safety_interval=backend.safety_interval,
-            # Channels know no databases: a message may tell of a record in another one. The key decides.
+            # Channels know no databases: a message may be about a record in another one. The key decides.
             verify_key=backend.verify_key or options.db != 0,
         )
         self._topology = topology(Links(options, name=self._name, heartbeat=backend.heartbeat), self.waiters)
@@ -71,7 +71,7 @@ class RedisEngine(Engine):
         self._topology.ended.add_done_callback(lambda _: self._loop_ended())
 
     def login_again(self, username: str | None, password: str) -> None:
-        """Use fresh credentials on the connections that stand; new ones get them from the provider."""
+        """Use fresh credentials on the established connections; new ones get them from the provider."""
         for subscriber in self._topology.subscribers:
             subscriber.login_again(username, password)
         words = (username, password) if username else (password,)
@@ -211,7 +211,7 @@ class RedisEngine(Engine):
     async def scan(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
         # Wire: SCAN, whose cursor "0" is the first and, as an answer, the last.
         if not self._topology.servers:
-            await self.exists(prefix)  # a cluster has to be asked for its nodes first
+            await self.exists(prefix)  # a cluster has to be queried for its nodes first
         for pump in self._topology.servers:
             cursor: Any = 0
             while True:
@@ -318,7 +318,7 @@ class _ForReaders:
 
 
 class _Collected:
-    """Hands over all values at once, in the order in which they were asked for."""
+    """Hands over all values at once, in the order in which they were requested."""
 
     def __init__(self, keys: Sequence[bytes], future: asyncio.Future[list[bytes | None]]) -> None:
         self._keys = keys
@@ -337,5 +337,5 @@ class _Collected:
 
 
 def _glob_escaped(text: bytes) -> bytes:
-    """A text that a pattern of the server matches as it stands."""
+    """A text that a pattern of the server matches literally."""
     return re.sub(rb"([][?*^\\\\])", rb"\\\1", text)

@@ -1,6 +1,6 @@
-"""Pipelining: what is asked for while a round trip is under way leaves together with the next one.
+"""Pipelining: what is requested while a round trip is under way leaves together with the next one.
 
-A thousand stores asked for in one tick cost one write and one read. Only the pump's own task touches the connection: a
+A thousand stores in one tick cost one write and one read. Only the pump's own task touches the connection: a
 caller waits on a bare future, and cancelling it cannot leave a connection with half a reply.
 
 A job is tried again over an outage: for its patience, or for ever when it is a read that somebody waits for.

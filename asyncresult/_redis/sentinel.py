@@ -1,13 +1,13 @@
 """``sentinel://``: one primary at a time, and sentinels that know which.
 
-The sentinels are asked at each connect, all of them at once, and the answer with the highest configuration
+The sentinels are queried at each connect, all of them at once, and the answer with the highest configuration
 epoch counts: that is the sentinels' own rule for who is up to date, so one that was cut off and still names
 the old primary cannot win. What they name must also call itself a primary (ROLE).
 
-Three things tell of a failover while the connections stand, because any one of them may fail::
+Three things reveal a failover while the connections are up, because any one of them may fail::
 
-    +switch-master   heard from every sentinel, on a small subscription of its own    at once
-    ROLE             asked with each heartbeat, on the command connection             after a heartbeat
+    +switch-master   received from every sentinel, on a small subscription of its own    at once
+    ROLE             sent with each heartbeat, on the command connection             after a heartbeat
     READONLY         the answer to a write                                            at the next write
 
 Then both connections leave the old primary together, also when it is still alive and willing. A command
@@ -111,7 +111,7 @@ class Sentinel(OneServer):
         """
         while True:
             news = self._news
-            address = await self._ask_sentinels()
+            address = await self._query_sentinels()
             primary = await self._is_primary(address)
             if news != self._news:  # a failover was announced meanwhile: the answer is void
                 continue
@@ -119,14 +119,14 @@ class Sentinel(OneServer):
                 raise RedisConnectionError(f"the sentinels name {address}, which is no primary")
             return address
 
-    async def _ask_sentinels(self) -> Address:
-        asking = {self._loop.create_task(self._ask_sentinel(address)) for address in self._sentinels.addresses}
+    async def _query_sentinels(self) -> Address:
+        queries = {self._loop.create_task(self._query_sentinel(address)) for address in self._sentinels.addresses}
         answers: list[tuple[int, Address]] = []
         troubles: list[Exception] = []
         try:
-            while asking:
+            while queries:
                 wait = LATECOMERS if answers else None
-                done, asking = await asyncio.wait(asking, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                done, queries = await asyncio.wait(queries, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
                     break
                 for task in done:
@@ -135,7 +135,7 @@ class Sentinel(OneServer):
                     else:
                         troubles.append(outcome)
         finally:
-            for task in asking:
+            for task in queries:
                 task.cancel()
         if answers:
             return max(answers, key=lambda answer: answer[0])[1]
@@ -144,7 +144,7 @@ class Sentinel(OneServer):
                 raise trouble
         raise RedisConnectionError(f"no sentinel names a primary ({'; '.join(map(describe, troubles))})")
 
-    async def _ask_sentinel(self, sentinel: Address) -> tuple[int, Address] | Exception:
+    async def _query_sentinel(self, sentinel: Address) -> tuple[int, Address] | Exception:
         """The configuration epoch of one sentinel and the primary that it names."""
         service = self._options.service
         try:
@@ -224,7 +224,7 @@ class Sentinel(OneServer):
         self._primary_is(address)
 
     def look_again(self) -> None:
-        """A sentinel is heard again: what it said meanwhile was missed."""
+        """A sentinel is connected again: what it published meanwhile was missed."""
         if self._checking is None or self._checking.done():
             self._checking = self._loop.create_task(self._look(), name=f"asyncresult sentinels {self._links.name}")
 
@@ -251,7 +251,7 @@ class Sentinel(OneServer):
 
 
 class _Announcer:
-    """Hears one sentinel; the sink of a subscription that is about failovers instead of results."""
+    """Listens to one sentinel; the sink of a subscription that is about failovers instead of results."""
 
     wanted = True
 
@@ -297,7 +297,7 @@ class _Announcer:
         if len(words) == 5 and words[0] == self._service and words[4].isdigit():
             self._topology.announced(Address(words[3].decode(), int(words[4])))
 
-    # Deaf for now: the other sentinels are heard too, and ROLE is asked.
+    # Not subscribed for now: the other sentinels are, and ROLE is sent.
     def disconnected(self) -> None: ...
     def dropped(self, keys: list[bytes]) -> None: ...
     def refused(self, keys: list[bytes], error: AsyncResultError) -> None: ...

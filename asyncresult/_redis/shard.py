@@ -26,7 +26,7 @@ class Assigner(Protocol):
 
 
 class Shard:
-    """The sink of the subscription to one primary: stands between it and the table of waiters."""
+    """The sink of the subscription to one primary: between it and the table of waiters."""
 
     def __init__(self, assigner: Assigner, links: Links, table: Waiters, address: Address) -> None:
         self.keys: set[bytes] = set()

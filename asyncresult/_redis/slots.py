@@ -79,7 +79,7 @@ class Slots:
         """Take over an answer to CLUSTER SLOTS; whether it differs from what was known."""
         owners: list[Address | None] = [None] * SLOTS
         for first, last, (host, port, *_), *_ in answer:
-            # No name, or an empty one: the endpoint that the client has used to ask (CLUSTER SLOTS command page).
+            # No name, or an empty one: the one that the command was sent to (CLUSTER SLOTS command page).
             owner = Address(host.decode() if host else given_by.host, int(port))
             owners[first : last + 1] = [owner] * (last + 1 - first)
         if owners == self._owners:

@@ -8,10 +8,10 @@ do if they were never accepted before, because then no later attempt will make t
 Life of a subscriber::
 
     asleep ──somebody waits──> dial ──> handshake ──> up ──EOF, error, silence──> back off ──> dial
-                                 │           ├──refused, never let in before──> every waiter is told; asleep again
+                                 │           ├──refused, never let in before──> every wait fails;  asleep again
                                  └───────────┴──refused, timed out──> back off ──> dial
 
-The watchdog takes any byte as a sign of life. After ``heartbeat`` seconds of silence it sends a PING; after
+The watchdog takes any byte as an answer. After ``heartbeat`` seconds of silence it sends a PING; after
 as long again without a byte the connection is aborted, not closed: a half-open peer would not answer a
 polite farewell either.
 """
@@ -154,7 +154,7 @@ class Subscriber:
     """Keeps a subscription connection while anybody waits.
 
     Args:
-        dial: Opens the transport; asked anew for each attempt, so that it may look up where the primary is.
+        dial: Opens the transport; called anew for each attempt, so that it may look up where the primary is.
         wire: Makes the wire of a connection (credentials and names); may await a credential provider.
         sink: The table of waiters.
         address: For messages; holds no secret.
@@ -219,7 +219,7 @@ class Subscriber:
 
     @property
     def up(self) -> bool:
-        """Whether a connection stands: the server has let us in, and has given a sign of life within its time."""
+        """Whether a connection is established: the server has accepted us, and has answered within its time."""
         return self._link is not None and self._link.is_ready
 
     @property
@@ -228,7 +228,7 @@ class Subscriber:
         return self.outage.reason
 
     def abort(self, reason: str) -> None:
-        """Drop the connection; it is dialled anew if anybody waits (a failover was heard of)."""
+        """Drop the connection; it is dialled anew if anybody waits (a failover was announced)."""
         if self._link is not None:
             self._link.abort(reason)
 
@@ -274,7 +274,7 @@ class Subscriber:
                 self._link = None
 
     async def _connect(self) -> SubscriptionConnection:
-        """Ask for the credentials; dial and shake hands, within one budget each."""
+        """Get the credentials; dial and shake hands, within one budget each."""
         async with asyncio.timeout(self._connect_timeout):
             wire = await self._wire()
         link = SubscriptionConnection(wire, self._sink, self._loop, address=self._address)
@@ -303,11 +303,11 @@ class Subscriber:
                 link.up.set_exception(error)
 
     async def _serve(self, link: SubscriptionConnection) -> str:
-        """Watch over a connection that stands, until it is lost; returns why."""
+        """Watch over an established connection, until it is lost; returns why."""
         self.outage.over()
         self._watchdog = self._loop.call_later(self._heartbeat, self._watch, link, None)
         try:
-            await asyncio.wait([link.lost])  # closing cancels this task, not the future: the sink is told then too
+            await asyncio.wait([link.lost])  # closing cancels this task, not the future: the sink is called then too
             reason: str = link.lost.result()
             return reason
         finally:
@@ -315,11 +315,11 @@ class Subscriber:
             self._link = None
             link.abort("the backend was closed")
 
-    def _watch(self, link: SubscriptionConnection, asked: float | None) -> None:
-        """``asked`` is when the unanswered PING was sent."""
+    def _watch(self, link: SubscriptionConnection, pinged: float | None) -> None:
+        """``pinged`` is when the unanswered PING was sent."""
         now = self._loop.time()
-        if asked is not None and link.last_byte < asked:
-            link.abort(f"no sign of life for {now - link.last_byte:.1f} s")
+        if pinged is not None and link.last_byte < pinged:
+            link.abort(f"no answer for {now - link.last_byte:.1f} s")
             return
         due = link.last_byte + self._heartbeat
         if due <= now:

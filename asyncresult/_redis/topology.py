@@ -157,7 +157,7 @@ class Topology(ABC):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the subscription stands, and nothing is known to be wrong with the command connections."""
+        """Whether the subscription is established, and nothing is known to be wrong with the command connections."""
         subscribers = self.subscribers
         return (
             bool(subscribers)

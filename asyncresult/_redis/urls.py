@@ -1,7 +1,7 @@
 """URLs of the Redis backends: where the servers are, and the login.
 
 Read here and not by ``urllib``: what is shown of a mistake must not hold any part of a password, and a password that is
-not percent-encoded turns up in whatever part of a URL its characters open. So nothing that stands in a URL is quoted
+not percent-encoded turns up in whatever part of a URL its characters open. So nothing of a URL is quoted
 but the names and values of its query, and these only when no login can be among them: an ``@`` behind the first
 ``/``, ``?`` or ``#`` is refused before anything else is looked at.
 
@@ -140,7 +140,7 @@ def _several(url: str, default_port: int) -> tuple[_Parts, tuple[Address, ...]]:
     """A URL with several hosts, behind ``;`` or ``,``, or in Celery's form behind ``;`` and the scheme again.
 
     Returns:
-        Its parts, with the first login and path that stand in it; and the addresses.
+        Its parts, with the first login and path that are in it; and the addresses.
     """
     scheme, _, rest = url.partition("://")
     places = [_split(scheme, place) for place in rest.split(f";{scheme}://")]
@@ -166,7 +166,7 @@ def _address(text: str, default_port: int) -> Address:
         return Address(host or "localhost", default_port)
     number = port[1:]
     if port[0] != ":" or not number.isascii() or not number.isdigit() or int(number[:6]) > 65535:
-        # What stands there may be half a password.
+        # What is there may be half a password.
         raise ValueError(f"the backend's URL has no host and port (a number up to 65535) where they belong; {_ENCODE}")
     return Address(host or "localhost", int(number))
 

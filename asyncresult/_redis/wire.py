@@ -15,17 +15,17 @@ bytes for it. Nothing here waits, retries or knows the time; a broken wire is th
     any of them ──"no" to the credentials──> Denied event
     any of them ──anything out of order────> ProtocolError
 
-Redis answers strictly in order, so the commands in flight stand in one queue (``_sent``), and every
+Redis answers strictly in order, so the commands in flight are kept in one queue (``_sent``), and every
 acknowledgement or error belongs to its head. One command names up to 1,000 channels and is answered by
 one acknowledgement each; an error answers the whole command.
 
 An acknowledgement of SUBSCRIBE is only reported when no later command about the same channel is in
 flight: in SUBSCRIBE a, UNSUBSCRIBE a, SUBSCRIBE a the first acknowledgement promises nothing, because the
-channel is about to go deaf once more. ``_unacknowledged`` counts the commands in flight per channel.
+channel is about to be unsubscribed once more. ``_unacknowledged`` counts the commands in flight per channel.
 
 Everything written to a subscribed client counts against Redis' ``client-output-buffer-limit pubsub``,
 acknowledgements included. A window on the commands in flight keeps a million channels from closing the
-connection that asks for them.
+connection that requests them.
 
 Source: Redis protocol specification (RESP2 and RESP3), SUBSCRIBE and HELLO command pages (Redis 7).
 """
@@ -67,7 +67,7 @@ CHANNELS_IN_FLIGHT = 16_000
 
 
 class ProtocolError(Exception):
-    """The peer does not speak the protocol, or answered what was not asked. The connection is lost."""
+    """The peer does not speak the protocol, or sent a reply to no command. The connection is lost."""
 
 
 class Event:
@@ -168,7 +168,7 @@ def _kind(reason: str | None) -> str:
 
 
 def refuses_the_login(reason: str) -> bool:
-    """Whether an error refuses user or password, or asks for them.
+    """Whether an error refuses user or password, or requires them.
 
     "WRONGPASS invalid username-password pair or user is disabled.", "NOAUTH Authentication required." Before Redis 6
     "ERR invalid password", and for a password where the server has none "ERR Client sent AUTH, but no password is set"
@@ -252,7 +252,7 @@ class Wire:
         self._message = s + b"message"
         self._acks = {s + b"subscribe": True, s + b"unsubscribe": False}
         self._verbs = {True: (s + b"subscribe").upper(), False: (s + b"unsubscribe").upper()}
-        # hiredis answers False for "not yet"; RESP3 has a boolean false of its own, so ask for another.
+        # hiredis answers False for "not yet"; RESP3 has a boolean false of its own, so request another.
         self._not_yet = object()
         self._reader = hiredis.Reader(notEnoughData=self._not_yet)
         self._sent: deque[_About | str] = deque()
@@ -283,7 +283,7 @@ class Wire:
         self._wish(channels, subscribing=False)
 
     def ping(self) -> None:
-        """Ask for a sign of life."""
+        """Send a PING."""
         self._command(_PING, "PING")
 
     def login_again(self, username: str | None, password: str) -> None:
@@ -346,7 +346,7 @@ class Wire:
         Returns:
             The messages, in order: channel and payload in turn, in one list, since a list of its own for each would
             keep the garbage collector busy (benchmarks: join). And the events, in order. A message never depends
-            on an event that stands behind it.
+            on an event that comes after it.
 
         Raises:
             ProtocolError: The connection is of no use any more.
@@ -375,7 +375,7 @@ class Wire:
         if isinstance(reply, list) and len(reply) == 3 and (kind := self._acks.get(reply[0])) is not None:
             self._acknowledgement(kind, reply[1], events)
         elif isinstance(reply, hiredis.PushNotification):
-            pass  # RESP3 may push what nobody asked for (invalidations, maintenance)
+            pass  # RESP3 may push what was not requested (invalidations, maintenance)
         elif not self._sent:
             # The one thing a server says unasked, before it hangs up: "max number of clients reached".
             raise ProtocolError(f"unsolicited reply{_shown(reply)}")
@@ -428,12 +428,12 @@ class Wire:
             if head.subscribing:
                 events.append(Refused(refused, reason))
         elif head is _PING:
-            events.append(Pong())  # an error is a sign of life too: a user without +ping
+            events.append(Pong())  # an error shows that the server answers, too: a user without +ping
         elif head in (_HELLO, _AUTH):
             self._handshake(head, reason, events)
 
     def _handshake(self, sent: str, reason: str | None, events: list[Event]) -> None:
-        """One step of it; or, once the connection stands, the answer to fresh credentials."""
+        """One step of it; or, once the connection is established, the answer to fresh credentials."""
         following = _HANDSHAKE[sent, _kind(reason)]
         if self.ready:
             if reason is not None:

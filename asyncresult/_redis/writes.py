@@ -30,8 +30,8 @@ __all__ = ["RECORDS_PER_CALL", "Script", "Write", "WriteBatch", "fail", "settle"
 # Returns for each: 1 stored; 0 the second key exists; 2 the caller decides: the old record seems to have precedence, or
 # cannot be read here (compressed, or another serializer); 3 failed (then alone; a single record's error is the reply).
 # That it seems so is not enough: a record that is cut short, or is another task's, protects nothing, and only the
-# codec can tell. The status comes first in every document that Celery or this package writes; a document in which
-# the word stands a second time is decoded, since of two fields with one name the last one counts.
+# codec can say. The status comes first in every document that Celery or this package writes; a document in which
+# the word occurs a second time is decoded, since of two fields with one name the last one counts.
 _SCRIPT = b"""
 local function store(key, second, stream, payload, seconds, final, seen, count, attempt)
   if second and redis.call('EXISTS', second) == 1 then return 0 end

@@ -1,12 +1,12 @@
 """What has come for a key is handed to its listeners, in its order.
 
-**States come in order.** While a task runs, reads and messages tell of its states on two connections, and either may
+**States come in order.** While a task runs, reads and messages bring its states on two connections, and either may
 be the slower one. A read that was sent before a message arrived may have found what came before that message: it is
 passed over. What a read has found may be newer than messages that are still on their way, so who follows the states
 (a stream) is given it behind these; and messages that arrive after the read are held back until the order is known.
 That is when the message of what was read arrives itself (all before it are older), or when a second SUBSCRIBE of the
 key is acknowledged (then all that was published before the read has arrived, and if the state that was read is not
-among it, all of it is newer). So no state that was published to a subscription that stands is skipped because a read
+among it, all of it is newer). So no state that was published to an acknowledged subscription is skipped because a read
 was faster. Who waits for the end alone is given what was read at once.
 
 A large record is decoded away from the loop: what comes behind it meanwhile waits in the entry's backlog.

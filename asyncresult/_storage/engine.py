@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["BackendStats", "Engine", "Health"]
 
 
-# No dataclass: the first one costs more than the rest of this room (benchmarks: import).
+# No dataclass: the first one costs more than the rest of this module (benchmarks: import).
 class BackendStats(msgspec.Struct, frozen=True):
     """A look at the connections that a backend has on an event loop.
 
     Attributes:
-        connected: Whether the subscription stands right now.
+        connected: Whether the subscription is established right now.
         pending: Keys that somebody waits for.
         subscribed: Keys whose subscription is acknowledged (for a moment, some that nobody waits for any more).
         reconnects: Subscription connections lost so far.
@@ -64,7 +64,7 @@ class Health(msgspec.Struct, frozen=True):
     Attributes:
         ok: Whether the store answered in time.
         latency: Seconds of that round trip; None if it did not answer.
-        connected: Whether the connections that are open stand; true where nothing waits, so nothing is subscribed.
+        connected: Whether the connections that are needed are established; true where nothing waits.
         reason: What is wrong, without secrets; None if nothing is.
     """
 

@@ -34,7 +34,7 @@ class Engines:
         return engine
 
     def serve(self, table: Waiters) -> bool:
-        """Whether ``table`` belongs to an engine that still lives, on whatever loop."""
+        """Whether ``table`` belongs to an engine that is still open, on whatever loop."""
         return any(
             engine.waiters is table and engine.forks == Engine.fork_count and not loop.is_closed()
             for loop, engine in list(self._by_loop.items())

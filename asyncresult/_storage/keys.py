@@ -67,7 +67,7 @@ class Keys:
     def key_beside(self, task_id: str, what: str) -> bytes:
         """A key for something about the task, on the same node of a cluster as its record."""
         key = self.task_key(task_id)
-        # What stands in the first braces decides: the record's own name, unless that has braces itself.
+        # What is in the first braces decides: the record's own name, unless that has braces itself.
         return (key if b"{" in key else b"{" + key + b"}") + f".{what}".encode()
 
     def own_key(self, task_id: str, name: str) -> bytes:

@@ -235,7 +235,7 @@ class MemoryEngine(Engine):
         self._channels.difference_update(keys)
 
     def wake(self) -> None:
-        """There is no connection: the table is told at the start that it has one."""
+        """There is no connection: for the table, it is established from the start."""
 
     def deliver(self, channel: bytes, message: bytes) -> bool:
         """Called by the store, on any thread, while it holds its lock: only hand over. Whether it is wanted here."""

@@ -38,7 +38,7 @@ def _seconds(text: str) -> float | None:
     return None if text.strip().lower() == "none" else float(text)
 
 
-#: Options of :class:`asyncresult.Backend` that may stand in a URL.
+#: Options of :class:`asyncresult.Backend` that may be given in a URL.
 BACKEND_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "expires": _seconds,
     "failure_expires": _seconds,

@@ -10,7 +10,7 @@ The table of waiters is the one that serves Redis. Its subscriptions are acknowl
 changed since it was last read counts as published. So streams, joins and ``until()`` work as they do elsewhere; of
 states that follow each other faster than the record is read, the latest is seen.
 
-* A request asks for as many records as the store can answer at once (:mod:`.polling`). One that is under way is not
+* A request names as many records as the store can answer at once (:mod:`.polling`). One that is under way is not
   repeated.
 * Waits spend at most ``share`` of the time in requests, by the measured cost of one: a slow store is read more
   rarely. Explicit reads (``state()``, ``get_meta()``) are not held back.
@@ -46,14 +46,14 @@ logger = logging.getLogger("asyncresult")
 
 #: Seconds until a failed request is repeated: first, and at most.
 BACKOFF_FIRST, BACKOFF_LAST = 0.1, 5.0
-#: Ids that are asked for at a time, where a store can be listed.
+#: Ids that are requested at a time, where a store can be listed.
 IDS_PER_REQUEST = 500
 #: The longest text of a store's error that is passed on.
 REASON_CHARACTERS = 300
 
 
 class PolledDriver(Driver):
-    """Records in a store that has to be asked.
+    """Records in a store that has to be polled.
 
     Args:
         open_records: Makes the access to them, given the store's codec. Called on each thread that reads, at its
@@ -65,7 +65,7 @@ class PolledDriver(Driver):
         readers: Threads that read at the same time, for stores that answer one record at a time.
 
     Raises:
-        ValueError: A number makes no sense.
+        ValueError: A number is invalid.
     """
 
     keeps_lifetimes = False
@@ -118,7 +118,7 @@ class PolledEngine(MemoryEngine):
         ]
         for thread in self._threads:  # an engine that is dropped without aclose() must not keep its threads
             weakref.finalize(self, thread.stop, _nothing).atexit = False
-        self._asked: dict[str, list[tuple[Question, int]]] = {}
+        self._questions: dict[str, list[tuple[Question, int]]] = {}
         self._next: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._writing: set[asyncio.Future[Any]] = set()
@@ -157,7 +157,7 @@ class PolledEngine(MemoryEngine):
             watch = self._schedule.drop(key)
             self._put_off_before.discard(key)
             if watch is not None and (watch.fetch or watch.reported):
-                self.loop.call_soon(self.waiters.fetched, [(key, None)])  # it counts the reads that it asked for
+                self.loop.call_soon(self.waiters.fetched, [(key, None)])  # it counts the reads that it requested
         super().unsubscribe(keys)
 
     def fetch(self, keys: list[bytes]) -> None:
@@ -178,7 +178,7 @@ class PolledEngine(MemoryEngine):
         question = Question(self.loop, len(keys))
         for index, key in enumerate(keys):
             if self._backend.is_task_key(key):
-                self._asked.setdefault(self._backend.task_of(key), []).append((question, index))
+                self._questions.setdefault(self._backend.task_of(key), []).append((question, index))
             elif self._backend.is_group_key(key):
                 read = self._run(functools.partial(_read_group, self._backend.group_of(key)))
                 read.add_done_callback(functools.partial(answer_with, question, index))
@@ -193,7 +193,7 @@ class PolledEngine(MemoryEngine):
         return future
 
     def _wake(self) -> None:
-        """Look for something to read, once all that this tick asks for is known."""
+        """Look for something to read, once all requests of this tick are known."""
         if self._next is None:
             self._next = self.loop.call_soon(self._look)
 
@@ -216,34 +216,34 @@ class PolledEngine(MemoryEngine):
         return max(due, min(resting), self._retry_at) if resting and due is not None else None
 
     def _read_some(self, thread: ReaderThread) -> bool:
-        """Have the thread read what was asked for, and what is due; whether there was anything."""
+        """Have the thread read what was requested, and what is due; whether there was anything."""
         now = self.loop.time()
-        asked: dict[str, list[tuple[Question, int]]] = {}
+        questions: dict[str, list[tuple[Question, int]]] = {}
         watches: list[Watch] = []
         if now >= self._retry_at and now >= thread.rests_until:
             watches = self._schedule.take(self._batch, now)
-        while self._asked and len(asked) < max(self._batch, SINGLE_READS):
-            task_id = next(iter(self._asked))
-            asked[task_id] = self._asked.pop(task_id)
-        if not asked and not watches:
+        while self._questions and len(questions) < max(self._batch, SINGLE_READS):
+            task_id = next(iter(self._questions))
+            questions[task_id] = self._questions.pop(task_id)
+        if not questions and not watches:
             return False
-        ids = list({**dict.fromkeys(asked), **dict.fromkeys(watch.task_id for watch in watches)})
+        ids = list({**dict.fromkeys(questions), **dict.fromkeys(watch.task_id for watch in watches)})
         thread.idle = False
 
         def job(records: Records) -> tuple[dict[str, bytes], dict[str, Exception]]:
             self._batch = max(1, records.batch)
             return read_apart(records, ids)
 
-        thread.submit(job, self._on_loop(functools.partial(self._answered, thread, asked, watches)))
+        thread.submit(job, self._on_loop(functools.partial(self._answered, thread, questions, watches)))
         return True
 
-    #: How many records a request can ask for: known once the first thread has opened the records.
+    #: How many records a request can name: known once the first thread has opened the records.
     _batch = 1
 
     def _answered(
         self,
         thread: ReaderThread,
-        asked: dict[str, list[tuple[Question, int]]],
+        questions: dict[str, list[tuple[Question, int]]],
         watches: list[Watch],
         outcome: tuple[dict[str, bytes], dict[str, Exception]] | None,
         failure: Exception | None,
@@ -253,15 +253,15 @@ class PolledEngine(MemoryEngine):
         thread.idle = True
         if outcome is None:
             thread.failed()
-            self._failed(failure, [question for asking in asked.values() for question, _ in asking], watches, now)
+            self._failed(failure, [question for places in questions.values() for question, _ in places], watches, now)
         else:
             found, refused = outcome
             thread.rest(cost, self._driver.share, now)
             self._recovered()
             if self._backend.probe is not None:
-                self._backend.probe.polled(cost, len({*asked, *(watch.task_id for watch in watches)}))
-            for task_id, asking in asked.items():
-                for question, index in asking:
+                self._backend.probe.polled(cost, len({*questions, *(watch.task_id for watch in watches)}))
+            for task_id, places in questions.items():
+                for question, index in places:
                     if task_id in refused:
                         question.fail(self._error(refused[task_id]))
                     else:
@@ -273,7 +273,7 @@ class PolledEngine(MemoryEngine):
         self._wake()
 
     def _put_off(self, watches: list[Watch], refused: dict[str, Exception], now: float) -> None:
-        """Records that the store fails for while it gives others: theirs wait on, and are asked for rarely."""
+        """Records that the store fails for while it gives others: theirs wait on, and are questions for rarely."""
         for watch in watches:
             self._schedule.restore(watch, now, delay=self._driver.max_interval)
             if watch.key not in self._put_off_before:
@@ -283,7 +283,7 @@ class PolledEngine(MemoryEngine):
                 )
 
     def _report(self, reads: list[tuple[Watch, bytes | None]], now: float) -> None:
-        """Give the table what it asked for, and what has changed."""
+        """Give the table what it requested, and what has changed."""
         waiters = self.waiters
         fetched: list[tuple[bytes, bytes | None]] = []
         pushed: list[tuple[bytes, bytes]] = []
@@ -411,7 +411,7 @@ class PolledEngine(MemoryEngine):
 
     def _list(self, after: str, records: Records) -> Sequence[str]:
         if not isinstance(records, Listable):
-            raise BackendError(f"{self._driver} cannot be listed through Celery: ask the store itself")
+            raise BackendError(f"{self._driver} cannot be listed through Celery: use the tools of the store itself")
         return records.ids(after, IDS_PER_REQUEST)
 
     def _run(self, job: Callable[[Records], Any]) -> asyncio.Future[Any]:
@@ -478,9 +478,9 @@ class PolledEngine(MemoryEngine):
                 handle.cancel()
         self._next = self._timer = None
         error = BackendClosed(f"{self._driver} was closed before it was read")
-        asked, self._asked = self._asked, {}
-        for asking in asked.values():
-            for question, _ in asking:
+        questions, self._questions = self._questions, {}
+        for places in questions.values():
+            for question, _ in places:
                 question.fail(error)
 
     def _end(self) -> None:

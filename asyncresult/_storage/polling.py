@@ -40,7 +40,7 @@ class Records(Protocol):
     waits; anything else counts as an outage: waits go on, and the read is tried again.
 
     Attributes:
-        batch: How many records one request can ask for; :meth:`read` is called with no more.
+        batch: How many records one request can name; :meth:`read` is called with no more.
     """
 
     batch: int
@@ -74,7 +74,7 @@ class Listable(Protocol):
         ...
 
 
-#: Asked for to find out whether a store answers at all: nothing is ever kept under it.
+#: Read to find out whether a store answers at all: nothing is ever kept under it.
 _PROBE = "asyncresult-probe"
 
 
@@ -105,7 +105,7 @@ def read_apart(records: Records, ids: Sequence[str]) -> tuple[dict[str, bytes], 
                 try:
                     records.read([_PROBE])
                 except Exception:
-                    raise error from None  # an outage: to ask for the parts would take as many failures
+                    raise error from None  # an outage: to request the parts would take as many failures
                 answers = True
             if len(part) == 1:
                 failed[part[0]] = error
@@ -127,7 +127,7 @@ class Watch:
         self.due: float | None = None
         self.changed = now
         self.payload: bytes | None = None
-        #: The table of waiters asked for a read that has not begun; and for the one that is under way.
+        #: The table of waiters has requested a read that has not begun; and for the one that is under way.
         self.fetch = False
         self.reported = False
         #: It may have changed since the read that is under way began.

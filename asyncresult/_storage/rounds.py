@@ -44,7 +44,7 @@ BULK, PATIENCE_WITH_BULK = 100, 20
 
 
 class Source(Protocol):
-    """What the table asks of the connections."""
+    """What the table needs of the connections."""
 
     def subscribe(self, keys: list[bytes]) -> None:
         """Have :meth:`Waiters.acked` called for each key, as long as the connection lasts."""
@@ -159,7 +159,7 @@ class Rounds:
             self._flush_handle = self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Send what this tick asked for: one SUBSCRIBE series, one chunk of reads."""
+        """Send what was requested in this tick: one SUBSCRIBE series, one chunk of reads."""
         self._flush_handle = None
         if self._to_subscribe and self._connected:
             keys = []

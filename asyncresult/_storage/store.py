@@ -131,7 +131,7 @@ class Store(Marks, Keys):
 
         Raises:
             BackendUnavailable, BackendPermissionError, BackendClosed: It could not be read.
-            ResultDecodeError: It makes no sense.
+            ResultDecodeError: It cannot be decoded.
 
         Wire: one MGET for all reads of a loop tick.
         """
@@ -210,7 +210,7 @@ class Store(Marks, Keys):
             raise BackendError(f"{self} has no server that takes commands") from None
 
     async def ping(self) -> float:
-        """Ask the store for something small; returns the seconds that it took.
+        """Read something small from the store; returns the seconds that it took.
 
         Raises: as :meth:`get_raw`.
 
@@ -266,7 +266,7 @@ class Store(Marks, Keys):
             traceback: The traceback text of an exception.
             request: Whoever describes the task as Celery's request does: ``children``, ``group``,
                 ``parent_id`` and, with ``result_extended``, ``task``, ``args``, ``kwargs``, ``hostname``,
-                ``retries`` and ``delivery_info``; its attribute ``extended`` asks for these in any case. ``own_fields``
+                ``retries`` and ``delivery_info``; its attribute ``extended`` includes these in any case. ``own_fields``
                 is a mapping of further fields, which readers find in :attr:`TaskMeta.extra`.
             expires: Seconds to keep it, instead of the backend's setting.
 
@@ -298,8 +298,8 @@ class Store(Marks, Keys):
         """:meth:`store_result` with a future that may be left alone: giving it up does not give up the store.
 
         Args:
-            start: Store nothing if somebody asked to revoke the task.
-            again: This run has stored this state before, and says that it still lives.
+            start: Store nothing if there is a request to revoke the task.
+            again: This run has stored this state before, and reports that it still runs.
             history: Keep this one, too, and as many before it.
         """
         if expires is not None and not self.driver.keeps_lifetimes:
@@ -419,7 +419,7 @@ class Store(Marks, Keys):
         return self.driver.start_engine(self)
 
     def _serves(self, table: Waiters) -> bool:
-        """Whether ``table`` belongs to an engine that still lives, on whatever loop."""
+        """Whether ``table`` belongs to an engine that is still open, on whatever loop."""
         return self._engines.serve(table)
 
     def _engine_ended(self, engine: Engine) -> None:

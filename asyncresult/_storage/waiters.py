@@ -12,8 +12,8 @@ one read, one decode. Two things happen to an entry side by side, and each has i
 The rule that loses nothing: **a miss counts only if the read was sent after the acknowledgement.** An
 earlier read may find a result (then nobody has to wait for the acknowledgement), but its miss is followed
 by another read once the acknowledgement is there. The order SUBSCRIBE, acknowledgement, read closes the
-gap between "not stored yet" and "published before I listened": whatever is stored after the read is
-published to a subscription that stands.
+gap between "not stored yet" and "published before the subscription": whatever is stored after the read is
+published to an acknowledged subscription.
 
 Reads go out in chunks, one chunk in flight. Keys whose acknowledgement arrives while they still queue are
 therefore read once, after it: 10,000 waits cost about one read a key, not two.
@@ -94,7 +94,7 @@ class Waiters(Delivery):
     # -- the handles' side ----------------------------------------------------------------------------
 
     def add(self, key: bytes, task_id: str, listener: Listener, *, read_early: bool = True) -> None:
-        """Have ``listener`` told about ``key`` until its record is final or :meth:`discard` is called.
+        """Have ``listener`` called with what comes for ``key`` until its record is final or :meth:`discard` is called.
 
         Args:
             read_early: Read beside the SUBSCRIBE, too; not only behind its acknowledgement, where it counts.
@@ -104,7 +104,7 @@ class Waiters(Delivery):
             entry = self._entries[key] = Entry(key, task_id, listener)
             self._to_subscribe.append(entry)
         elif entry.listeners is not None:
-            entry.add(listener)  # the subscription stands and has brought nothing final: nothing to do
+            entry.add(listener)  # the subscription is there and has brought nothing final: nothing to do
             if entry.progress is not None and entry.progress.final is not None:
                 self._want_read(entry)  # or it has, and waits for states that were published before
             return
@@ -153,7 +153,7 @@ class Waiters(Delivery):
     # -- what happened --------------------------------------------------------------------------------
 
     def connected(self) -> None:
-        """A new connection stands: a new generation, on which nothing is subscribed yet."""
+        """A new connection is established: a new generation, on which nothing is subscribed yet."""
         self._connected = True
         self._to_subscribe = [entry for entry in self._entries.values() if entry.listeners is not None]
         self._schedule_flush()
@@ -169,7 +169,7 @@ class Waiters(Delivery):
                 del self._entries[entry.key]  # the lost connection has unsubscribed it
 
     def acked(self, keys: Iterable[bytes]) -> None:
-        """The subscription of ``keys`` stands."""
+        """The subscription of ``keys`` is acknowledged."""
         for key in keys:
             entry = self._entries.get(key)
             if entry is None:
@@ -260,7 +260,7 @@ class Waiters(Delivery):
         self._answers(len(values))
 
     def not_fetched(self, keys: Sequence[bytes], error: AsyncResultError) -> None:
-        """These keys cannot be read: their waits end. Their subscriptions stand, and are to be given up."""
+        """These keys cannot be read: their waits end. Their subscriptions remain, and are to be given up."""
         for key in keys:
             entry = self._entries.get(key)
             if entry is not None:

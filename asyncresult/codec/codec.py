@@ -11,7 +11,7 @@ into the record. It must refuse or agree, never differ. It refuses what is not s
 unexpected name or type; what it would read differently, tags, is kept from it. Whatever does not come out of it as
 the complete record of the right task goes the slow way, which alone decides what is an error, and words it.
 
-**Who is asked.** The key decides whose record it is, never the bytes: a record that names another task is refused,
+**What is trusted.** The key decides whose record it is, never the bytes: a record that names another task is refused,
 one that names none is taken. An empty record is that of a pending task, as in Celery.
 
 **Nothing but the documented errors** leaves this module, whatever the bytes are. They carry an excerpt of the
@@ -58,7 +58,7 @@ _MISSING: Any = object()
 _fast_decode = msgspec.json.Decoder(TaskMeta).decode
 
 _TYPED_FIELDS = ("traceback", "group_id", "parent_id", "name", "worker", "queue", "retries")
-#: In Celery's order. They stand between the five fields that are always there and task_id.
+#: In Celery's order. They come between the five fields that are always there and task_id.
 _OPTIONAL_FIELDS = ("group_id", "parent_id", "name", "args", "kwargs", "worker", "retries", "queue", "heartbeat")
 _FIELDS = {"status", "result", "traceback", "children", "date_done", *_OPTIONAL_FIELDS, "task_id"}
 
@@ -121,7 +121,7 @@ class Codec:
 
         Args:
             task_id: The task whose key or channel held it.
-            payload: What was there. Empty stands for a pending task.
+            payload: What was there. Empty means a pending task.
 
         Raises:
             ResultTooLarge: It is bigger than ``max_result_bytes``, as it is or decompressed, or decompresses to
@@ -316,7 +316,7 @@ class Codec:
         if not all(isinstance(name, str) for name in extra):
             raise _unreadable(task_id, plain, "the name of a field is not a text")
         if extra.get("(extra)", "") is None:
-            del extra["(extra)"]  # the fast way cannot tell this from nothing
+            del extra["(extra)"]  # the fast way cannot distinguish this from nothing
         optional = {name: fields.get(name) for name in ("traceback", *_OPTIONAL_FIELDS)}
         for name in _TYPED_FIELDS:
             optional[name], kept = _typed(name, optional[name])
@@ -336,7 +336,7 @@ class Codec:
         """Make the exception that a record holds: fresh at each call, to be raised by the caller.
 
         It has the worker's traceback as its ``__cause__`` and a note that names task and worker. Nothing is
-        raised: a record that makes no sense gives :class:`TaskFailed`, too.
+        raised: an invalid record gives :class:`TaskFailed`, too.
 
         Returns:
             :class:`TaskRevoked` for a task that was revoked. Else an instance of the recorded class, if it is listed

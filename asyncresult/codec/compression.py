@@ -29,7 +29,7 @@ _COMPRESSIONS = {
     **dict.fromkeys(("zstd", "zstandard", _ZSTD), _ZSTD),
 }
 _NEEDS = {_BROTLI: "the package brotli, 1.2 or later", _ZSTD: "Python 3.14 or the package backports.zstd"}
-# liblzma takes the memory that the stream asks for; its strongest preset asks for 65 MB.
+# liblzma takes the memory that the stream requests; its strongest preset requests 65 MB.
 _LZMA_MEMORY = 128 * 1024 * 1024
 
 

@@ -1,4 +1,4 @@
-"""A value of a record, as the type that a handle was told to expect."""
+"""A value of a record, as the type that a handle expects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["convert"]
 
 
 def convert(value: Any, type: Any, *, task_id: str) -> Any:
-    """Make a value the type that a handle was told to expect.
+    """Make a value the type that a handle expects.
 
     Args:
         value: What the record holds.

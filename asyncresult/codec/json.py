@@ -103,7 +103,7 @@ def register_type(
     classes, ``msgspec.Struct`` and pydantic models need no registration: they are stored as plain JSON, and the
     ``type=`` of a handle reads them back.
 
-    Source: kombu.utils.json.register_type. Worker and reader have to be told the same.
+    Source: kombu.utils.json.register_type. Worker and reader need the same registration.
     """
     _registered_encoders[cls] = (marker, encoder)
     if marker is not None:
@@ -147,7 +147,7 @@ def _plain_form(value: Any) -> Any:
 
 
 def untagged(mapping: dict[str, Any]) -> Any:
-    """The value that a mapping of exactly the two keys stands for; any other mapping itself."""
+    """The value that a mapping of exactly the two keys represents; any other mapping itself."""
     if len(mapping) != 2 or "__type__" not in mapping or "__value__" not in mapping:
         return mapping
     marker = mapping["__type__"]
@@ -184,7 +184,7 @@ def json_codec() -> tuple[Callable[[Any], str], Callable[[str], Any]]:
             return "".join(chunks(value, 0))
         except Exception:
             pass
-        return library(value)  # tells what is wrong, also that a value contains itself
+        return library(value)  # says what is wrong, also that a value contains itself
 
     return encode, decode
 

@@ -1,6 +1,6 @@
 """JSON in pieces: a large text is decoded without holding the GIL for long.
 
-A C decoder holds the GIL for as long as it runs: 0.3 s for 40 MB, and the event loop of every thread stands still.
+A C decoder holds the GIL for as long as it runs: 0.3 s for 40 MB, and the event loop of every thread is stopped.
 :func:`decode_in_pieces` therefore walks down the big containers in Python and hands the decoder at most
 :data:`PIECE_BYTES` at once. A regular expression guesses where a piece may end, and nothing depends on its guess: a
 parse that starts at the beginning of an item is determined, so a piece that decodes as a complete list (or mapping)
@@ -91,7 +91,7 @@ def _skip(pattern: bytes, text: Bytes, at: int, limit: int = sys.maxsize) -> int
 
 
 def _piece(opening: Bytes, inside: Bytes, closing: Bytes, at: int) -> Any:
-    """Decode ``[…]``, ``{…}`` or ``"…"``, given what is inside, and where that stands."""
+    """Decode ``[…]``, ``{…}`` or ``"…"``, given what is inside, and its position."""
     from json import JSONDecodeError  # imported long since: a codec was made
 
     try:

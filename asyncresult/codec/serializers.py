@@ -52,7 +52,7 @@ def serializer_functions(name: str, limit: int) -> tuple[Callable[[Any], bytes],
 
 
 def _msgpack_encode(value: Any) -> bytes:
-    # msgspec would write a datetime or a Decimal as plain text, which no reader could tell from a text again.
+    # msgspec would write a datetime or a Decimal as plain text, which no reader could distinguish from text again.
     # The order is free: a refusal is looked into by the caller.
     parts = [value]
     while parts:

@@ -1,1 +1,1 @@
-"""Doors to other packages. Each needs what it opens; the core imports none of them."""
+"""Integrations with other packages. Each needs the package that it is for; the core imports none of them."""

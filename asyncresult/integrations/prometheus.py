@@ -4,8 +4,8 @@
 
     REGISTRY.register(collector(backend))        # prometheus_client's registry; any number of backends
 
-The numbers are pulled from :meth:`Backend.stats` when Prometheus asks: a wait costs nothing more. No label carries an
-id; ``backend`` is the address without secrets.
+The numbers are pulled from :meth:`Backend.stats` when Prometheus scrapes: a wait costs nothing more. No label carries
+an id; ``backend`` is the address without secrets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["BackendCollector", "collector"]
 _GAUGES = {
     "waiters": ("pending", "Tasks that are waited for."),
     "subscriptions": ("subscribed", "Tasks whose channel is subscribed."),
-    "connected": ("connected", "Whether the connections stand (1) or are being made anew (0)."),
+    "connected": ("connected", "Whether the connections are established (1) or are being made anew (0)."),
 }
 _COUNTERS = {
     "reconnects": ("reconnects", "Subscription connections lost."),

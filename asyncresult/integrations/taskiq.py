@@ -287,7 +287,7 @@ def install(broker: AnyBroker, *, track_started: bool = False) -> AnyBroker:
     For shared tasks, ``install(async_shared_broker)`` too.
 
     Args:
-        track_started: Workers store STARTED when they begin, so that ``until("STARTED")`` is told and pages show it: a
+        track_started: Workers store STARTED when they begin, so that ``until("STARTED")`` ends and pages show it: a
             round trip for each task.
 
     Returns:

@@ -98,7 +98,7 @@ class Backend(Blocking):
         self._backend.remove_probe(probe)
 
     def ping(self) -> float:
-        """Ask the store for something small; returns the seconds that it took."""
+        """Read something small from the store; returns the seconds that it took."""
         return run(self._backend.ping)
 
     def health(self, *, timeout: float = 2.0) -> Health:

@@ -41,7 +41,7 @@ class Readable(ResultBase, Generic[T_co]):
 
     @property
     def result(self) -> Any:
-        """The value, the task's exception (not raised), or what the state tells."""
+        """The value, the task's exception (not raised), or what the worker reported."""
         return in_celerys_terms(info_of(self._handle, self.meta()))
 
     info = result

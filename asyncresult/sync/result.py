@@ -444,7 +444,7 @@ class AsyncResult(Readable[T_co]):
         return self._handle.as_tuple()
 
     def as_list(self) -> list[str]:
-        """The ids of this task and its parents, nearest first; a group's id stands before its members'."""
+        """The ids of this task and its parents, nearest first; a group's id comes before its members'."""
         return self._handle.as_list()
 
     def __eq__(self, other: object) -> bool:

@@ -33,7 +33,7 @@ class FakeWorker:
 
     Attributes:
         backend: Where it stores.
-        revoked: The ids of the tasks that somebody has asked to revoke, in that order. They are stored as REVOKED.
+        revoked: The ids of the tasks that were requested to be revoked, in that order. They are stored as REVOKED.
 
     Raises:
         TypeError: The backend is another one.

@@ -241,7 +241,7 @@ class StreamingProvider(Provider, StreamingCredentialProvider):
         await self.listener(Token(username, password))
 
 
-async def test_a_provider_is_asked_for_each_connection(server: RedisServer) -> None:
+async def test_a_provider_is_called_for_each_connection(server: RedisServer) -> None:
     provider = Provider("reader", "secret")
     async with asyncresult.connect(server.url(password=""), credential_provider=provider) as backend:
         waiting = asyncio.ensure_future(backend.result("x").get())

@@ -118,7 +118,7 @@ def test_a_shard_subscription_names_channels_of_one_slot_only() -> None:
     assert events == [Refused([b"{a}1", b"{a}2"], "MOVED 15495 127.0.0.1:7002")]
 
 
-def test_a_subscription_that_the_server_ends_is_told_from_one_that_we_end() -> None:
+def test_a_subscription_that_the_server_ends_is_distinguished_from_one_that_we_end() -> None:
     """A slot moves while something else is being unsubscribed."""
     wire = Wire(sharded=True, resp3=False)
     wire.start()
@@ -155,7 +155,7 @@ async def test_reads_and_stores_go_to_the_owners_in_few_round_trips(cluster: Clu
 
 
 @topology
-async def test_stock_writers_are_heard_whatever_node_they_publish_on(cluster: Cluster) -> None:
+async def test_messages_of_stock_writers_arrive_whatever_node_they_publish_on(cluster: Cluster) -> None:
     ids = new_ids(30)
     async with asyncresult.connect(cluster.url()) as backend:
         waiting = start_waits(backend, ids)

@@ -60,7 +60,7 @@ async def closed(*futures: asyncio.Future[Any]) -> None:
         assert isinstance(future.exception(), BackendClosed)
 
 
-async def test_what_one_tick_asks_for_travels_together(pump: World) -> None:
+async def test_what_one_tick_requests_travels_together(pump: World) -> None:
     assert await asyncio.gather(*(pump.submit(f"c{n}") for n in range(5))) == [[b"OK"]] * 5
     assert [len(commands) for commands in pump.rounds] == [5]
 
@@ -80,7 +80,7 @@ async def test_closed_while_answers_are_handed_out(pump: World) -> None:
     await closed(*futures[1:])
 
 
-async def test_asked_after_it_was_closed(pump: World) -> None:
+async def test_used_after_it_was_closed(pump: World) -> None:
     await pump.submit("x")
     ending = pump.commands.close()
     late = pump.submit("late")

@@ -398,7 +398,7 @@ def describe(x: object, y: object) -> str:
     return f"{x}, {y}"
 
 
-async def test_arguments_are_recorded_when_asked_for(make_backend: MakeBackend) -> None:
+async def test_arguments_are_recorded_when_wanted(make_backend: MakeBackend) -> None:
     async with make_backend(result_extended=True) as backend, Executor(backend) as executor:
         handle = executor.submit(describe, 1, y=asyncio)
         await handle.get(timeout=20)

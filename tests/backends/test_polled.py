@@ -176,7 +176,7 @@ def test_a_plain_pickle_is_not_taken_for_something_else() -> None:
     assert load_plain(pickle.dumps((1, (2,)))) == [1, [2]]
 
 
-async def test_columns_of_older_tables_are_not_asked_for(tmp_path: Path) -> None:
+async def test_columns_of_older_tables_are_not_selected(tmp_path: Path) -> None:
     """Tables that Celery 5.5 has made have no ``children``."""
     path = tmp_path / "old.sqlite"
     with sqlite3.connect(path) as database:

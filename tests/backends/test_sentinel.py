@@ -247,7 +247,7 @@ async def test_the_newest_configuration_wins(sentinels: Sentinels, monkeypatch: 
             await asyncio.sleep(0)
         return answers[number]
 
-    monkeypatch.setattr(Sentinel, "_ask_sentinel", answer)
+    monkeypatch.setattr(Sentinel, "_query_sentinel", answer)
     async with asyncresult.connect(sentinels.url()) as backend:
         engine: Any = engine_of(backend)
         topology = engine._topology
@@ -274,7 +274,7 @@ async def test_a_failover_during_the_question_makes_the_answer_void(
     async with asyncresult.connect(sentinels.url()) as backend:
         engine: Any = engine_of(backend)
         topology = engine._topology
-        monkeypatch.setattr(Sentinel, "_ask_sentinels", ask)
+        monkeypatch.setattr(Sentinel, "_query_sentinels", ask)
         monkeypatch.setattr(Sentinel, "_is_primary", is_primary)
         assert await topology._resolve() == new
 

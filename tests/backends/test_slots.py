@@ -93,7 +93,7 @@ def test_moved_to_a_node_without_a_name_leaves_the_owner() -> None:
     assert slots.owner_of(b"x") == owner
 
 
-def test_ask_is_for_once() -> None:
+def test_an_ask_redirection_is_for_once() -> None:
     assert read_redirection(AskError(f"{slot_of(b'x')} c:7000")) == Redirected(slot_of(b"x"), C, once=True)
 
 

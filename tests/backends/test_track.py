@@ -91,7 +91,7 @@ class TestStates:
         assert (meta.status, meta.result["exc_type"]) == ("FAILURE", "ResultEncodeError")
 
     @pytest.mark.not_over(*ROWS, reason="no table has a column for parents and groups")
-    async def test_what_a_task_tells_about_itself(self, backend: Backend) -> None:
+    async def test_what_a_task_reports_about_itself(self, backend: Backend) -> None:
         described = backend.track(
             "t", name="n", args=(1, "a"), kwargs={"b": 2}, worker="w", queue="q", retries=2, parent_id="p", group_id="g"
         )
@@ -361,7 +361,7 @@ async def until_stored(backend: Backend, status: str, retries: int) -> None:
 
 @pytest.mark.not_over(*ROWS, reason="no table has a column for it")
 class TestHeartbeat:
-    async def test_signs_of_life_keep_a_task_fresh_and_are_no_news(
+    async def test_heartbeats_keep_a_task_fresh_and_are_no_news(
         self, backend: Backend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         handle = AsyncResult[None]("t")
@@ -380,7 +380,7 @@ class TestHeartbeat:
         assert [meta.status async for meta in stream] == ["STARTED", "SUCCESS"]
         assert (await backend.get_meta("t")).heartbeat is None
 
-    async def test_a_dead_worker_is_told_of_once(self, backend: Backend) -> None:
+    async def test_a_dead_worker_is_reported_once(self, backend: Backend) -> None:
         context = backend.track("t", heartbeat=0.7)  # not over before the stream has begun
         await context.__aenter__()
         context._leave()  # as if its process had died: nothing more is stored
@@ -394,7 +394,7 @@ class TestHeartbeat:
         await backend.mark_as_done("t", 1)
         assert [meta.status async for meta in stream] == ["SUCCESS"]
 
-    async def test_who_comes_late_is_told_once_too(self, backend: Backend) -> None:
+    async def test_late_streams_report_it_once_too(self, backend: Backend) -> None:
         context = backend.track("t", heartbeat=0.001)
         await context.__aenter__()
         context._leave()
@@ -407,7 +407,7 @@ class TestHeartbeat:
         await backend.mark_as_done("t", 1)
         assert (await coming).status == "SUCCESS"
 
-    async def test_signs_of_life_are_not_kept(self, backend: Backend) -> None:
+    async def test_heartbeats_are_not_kept(self, backend: Backend) -> None:
         async with backend.track("t", heartbeat=0.001, history=100):
             await until_later(backend, await backend.get_meta("t"))
         kept = await engine_of(backend).history(backend.key_beside("t", "history"), "0")

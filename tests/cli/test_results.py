@@ -159,7 +159,9 @@ def test_a_reader_that_goes_away_is_no_error(url: str) -> None:
 
 
 @pytest.mark.parametrize(("answer", "status", "left"), [(b"y\n", 0, 0), (b"n\n", 130, 1)])
-def test_forget_asks_on_a_terminal(answer: bytes, status: int, left: int, redis_server: RedisServer, url: str) -> None:
+def test_forget_wants_a_confirmation_on_a_terminal(
+    answer: bytes, status: int, left: int, redis_server: RedisServer, url: str
+) -> None:
     ended, seen = on_terminal("forget", "ok", "--url", url, typed=answer)
     assert "Delete the records of ok? [y/N]" in seen
     assert (ended, redis_server.cli("EXISTS", "celery-task-meta-ok")) == (status, left)

@@ -43,7 +43,7 @@ def test_a_line_for_each_state(ending: str) -> None:
 
 
 @pytest.mark.parametrize(("id", "status"), [("bad", 1), ("gone", 3), ("ok", 0), ("junk", 6)])
-def test_the_exit_status_tells_how_it_ended_where_that_is_wanted(id: str, status: int, url: str) -> None:
+def test_the_exit_status_says_how_it_ended_where_that_is_wanted(id: str, status: int, url: str) -> None:
     assert asyncresult("watch", "ok", id, "--exit-status", "--url", url).status == status
     assert asyncresult("watch", "ok", id, "--url", url).status == (6 if id == "junk" else 0)
 

@@ -120,7 +120,7 @@ def test_broken_compression(payload: bytes, words: str) -> None:
             read(ID, payload)
 
 
-def test_a_stream_does_not_get_all_the_memory_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_does_not_get_all_the_memory_it_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     payload = compressed("application/x-lzma", lzma.compress(record(), preset=9))
     assert PLAIN.decode(ID, payload).successful
     monkeypatch.setattr(compression, "_LZMA_MEMORY", 32 * 1024 * 1024)
@@ -134,7 +134,7 @@ def test_twice_compressed_is_not_unwrapped_twice() -> None:
         PLAIN.decode(ID, compressed("application/x-gzip", zlib.compress(once)))
 
 
-def test_a_missing_module_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_module_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(compression._modules, "application/zstd", None)
     with pytest.raises(ValueError, match=r"zstd needs Python 3\.14 or the package backports\.zstd"):
         Codec(compression="zstd")

@@ -226,7 +226,7 @@ def test_revoked() -> None:
     assert own.__notes__ == [f"task {ID} was revoked"]
 
 
-def test_errors_of_ours_are_told_from_those_of_others() -> None:
+def test_errors_of_ours_are_distinguished_from_those_of_others() -> None:
     """A timeout that the worker met is no timeout of this wait."""
     meta = failed(ResultTimeout("late", task_id="other", timeout=20))
     exc = PLAIN.exception(meta)

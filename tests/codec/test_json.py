@@ -69,7 +69,7 @@ def test_without_it_the_library_writes(
     assert encode([UUID(int=1), "é"]) == json.dumps([UUID(int=1), "é"], default=kombu_json._tagged)
 
 
-def test_a_value_that_contains_itself_is_told_as_by_the_library_and_leaves_nothing_behind() -> None:
+def test_a_value_that_contains_itself_is_refused_as_by_the_library_and_leaves_nothing_behind() -> None:
     encode, _ = kombu_json.json_codec()
     inner: list[Any] = []
     outer = {"a": inner}

@@ -253,7 +253,7 @@ async def test_p8_decoding_20_mb_does_not_stop_the_loop(
 
 @pytest.mark.parametrize("look", ["wait", "state", "get_many", "updates", "history"])
 @pytest.mark.parametrize("kind", ["large", "compressed"])
-async def test_p8_whoever_asks_a_large_record_is_decoded_on_a_thread(
+async def test_p8_for_every_reader_a_large_record_is_decoded_on_a_thread(
     redis_url: str, look: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also one that only becomes large, and whatever the call that reads it."""

@@ -148,7 +148,7 @@ def test_what_comes_again_is_recognised() -> None:
 @pytest.mark.parametrize(
     "options", [{"reply_expires": 0}, {"reply_expires": float("nan")}, {"max_unread": 0}, {"reply_queue": ""}]
 )
-def test_options_that_make_no_sense(app: Celery, options: dict[str, Any]) -> None:
+def test_invalid_options(app: Celery, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
         asyncresult.connect(app, **options)
 

@@ -14,7 +14,7 @@ def sample(registry: CollectorRegistry, name: str, backend: asyncresult.Backend)
     return registry.get_sample_value(name, {"backend": str(backend)})
 
 
-async def test_what_waits_is_counted_when_prometheus_asks(redis_url: str) -> None:
+async def test_what_waits_is_counted_when_prometheus_scrapes(redis_url: str) -> None:
     registry = CollectorRegistry()
     async with asyncresult.connect(redis_url) as there, asyncresult.connect("memory://shop") as here:
         registry.register(collector(there, here))

@@ -244,7 +244,7 @@ async def test_less_motion_and_forced_colours(backend: Backend, browser: Any) ->
 
 
 @pytest.mark.parametrize("how", ["blocked", "missing"])
-async def test_without_events_it_asks(backend: Backend, browser: Any, how: str) -> None:
+async def test_without_events_it_polls(backend: Backend, browser: Any, how: str) -> None:
     async with serving(component_app()) as client:
         page = await browser.new_page()
         waits: list[str] = []

@@ -26,7 +26,7 @@ async def test_a_store_that_answers(backend: Backend) -> None:
     assert answer.json()["latency"] >= 0
 
 
-async def test_nobody_there_and_nothing_told_about_it() -> None:
+async def test_nobody_there_and_nothing_said_about_it() -> None:
     async with asyncresult.connect("redis://user:secret@127.0.0.1:1/0?retry=0"):
         answer = await probe()
     assert answer.status_code == 503

@@ -38,7 +38,7 @@ async def test_a_task_that_has_ended(backend: Backend, serve: Serve) -> None:
         assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", found.headers["etag"])
 
 
-async def test_what_a_worker_tells_about_itself_is_not_shown(backend: Backend, serve: Serve) -> None:
+async def test_what_a_worker_reports_about_itself_is_not_shown(backend: Backend, serve: Serve) -> None:
     await backend.store_result("t1", {"pid": 4711, "hostname": "worker-of-ours"}, "STARTED")
     async with serve() as client:
         found = await client.get("/tasks/t1")

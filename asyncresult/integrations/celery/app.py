@@ -27,7 +27,7 @@ def connect(app: Any, **options: Any) -> Backend:
             ``rpc://`` also those of :class:`RpcBackend`.
 
     Raises:
-        ValueError: A setting that cannot be honoured, or makes no sense. It is named; no secret is.
+        ValueError: A setting that cannot be honoured, or is invalid. It is named; no secret is.
         celery.exceptions.ImproperlyConfigured: Celery itself refuses it.
     """
     app = getattr(app, "_get_current_object", lambda: app)()  # celery.current_app is a proxy

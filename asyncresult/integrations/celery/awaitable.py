@@ -148,7 +148,7 @@ class AwaitableResult(_CelerysResult, Generic[T_co]):
             wait: bool = False,
             timeout: float | None = None,
         ) -> None:
-            """Celery's: ask the workers not to run it. Blocks."""
+            """Celery's: request of the workers not to run it. Blocks."""
             ...
 
         def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:

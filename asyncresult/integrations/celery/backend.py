@@ -30,7 +30,7 @@ def result_backend(*, app: Any, url: str | None = None, **options: Any) -> Any:
     """What Celery calls for ``asyncresult+<url>``.
 
     Args:
-        url: What stands behind the first ``+``: ``redis://``, ``rediss://``, ``socket://`` (also as
+        url: What comes after the first ``+``: ``redis://``, ``rediss://``, ``socket://`` (also as
             ``redis+socket://``), ``sentinel://``, ``rpc://``, or ``memory://`` for tests.
 
     Raises:

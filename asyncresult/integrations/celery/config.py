@@ -179,7 +179,9 @@ def _elsewhere(app: Any, theirs: Any) -> Backend:
 
 
 def _place_of(theirs: Any) -> Hashable:
-    """What is equal for two of Celery's backends that keep results in the same place. Noted there: each result asks.
+    """What is equal for two of Celery's backends that keep results in the same place.
+
+    Kept there, since each result looks it up.
 
     Raises:
         ValueError: It is no result backend.

@@ -1,7 +1,7 @@
 """Reaching Celery's workers, through the app's own control interface.
 
 kombu blocks, so it works in a thread. One limiter for all of them: kombu keeps ten connections by default,
-and more threads would only stand in line for one.
+and more threads would only queue for one.
 """
 
 from __future__ import annotations

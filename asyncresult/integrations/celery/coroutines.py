@@ -33,7 +33,7 @@ R = TypeVar("R")
 
 
 class Running(NamedTuple):
-    """A task at work, and what it was asked."""
+    """A task at work, and what was requested of it."""
 
     task: Any
     request: Any
@@ -112,7 +112,7 @@ def _run(call: Callable[[], Coroutine[Any, Any, R]]) -> R:
             raise CancelledError(*error.args) from error
 
     if running is not None and running.request.is_eager:
-        # Where it was sent from a coroutine, that event loop stands still meanwhile, as with any eager task.
+        # Where it was sent from a coroutine, that event loop is blocked meanwhile, as with any eager task.
         return _portal.start(begin).result()
     return _portal.run(begin)
 

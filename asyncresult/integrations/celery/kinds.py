@@ -1,4 +1,4 @@
-"""Which kind of result backend an app has, told by its class: nothing is made, and nothing is connected."""
+"""Which kind of result backend an app has, recognised by its class: nothing is made, and nothing is connected."""
 
 from __future__ import annotations
 

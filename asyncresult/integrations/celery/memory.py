@@ -100,7 +100,7 @@ class StoredInMemory(KeyValueStoreBackend):  # type: ignore[misc]
 
 
 def _store_eager_results(app: Any) -> None:
-    """As ``task_store_eager_result`` does, which tasks have read by the time that they are asked for."""
+    """As ``task_store_eager_result`` does, which tasks have read by the time that they are read."""
     app.conf.task_store_eager_result = True
     for task in app._tasks.values():
         task.store_eager_result = True

@@ -28,7 +28,7 @@ def make_driver(app: Any, cls: type, url: str | None, options: dict[str, Any]) -
     """The driver for a Celery backend of this class, and its options, which are taken out of ``options``.
 
     Raises:
-        ValueError: An option makes no sense.
+        ValueError: An option is invalid.
     """
     chosen = {name: options.pop(name) for name in _DRIVER_OPTIONS if name in options}
     open_records = functools.partial(_open_records, app)

@@ -1,7 +1,7 @@
 """Results in PostgreSQL: a trigger announces what is stored, and whoever waits reads it at once.
 
 A notification is a hint that may be lost; the row is the truth. So the reader is the one of every database, with the
-pace of a sweep while LISTEN stands, and with its usual pace where the trigger is not installed or the connection is
+pace of a sweep while LISTEN is active, and with its usual pace where the trigger is not installed or the connection is
 lost. Nothing is ever installed silently: see :func:`trigger_sql` and :func:`install_trigger`.
 
 NOTIFY takes a lock that all commits of the server with notifications share: it suits up to some thousand results a

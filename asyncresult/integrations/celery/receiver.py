@@ -73,13 +73,13 @@ class Receiver:
         app: The Celery app, whose broker it is.
         queue: The name of the queue.
         expires: Seconds until the broker deletes the queue when nobody is connected to it.
-        heartbeat: Seconds between signs of life, where the protocol has them.
+        heartbeat: Seconds between heartbeats, where the protocol has them.
         take: Called in the thread with each message, in their order. A message that it raises for is lost.
         refused: Called in the thread when the broker refuses the login or the queue.
 
     Attributes:
         queue: As given.
-        connected: Whether the consumer stands.
+        connected: Whether the consumer is registered.
         declared: Whether the queue is there, as far as is known: what is sent now will find it.
         received: Messages so far.
         reconnects: Connections lost so far.

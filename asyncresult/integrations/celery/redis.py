@@ -68,7 +68,7 @@ def _translate(app: Any, parsed: Any) -> tuple[str, dict[str, Any]]:
     params, transport = dict(parsed.connparams), parsed._transport_options
     settings = record_settings(app.conf, parsed, transport)
     if params.get("socket_timeout") == DEFAULTS["redis_socket_timeout"]:
-        del params["socket_timeout"]  # nobody asked for the two minutes that a blocking client may wait
+        del params["socket_timeout"]  # two minutes: what a blocking client may wait
     hosts = params.get("hosts") if isinstance(parsed, SentinelBackend) else None
     return connection_url(params, transport, settings, hosts)
 
@@ -101,7 +101,7 @@ def connection_url(
             raise unknown_option(name, CONNECTION_OPTIONS)
     settings["db"] = params["db"]
     if sentinels is not None:
-        # Celery asks its sentinels without TLS unless sentinel_kwargs says otherwise.
+        # Celery queries its sentinels without TLS unless sentinel_kwargs says otherwise.
         settings["sentinel_kwargs"] = {"ssl": False, **transport.get("sentinel_kwargs", {})}
         settings["min_other_sentinels"] = transport.get("min_other_sentinels", 0)
         settings["master_name"] = transport.get("master_name")

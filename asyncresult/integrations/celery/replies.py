@@ -26,7 +26,7 @@ logger: logging.Logger = logging.getLogger("asyncresult.rpc")
 
 DEFAULT_REPLY_EXPIRES = 1800.0
 DEFAULT_MAX_UNREAD = 100_000
-#: Records that somebody has read are kept for whoever asks again: so many, the latest.
+#: Records that somebody has read are kept for later reads: so many, the latest.
 KEPT_AFTER_READING = 10_000
 #: States of a task that are kept for ``updates(since=…)``.
 KEPT_STATES = 1000
@@ -180,7 +180,7 @@ class Replies:
         """Take over the options of a backend of the app; None leaves what is set.
 
         Raises:
-            ValueError: One makes no sense, or comes after the queue was made.
+            ValueError: One is invalid, or comes after the queue was made.
         """
         if reply_expires is not None and not 1 <= reply_expires < 2**31:
             raise ValueError(f"reply_expires must be a number of seconds from 1 on, not {reply_expires!r}")
@@ -231,7 +231,7 @@ class Replies:
             return
         body = message.body
         payload = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
-        # What cannot be read is kept as well: who waits for it is told, with the reason.
+        # What cannot be read is kept as well: who waits for it gets the reason.
         status, lifetime = PENDING, rules.expires
         try:
             decode = rules.codec.decode_large if len(payload) >= LARGE_PAYLOAD_BYTES else rules.codec.decode

@@ -25,8 +25,8 @@ VALUE_TYPE = "_asyncresult_type"
 
 
 class CeleryAsyncResult(AsyncResult[T_co], celery_results.ResultBase):  # type: ignore[misc]
-    """A handle that also Celery's code takes for a result, wherever it only asks what it is a result of: a
-    task may return it, it may be a ``parent``, stand in a trail or in ``result_from_tuple``.
+    """A handle that also Celery's code takes for a result, wherever it only checks what it is a result of: a
+    task may return it, it may be a ``parent``, be in a trail or in ``result_from_tuple``.
 
     Celery's own sets wait through methods that block; they need :meth:`to_celery`.
 

@@ -2,12 +2,12 @@
 
 Celery's workers send each state of a task to the queue that its request names (``reply_to``). Here that is one queue
 of the process, whatever thread sends; a :class:`.receiver.Receiver` takes what comes, and puts it into records in the
-memory of the process. From there on it is a backend like any other: who waits, on any event loop, and who asks later,
+memory of the process. From there on it is a backend like any other: who waits, on any event loop, and who reads later,
 is served by the records (:mod:`..._storage.memory`). Every state is a message of its own, so the records have the
 history of each task too, and ``updates(since=…)`` misses nothing.
 
-How every send comes to name our queue: Celery asks ``app._local.oid`` for it, in ``send_task()`` and when a signature
-is frozen. :class:`_Local` stands there instead of Celery's object.
+How every send comes to name our queue: Celery reads it from ``app._local.oid``, in ``send_task()`` and when a signature
+is frozen. :class:`_Local` is there instead of Celery's object.
 
 Source: celery/backends/rpc.py, celery/app/base.py (``thread_oid``), celery/canvas.py (``freeze``), 5.5 to 5.7.
 """
@@ -71,7 +71,7 @@ class _Local(threading.local):
         if is_rpc(self.app) if self.is_rpc is None else self.is_rpc:
             try:
                 return replies_of(self.app, self._make_backend)
-            except ValueError:  # we cannot read what its workers send: who connects or awaits is told so
+            except ValueError:  # we cannot read what its workers send: who connects or awaits gets that error
                 pass
         return None
 
@@ -155,7 +155,7 @@ def replies_of(app: Any, make_backend: Callable[[Any], Backend]) -> Replies:
     if replies is None or replies.rules is None:
         with _making:
             replies = getattr(app, "_asyncresult_replies", None)
-            if replies is None:  # else another thread has made them meanwhile, or make_backend() asks for them here
+            if replies is None:  # else another thread has made them meanwhile, or make_backend() needs them here
                 replies = app._asyncresult_replies = Replies(app, make_backend)
                 try:
                     make_backend(app)
@@ -201,7 +201,7 @@ class RpcBackend(Backend):
         options: See :class:`asyncresult.Backend`.
 
     Raises:
-        ValueError: An option makes no sense; or reply_expires or reply_queue come after the queue was made.
+        ValueError: An option is invalid; or reply_expires or reply_queue come after the queue was made.
     """
 
     def __init__(

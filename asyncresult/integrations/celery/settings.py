@@ -50,7 +50,7 @@ def accepted(conf: Any) -> list[str]:
 
 
 def known_serializers(setting: str, names: Iterable[str]) -> list[str]:
-    """Serializers by their short names; an error says which setting they stand in."""
+    """Serializers by their short names; an error says which setting names them."""
     try:
         return [known_serializer(name) for name in names]
     except ValueError as error:

@@ -100,7 +100,7 @@ class Waiting:
         backend = self._awaited
         waiting: dict[AsyncResult[Any], list[Any]] = {}
         for node in result.results:
-            if not hasattr(node, "_cache"):  # a group: its members are asked by who gets it
+            if not hasattr(node, "_cache"):  # a group: its members are looked at by who gets it
                 yield node.id, node.children
             elif node._cache:
                 yield node.id, node._cache

@@ -28,7 +28,7 @@ class Reader:
         codec: Reads and writes records by the app's settings.
 
     Attributes:
-        batch: How many records one request can ask for.
+        batch: How many records one request can name.
     """
 
     batch: int = 1

@@ -74,7 +74,7 @@ class DynamoDBReader(KeyValueReader):
 
 
 def _is_possible(key: str | bytes) -> bool:
-    """Whether memcached takes the key. Under any other nothing can be stored, and asking for it fails for all."""
+    """Whether memcached takes the key. Under any other nothing can be stored, and requesting it fails for all."""
     plain = as_bytes(key)
     return len(plain) <= 250 and all(32 < byte < 127 for byte in plain)
 
