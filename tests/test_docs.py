@@ -288,3 +288,11 @@ def test_the_records_to_test_with_are_those_of_the_tests() -> None:
     for vector in record_vectors.vectors():
         meta = codec.decode(vector["key"].removeprefix("celery-task-meta-"), vector["payload"].encode())
         assert (meta.status, meta.ready) == (vector["status"], vector["ready"])
+
+
+def test_the_files_that_answer_the_questions_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text[text.index("| question | file |") : text.index("## What a change brings along")]
+    files = re.findall(r"`([\w/]+\.py)`", table)
+    assert len(files) >= 12
+    assert [name for name in files if not (ROOT / "asyncresult" / name).is_file()] == []

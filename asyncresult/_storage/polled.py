@@ -273,7 +273,7 @@ class PolledEngine(MemoryEngine):
         self._wake()
 
     def _put_off(self, watches: list[Watch], refused: dict[str, Exception], now: float) -> None:
-        """Records that the store fails for while it gives others: theirs wait on, and are questions for rarely."""
+        """Records that the store fails for while it gives others: theirs wait on, and are read rarely."""
         for watch in watches:
             self._schedule.restore(watch, now, delay=self._driver.max_interval)
             if watch.key not in self._put_off_before:
