@@ -459,7 +459,9 @@ def read_record(handle: Handle[Any]) -> asyncio.Future[TaskMeta]:
             # Of equal ones those who observe get the one that they have seen.
             known = handle._meta
             is_known = looked == "older" or (looked == "latest" and (payload or known is not before))
-            if known is not None and is_known:
+            if looked == "latest" and payload and not _same(known, outcome):
+                handle._meta = outcome  # the table had it from others before this handle came to it
+            elif known is not None and is_known:
                 outcome = known  # what was learned meanwhile, by a message or by the table's own read, is newer
         elif is_ready(handle) and handle._meta is not None:
             outcome = handle._meta
@@ -474,6 +476,14 @@ def read_record(handle: Handle[Any]) -> asyncio.Future[TaskMeta]:
 
     engine.read(key).add_done_callback(answered)
     return look
+
+
+def _same(known: TaskMeta | None, outcome: TaskMeta) -> bool:
+    """Whether they are equal. Values are anybody's: where comparing them raises, they count as equal."""
+    try:
+        return known is outcome or (known is not None and bool(known == outcome))
+    except Exception:
+        return known is not None
 
 
 def is_of_look(handle: Handle[Any], meta: TaskMeta) -> bool:

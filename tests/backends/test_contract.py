@@ -555,6 +555,25 @@ async def test_updates_begin_with_a_snapshot_and_end_with_the_final_record(backe
     assert [meta.status async for meta in handle.updates()] == ["SUCCESS"]
 
 
+async def test_a_stream_begins_with_the_state_that_another_one_has_been_given(backend: Backend) -> None:
+    """Of a new handle, and of one that followed the task before and missed a state."""
+    first, again = AsyncResult[Any](id := new_id()), AsyncResult[Any](id)
+    async with first.updates(timeout=30) as updates:
+        assert (await anext(updates)).status == "PENDING"
+        await backend.mark_as_started(id, pid=1)
+        async with again.updates(timeout=30) as left:
+            while (await anext(left)).status != "STARTED":
+                pass
+        while (await anext(updates)).status != "STARTED":
+            pass
+        await backend.store_result(id, {"current": 1}, "PROGRESS")
+        while (await anext(updates)).status != "PROGRESS":
+            pass
+        for handle in (AsyncResult[Any](id), again):
+            async with handle.updates(timeout=30) as later:
+                assert (await anext(later)).status == "PROGRESS"
+
+
 @pytest.mark.not_over(*POLLED, reason="of states that follow fast, the latest is seen")
 async def test_a_slow_reader_loses_the_oldest_never_the_last(backend: Backend) -> None:
     updates = AsyncResult[Any](id := new_id()).updates(timeout=10, maxsize=3)
