@@ -24,7 +24,9 @@ standard, section 9.2 (server-sent events).
 from __future__ import annotations
 
 from .app import create_app
+from .documents import status_json
 from .endpoints import accepted, events, status
+from .forms import sse_event
 from .health import healthz
 from .lifespan import lifespan
 from .problems import Problem, exception_handlers
@@ -43,5 +45,7 @@ __all__ = [
     "healthz",
     "lifespan",
     "server_stops",
+    "sse_event",
     "status",
+    "status_json",
 ]

@@ -30,6 +30,7 @@ class Endpoints:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        settings.are_served()
 
     async def _named(self, request: Request) -> Followed:
         name = request.path_params["task_id"]

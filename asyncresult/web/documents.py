@@ -12,7 +12,7 @@ from ..errors import ResultDecodeError
 from ..meta import TaskMeta
 from ..states import FAILURE, REVOKED, SUCCESS
 
-__all__ = ["dump", "etag_of", "progress_of", "status_document"]
+__all__ = ["dump", "etag_of", "progress_of", "status_document", "status_json"]
 
 MAX_NOTE = 500
 """Characters of a progress note."""
@@ -53,6 +53,26 @@ def status_document(
     if links:
         document["links"] = dict(links)
     return document
+
+
+def status_json(meta: TaskMeta, name: str | None = None, *, reveal_errors: bool = False) -> str:
+    """What a client may know about a task, as JSON: for WebSockets, and for handlers in any framework.
+
+    ::
+
+        async with AsyncResult(id).updates() as updates:
+            async for meta in updates:
+                await websocket.send_text(status_json(meta))
+
+    Args:
+        name: What stands for the task in URLs; None for its id.
+        reveal_errors: Whether a failure's class and text are shown. Its traceback never is.
+
+    Raises:
+        ResultDecodeError: The result is nested too deeply.
+    """
+    document = status_document(meta, meta.task_id if name is None else name, reveal_errors=reveal_errors)
+    return dump(document).decode()
 
 
 def progress_of(meta: TaskMeta) -> dict[str, Any] | None:

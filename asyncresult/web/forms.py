@@ -12,11 +12,17 @@ from typing import Any
 
 from .documents import dump
 
-__all__ = ["FORMS", "comment", "end_event", "event"]
+__all__ = ["FORMS", "comment", "end_event", "sse_event"]
 
 
-def event(data: str, *, name: str = "", id: str = "") -> bytes:
-    """One server-sent event."""
+def sse_event(data: str, *, name: str = "", id: str = "") -> bytes:
+    """One server-sent event, for streams of frameworks that have no form for them.
+
+    Args:
+        data: Its text; may have several lines.
+        name: ``progress``, ``done`` …; empty for an unnamed one.
+        id: What the client sends as ``Last-Event-ID`` when it comes back. Line breaks are left out of it and the name.
+    """
     lines = [f"event: {_one_line(name)}"] if name else []
     if id:
         lines.append(f"id: {_one_line(id)}")
@@ -35,22 +41,22 @@ def _one_line(text: str) -> str:
 
 
 def _json(document: dict[str, Any], id: str) -> bytes:
-    return event(dump(document).decode(), name="done" if document["ready"] else "progress", id=id)
+    return sse_event(dump(document).decode(), name="done" if document["ready"] else "progress", id=id)
 
 
 def _htmx4(document: dict[str, Any], id: str) -> bytes:
     """htmx 4 swaps unnamed events, and takes named ones as DOM events."""
-    return event(fragment(document), id=id)
+    return sse_event(fragment(document), id=id)
 
 
 def _htmx2(document: dict[str, Any], id: str) -> bytes:
     """htmx 2 swaps named events."""
-    return event(fragment(document), name="progress", id=id)
+    return sse_event(fragment(document), name="progress", id=id)
 
 
 def _datastar(document: dict[str, Any], id: str) -> bytes:
     lines = fragment(document).splitlines()
-    return event("\n".join(f"elements {line}" for line in lines), name="datastar-patch-elements", id=id)
+    return sse_event("\n".join(f"elements {line}" for line in lines), name="datastar-patch-elements", id=id)
 
 
 Form = Callable[[dict[str, Any], str], bytes]
@@ -60,8 +66,8 @@ FORMS: dict[str, Form] = {"json": _json, "html": _htmx4, "htmx2": _htmx2, "datas
 def end_event(form: str, id: str) -> bytes:
     """After the last state. The id has a client that comes back all the same be sent away for good."""
     if form == "json":
-        return event("{}", name="end", id=id)
-    return event("", name="done", id=id) if form != "datastar" else comment("end")
+        return sse_event("{}", name="end", id=id)
+    return sse_event("", name="done", id=id) if form != "datastar" else comment("end")
 
 
 def fragment(document: dict[str, Any]) -> str:

@@ -18,17 +18,17 @@ from ..result import AsyncResult
 from .problems import Problem
 from .tokens import Tokens
 
-__all__ = ["Authorize", "Settings", "all_settings"]
+__all__ = ["Authorize", "Settings", "served_settings"]
 
 Authorize = Callable[[Any, str], bool | Awaitable[bool]]
 
 _numbers = itertools.count(1)
-_all: dict[int, weakref.ref[Settings]] = {}
+_served: dict[str, weakref.ref[Settings]] = {}
 
 
-def all_settings() -> Iterator[Settings]:
-    """Those in use, oldest first."""
-    return (settings for reference in list(_all.values()) if (settings := reference()) is not None)
+def served_settings() -> Iterator[Settings]:
+    """Those by which tasks are served in this process, oldest first."""
+    return (settings for reference in list(_served.values()) if (settings := reference()) is not None)
 
 
 @dataclass(eq=False)
@@ -90,9 +90,12 @@ class Settings:
         for name in ("max_streams", "max_streams_per_client", "max_ids"):
             if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
-        number = next(_numbers)
-        self.route_name = f"asyncresult-status-{number}"
-        _all[number] = weakref.ref(self, lambda _: _all.pop(number, None))
+        self.route_name = f"asyncresult-status-{next(_numbers)}"
+
+    def are_served(self) -> None:
+        """Have them found by :func:`served_settings` from now on."""
+        name = self.route_name
+        _served[name] = weakref.ref(self, lambda _: _served.pop(name, None))
 
     async def task_id(self, request: HTTPConnection, named: str) -> str:
         """The id of the task that a URL names, if it may be seen.

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from ..errors import AsyncResultError
 from ..result import AsyncResult
 from .documents import dump, status_document
-from .forms import FORMS, comment, end_event, event
+from .forms import FORMS, comment, end_event, sse_event
 from .problems import Problem, problem_of
 from .settings import Settings
 from .stopping import stop_of
@@ -194,7 +194,7 @@ class EventStream(Response):
             text = dump({"id": task.name, **problem.document()}).decode()
             final = problem.status == 502  # it will not become readable
             place = self._position.moved(task.handle.id, None, ready=final)
-            await self._send(send, event(text, name="problem", id=place))
+            await self._send(send, sse_event(text, name="problem", id=place))
             return final
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Mount, NoMatchFound
 
-from .settings import Settings, all_settings
+from .settings import Settings, served_settings
 
 __all__ = ["base_of", "find_served", "links_of"]
 
@@ -23,7 +23,7 @@ def links_of(base: str, name: str) -> dict[str, str]:
 def base_of(request: Request, segments: int) -> str:
     """The path below which the routes are, seen from one of them, which has so many segments of its own."""
     path, root = request.scope["path"], request.scope.get("root_path", "")
-    full = path if path.startswith(root) else root + path
+    full = path if path.startswith(f"{root}/") else root + path
     return quote(full.rsplit("/", segments)[0])
 
 
@@ -33,9 +33,12 @@ def find_served(request: Request, base: str | None) -> tuple[Settings | None, st
     Args:
         base: That path, where several parts of the app serve tasks, or where it cannot be found.
     """
-    router: Any = request.scope["router"]
+    router: Any = request.scope.get("router")
+    if router is None:  # not Starlette's: no routes are known to us
+        served = list(served_settings())
+        return served[0] if len(served) == 1 else None, None if base is None else base.rstrip("/")
     root = request.scope.get("app_root_path", request.scope.get("root_path", ""))
-    for settings in all_settings():
+    for settings in served_settings():
         for prefix in ("", *_mount_names(router.routes)):
             try:
                 path = router.url_path_for(f"{prefix}{settings.route_name}", task_id="-")

@@ -13,7 +13,7 @@ import pytest
 
 from asyncresult import AsyncResult, Backend
 from asyncresult.web import create_app, events
-from asyncresult.web.forms import comment, event
+from asyncresult.web.forms import comment, sse_event
 from asyncresult.web.streams import Position
 from tests.web.conftest import Serve, put_raw, serving, stream
 
@@ -131,7 +131,7 @@ async def test_forms(backend: Backend, serve: Serve) -> None:
 
 
 def test_line_breaks_in_data_and_ids_forge_nothing() -> None:
-    assert event("a\r\nb\rc\nd\u2028e", name="x\ny", id="1\r\n\0" + "2") == (
+    assert sse_event("a\r\nb\rc\nd\u2028e", name="x\ny", id="1\r\n\0" + "2") == (
         "event: xy\nid: 12\ndata: a\ndata: b\ndata: c\ndata: d\u2028e\n\n".encode()
     )
     assert comment("a\ndata: b") == b": adata: b\n\n"
