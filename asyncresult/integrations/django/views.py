@@ -126,10 +126,14 @@ def _refuse_other_sites(request: HttpRequest) -> HttpResponse | None:
     """What changes something comes from a page of this site: the browser says so, or there is Django's token."""
     if request.method in ("GET", "HEAD", "OPTIONS") or request.headers.get("Sec-Fetch-Site") == "same-origin":
         return None
-    middleware = CsrfViewMiddleware(lambda _: HttpResponse())
+    middleware = CsrfViewMiddleware(_nothing)
     middleware.process_request(request)
-    refused: HttpResponse | None = middleware.process_view(request, None, (), {})
+    refused: HttpResponse | None = middleware.process_view(request, _nothing, (), {})
     return refused
+
+
+def _nothing(request: HttpRequest) -> HttpResponse:
+    return HttpResponse()
 
 
 # -- the answer ---------------------------------------------------------------------------------------------
