@@ -60,7 +60,7 @@ def unknown_ids() -> None:
         lost, other = add.enqueue(1, 1), add.enqueue(1, 1)
         waiting = asyncio.ensure_future(wait(other, PATIENCE))
         del ElsewhereBackend.results[lost.id]
-        caught = await asyncio.gather(wait(lost, PATIENCE), handle(lost), return_exceptions=True)
+        caught = await asyncio.gather(wait(lost, PATIENCE), handle(lost).get(timeout=PATIENCE), return_exceptions=True)
         assert [type(error) for error in caught] == [TaskResultDoesNotExist] * 2
         ElsewhereBackend.end(other.id, 5)  # one that is lost ends no other wait
         assert (await waiting).return_value == 5
