@@ -85,7 +85,7 @@ def test_what_is_wrong_is_one_line(words: str, status: int, message: str, url: s
 
 def test_raw_gives_the_stored_bytes_and_json_the_record(url: str) -> None:
     assert json.loads(asyncresult("get", "ok", "--raw", "--url", url).out)["children"] == []
-    record = json.loads(asyncresult("get", "bad", "--json", "--url", url).out)
+    record = json.loads(in_process("get", "bad", "--json", "--url", url).out)
     assert (record["status"], record["result"]["exc_type"]) == ("FAILURE", "ValueError")
     done = subprocess.run(
         command("get", "junk", "--raw", "--url", url), capture_output=True, env=environment(), check=False
@@ -94,11 +94,11 @@ def test_raw_gives_the_stored_bytes_and_json_the_record(url: str) -> None:
 
 
 def test_info_names_key_size_and_lifetime(url: str) -> None:
-    known = json.loads(asyncresult("info", "ok", "--json", "--url", url).out)
+    known = json.loads(in_process("info", "ok", "--json", "--url", url).out)
     assert known["key"] == known["channel"] == "celery-task-meta-ok"
     assert 3590 < known["ttl"] <= 3600
     assert known["size"] > 50
-    assert asyncresult("info", "ok", "--url", url).out.splitlines()[0].split() == ["status", "SUCCESS"]
+    assert in_process("info", "ok", "--url", url).out.splitlines()[0].split() == ["status", "SUCCESS"]
 
 
 def test_ten_thousand_ids_from_stdin_over_one_client(redis_server: RedisServer, url: str) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tools.command_line import asyncresult
+from tests.tools.command_line import asyncresult, in_process
 from tests.tools.servers import RedisServer, free_port
 
 
 def test_the_environment_names_the_server(url: str) -> None:
     dead = f"redis://127.0.0.1:{free_port()}"
-    assert asyncresult("get", "text", env={"ASYNCRESULT_URL": url, "CELERY_RESULT_BACKEND": dead}).status == 0
-    assert asyncresult("get", "text", env={"CELERY_RESULT_BACKEND": url}).status == 0
-    assert asyncresult("get", "text", "--url", url, env={"ASYNCRESULT_URL": dead}).status == 0
+    assert in_process("get", "text", env={"ASYNCRESULT_URL": url, "CELERY_RESULT_BACKEND": dead}).status == 0
+    assert in_process("get", "text", env={"CELERY_RESULT_BACKEND": url}).status == 0
+    assert in_process("get", "text", "--url", url, env={"ASYNCRESULT_URL": dead}).status == 0
 
 
 def test_there_is_no_silent_default() -> None:
-    outcome = asyncresult("get", "ok")
+    outcome = in_process("get", "ok")
     assert outcome.status == 2
     assert "--url" in outcome.err
     assert "$ASYNCRESULT_URL" in outcome.err
@@ -25,7 +25,7 @@ def test_there_is_no_silent_default() -> None:
 @pytest.mark.parametrize("command", ["get", "wait", "watch", "info", "tree", "doctor"])
 def test_an_unreachable_server_is_status_5(command: str) -> None:
     url = f"redis://:secret@127.0.0.1:{free_port()}"
-    outcome = asyncresult(command, "ok", "--url", url, "--connect-timeout", "0.5")
+    outcome = in_process(command, "ok", "--url", url, "--connect-timeout", "0.5")
     assert outcome.status == 5
     assert "cannot be reached" in outcome.err
     assert "secret" not in outcome.err
@@ -35,12 +35,12 @@ def test_an_unreachable_server_is_status_5(command: str) -> None:
 def test_a_silent_server_is_status_5(redis_server: RedisServer) -> None:
     url = redis_server.url()
     redis_server.pause()
-    assert asyncresult("ls", "--url", url, "--connect-timeout", "0.5").status == 5
+    assert in_process("ls", "--url", url, "--connect-timeout", "0.5").status == 5
 
 
 @pytest.mark.parametrize("url", ["localhost:6379", "nonsense://x:secret@y", "redis://h/x?nonsense=1", "rpc://"])
 def test_a_wrong_url_is_status_2(url: str) -> None:
-    outcome = asyncresult("ls", "--url", url)
+    outcome = in_process("ls", "--url", url)
     assert outcome.status == 2
     assert outcome.err.count("\n") == 1
     assert "secret" not in outcome.err
@@ -49,7 +49,7 @@ def test_a_wrong_url_is_status_2(url: str) -> None:
 def test_refused_credentials_are_status_5() -> None:
     with RedisServer(password="the-password") as server:
         url = server.url(password="wrong-secret")
-        outcome = asyncresult("get", "ok", "--url", url)
+        outcome = in_process("get", "ok", "--url", url)
         assert outcome.status == 5
         assert "password" in outcome.err
         assert "wrong-secret" not in outcome.err

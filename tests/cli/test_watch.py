@@ -44,8 +44,8 @@ def test_a_line_for_each_state(ending: str) -> None:
 
 @pytest.mark.parametrize(("id", "status"), [("bad", 1), ("gone", 3), ("ok", 0), ("junk", 6)])
 def test_the_exit_status_says_how_it_ended_where_that_is_wanted(id: str, status: int, url: str) -> None:
-    assert asyncresult("watch", "ok", id, "--exit-status", "--url", url).status == status
-    assert asyncresult("watch", "ok", id, "--url", url).status == (6 if id == "junk" else 0)
+    assert in_process("watch", "ok", id, "--exit-status", "--url", url).status == status
+    assert in_process("watch", "ok", id, "--url", url).status == (6 if id == "junk" else 0)
 
 
 def test_json_lines(ending: str) -> None:
@@ -55,7 +55,7 @@ def test_json_lines(ending: str) -> None:
 
 
 def test_timeout(url: str) -> None:
-    outcome = asyncresult("watch", "busy", "--timeout", "0.2", "--url", url)
+    outcome = in_process("watch", "busy", "--timeout", "0.2", "--url", url)
     assert (outcome.status, outcome.err) == (124, "asyncresult: not all had ended after 0.2 seconds\n")
 
 
