@@ -63,7 +63,7 @@ async def _examine(arguments: argparse.Namespace, app: Any) -> AsyncIterator[Fin
             return
     async for finding in store.examine_topology(make_backend(arguments)):
         yield finding
-    async with connected(arguments) as backend:
+    async with connected(arguments, to_examine=True) as backend:
         async for finding in store.examine_store(backend):
             yield finding
 

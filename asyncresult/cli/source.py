@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from ..backend import Backend, connect
-from ..errors import BackendClosed, BackendError, ResultDecodeError, ResultTimeout
+from ..errors import BackendClosed, BackendError, BackendPermissionError, ResultDecodeError, ResultTimeout
 from .output import say
 from .status import CommandError, Status
 
@@ -104,11 +104,14 @@ def load_app(name: Any) -> Any:
 
 
 @asynccontextmanager
-async def connected(arguments: argparse.Namespace, *, to_read: bool = True) -> AsyncGenerator[Backend]:
+async def connected(
+    arguments: argparse.Namespace, *, to_read: bool = True, to_examine: bool = False
+) -> AsyncGenerator[Backend]:
     """The backend, once it has answered. Only this first contact has a limit: a wait outlasts outages.
 
     Args:
         to_read: Whether results are wanted: there are stores whose results never come to another process.
+        to_examine: A user who may do too little is let in: that is what shall be found out.
 
     Raises:
         CommandError: It does not answer in time, or has nothing for us.
@@ -128,6 +131,9 @@ async def connected(arguments: argparse.Namespace, *, to_read: bool = True) -> A
             raise CommandError(f"{backend} cannot be reached: {reason}", Status.UNREACHABLE) from error
         except ResultDecodeError:
             pass
+        except BackendPermissionError as error:
+            if not to_examine or "NOPERM" not in str(error):
+                raise
         log.addHandler(_Said())
         yield backend
 

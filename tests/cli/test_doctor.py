@@ -119,6 +119,8 @@ _WRITER = (
     [
         ("-subscribe", "error", "ACL SETUSER doctor +subscribe"),
         ("-strlen", "error", "ACL SETUSER doctor +strlen"),
+        ("-mget", "error", "ACL SETUSER doctor +mget"),
+        ("resetkeys", "error", "ACL SETUSER doctor ~celery-task-meta-* ~{celery-task-meta-*"),
         ("resetchannels", "error", "ACL SETUSER doctor &celery-task-meta-*"),
         ("-evalsha", "note", "if it shall: ACL SETUSER doctor +evalsha"),
         ("-get -set", "note", "if it shall: ACL SETUSER doctor +get +set"),

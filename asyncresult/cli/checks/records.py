@@ -65,11 +65,10 @@ async def round_trip(backend: Backend, id: str, *, slow: float = LAG_SECONDS) ->
     try:
         lag = await _lag(backend, id)
     except BackendPermissionError as error:
-        if "subscribe" not in str(error) and "channel" not in str(error):
-            return [Finding("notifications", "note", "not examined: this user stores nothing")]
-        server = Server.of(backend)
         rule = missing_rule(backend, str(error), "subscribe")
-        fix = f"ACL SETUSER {await user_name(server)} {rule}"
+        if not rule.startswith(("&", "+subscribe", "+ssubscribe", "+mget")):
+            return [Finding("notifications", "note", "not examined: this user stores nothing")]
+        fix = f"ACL SETUSER {await user_name(Server.of(backend))} {rule}"
         return [Finding("rights", "error", f"this user cannot be notified of results: {error}", fix)]
     except ResultTimeout:
         return [

@@ -82,6 +82,7 @@ def missing_rule(backend: Backend, refusal: str, command: str) -> str:
     Args:
         command: What was called, where the refusal does not name it.
     """
+    refusal = refusal.partition("; give the user")[0]  # what follows are the rules as a whole
     if "channel" in refusal:
         return f"&{backend.task_key('*').decode(errors='replace')}"
     named = _COMMAND.search(refusal)
