@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shlex
 import socket
@@ -13,18 +14,31 @@ from unittest import mock
 import pytest
 import redis
 
-from tests.tools.command_line import Outcome, in_process
+import asyncresult.cli.checks.database
+import asyncresult.cli.checks.records
+import asyncresult.cli.checks.redis
+from tests.tools.command_line import in_process
 from tests.tools.proxy import FaultProxy
 from tests.tools.servers import RedisServer
 
 from .conftest import Store
 
+checks = asyncresult.cli.checks
 Found = dict[str, tuple[str, str, str]]
 
 
-def findings(*words: str, run: Callable[..., Outcome] = in_process) -> Found:
-    """Severity, message and fix of each check; the worst where there are several."""
-    outcome = run("doctor", *words, "--json")
+def findings(*words: str, busy_machine: bool = True) -> Found:
+    """Severity, message and fix of each check; the worst where there are several.
+
+    Args:
+        busy_machine: Nothing is slow, however long it takes.
+    """
+    with contextlib.ExitStack() as stack:
+        if busy_machine:
+            for module in (checks.redis, checks.database):
+                stack.enter_context(mock.patch.object(module, "SLOW_SECONDS", 5.0))
+            stack.enter_context(mock.patch.object(checks.records, "LAG_SECONDS", 5.0))
+        outcome = in_process("doctor", *words, "--json")
     assert outcome.err == ""
     order = ["ok", "note", "warning", "error"]
     found: Found = {}
@@ -101,7 +115,7 @@ def test_a_clock_that_differs(url: str) -> None:
 
 async def test_a_slow_network(proxy: FaultProxy) -> None:
     with proxy.delay(0.3):
-        found = await asyncio.to_thread(findings, "--url", proxy.url())
+        found = await asyncio.to_thread(findings, "--url", proxy.url(), busy_machine=False)
     assert found["latency"][0] == "warning"
     assert found["notifications"][0] == "warning"
 
@@ -238,8 +252,6 @@ def test_reasons_for_one_task(url: str, redis_server: RedisServer) -> None:
 
 def test_a_worker_that_has_died_and_the_states_before(redis_server: RedisServer) -> None:
     async def run() -> None:
-        import asyncresult
-
         async with asyncresult.connect(redis_server.url()) as backend:
             async with backend.track("dies", heartbeat=0.05, history=10) as task:
                 await task.progress(1, 2)
