@@ -134,7 +134,8 @@ async def connected(
         except BackendPermissionError as error:
             if not to_examine or "NOPERM" not in str(error):
                 raise
-        log.addHandler(_Said())
+        if to_read:  # else nothing is waited for, and what goes wrong is an error of the command
+            log.addHandler(_Said())
         yield backend
 
 
