@@ -8,8 +8,9 @@ from pathlib import Path
 
 from support import absent
 
+# Programs beside this one are named celery and django, too.
+sys.path[:] = [path for path in sys.path if path not in ("", str(Path(__file__).parent))]
 absent("celery", "kombu")
-sys.path[:] = [path for path in sys.path if path not in ("", str(Path(__file__).parent))]  # this file is named django
 
 from django.conf import settings
 
