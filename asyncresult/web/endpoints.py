@@ -57,7 +57,11 @@ async def accepted(request: Request, handle: Any, *, base: str | None = None) ->
     name = settings.name_of(request, handle.id)
     links = links_of(place, name)
     seconds = _wanted_wait(request, settings.max_wait)
-    meta = await _meta_after(request, handle, seconds)
+    try:
+        meta = await _meta_after(request, handle, seconds, settings)
+    except Problem:  # too many wait already, but the task has been sent
+        seconds = 0.0
+        meta = await handle.meta()
     body = dump(status_document(meta, name, reveal_errors=settings.reveal_errors, links=links))
     headers = {"Cache-Control": "no-store", "Vary": "Prefer"}
     if seconds and meta.ready:
@@ -85,7 +89,7 @@ async def answer(
 ) -> Response:
     """The status document."""
     seconds = _wanted_wait(request, settings.max_wait)
-    meta = await _meta_after(request, handle, seconds)
+    meta = await _meta_after(request, handle, seconds, settings)
     body = dump(status_document(meta, name, reveal_errors=settings.reveal_errors, links=links))
     tag = etag_of(body)
     headers = {
@@ -165,12 +169,16 @@ def _wanted_wait(request: Request, most: float) -> float:
     return min(float(found[1]), most) if found else 0.0
 
 
-async def _meta_after(request: Request, handle: AsyncResult[Any], seconds: float) -> TaskMeta:
+async def _meta_after(request: Request, handle: AsyncResult[Any], seconds: float, settings: Settings) -> TaskMeta:
     if seconds:
+        client = request.client.host if request.client else ""
+        settings.open_stream(client)
         try:
             return await wait_with_client(request, handle, seconds)
         except ResultTimeout:
             pass
+        finally:
+            settings.close_stream(client)
     return await handle.meta()
 
 

@@ -178,7 +178,7 @@ def router(**options: Any) -> APIRouter:
         "/{task_id}",
         name=settings.route_name,
         response_model=TaskStatus,
-        responses={304: {"description": "Not modified"}},
+        responses={304: {"description": "Not modified"}, 429: {**_PROBLEM, "description": "Too many wait"}},
     )
     async def task_status(
         request: Request,

@@ -47,8 +47,8 @@ class Settings:
         stream_life: Seconds after which a stream ends, and the client comes back.
         ping: Seconds of silence after which a stream sends a comment, so that proxies keep it open.
         retry: Seconds after which a client whose stream has ended comes back.
-        max_streams: Streams at a time, of all clients.
-        max_streams_per_client: Streams at a time from one address. (Behind a proxy the server has to be told which
+        max_streams: Streams, and requests that wait, at a time, of all clients.
+        max_streams_per_client: The same from one address. (Behind a proxy the server has to be told which
             proxy to believe, e.g. ``uvicorn --forwarded-allow-ips``; else all clients have one address.)
         max_ids: Tasks that one stream may follow.
         home: Where a link at the top of the pages leads; None for no link.

@@ -136,6 +136,25 @@ async def test_a_long_poll_is_capped_and_ends_with_its_client(backend: Backend, 
                 await asyncio.sleep(0.005)
 
 
+async def test_waits_are_counted_with_the_streams(backend: Backend) -> None:
+    async def start(request: Request) -> Response:
+        return await accepted(request, AsyncResult("t2"))
+
+    tasks = create_app(authorize=lambda request, id: True, max_streams_per_client=1, max_wait=60)
+    async with serving(Starlette(routes=[Route("/", start, methods=["POST"]), Mount("/tasks", tasks)])) as client:
+        waiting = asyncio.create_task(client.get("/tasks/t1?wait=60"))
+        while not backend.stats().pending:
+            await asyncio.sleep(0.005)
+        refused = await client.get("/tasks/t1?wait=60")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+        assert (await client.get("/tasks/t1")).status_code == 200
+        sent = await client.post("/", headers={"Prefer": "wait=60"})
+        assert (sent.status_code, "preference-applied" in sent.headers) == (202, False)
+        await backend.store_result("t1", 7, "SUCCESS")
+        assert (await waiting).json()["result"] == 7
+        assert (await client.get("/tasks/t1?wait=60")).status_code == 200, "the wait is over"
+
+
 async def test_deleting_and_revoking(backend: Backend, serve: Serve) -> None:
     await backend.store_result("t1", 7, "SUCCESS")
     async with serve() as client:

@@ -148,13 +148,19 @@ export class TaskProgress extends HTMLElement {
         if (!response.ok) throw new Error(response.status);
         this.#take(await response.json());
         if (this.#document.ready) return;
+        // A proxy may drop what it does not know: then nothing has waited.
+        if (!first && !response.headers.has("Preference-Applied")) await this.#pause();
         first = false;
       } catch (error) {
         if (abort.signal.aborted) return;
         this.#status.textContent = this.#texts.offline;
-        await new Promise((resolve) => { this.#timer = setTimeout(resolve, RETRY_MILLISECONDS); });
+        await this.#pause();
       }
     }
+  }
+
+  #pause() {
+    return new Promise((resolve) => { this.#timer = setTimeout(resolve, RETRY_MILLISECONDS); });
   }
 
   #take(status) {

@@ -1,0 +1,134 @@
+"""Many server-sent event streams in one process: ``python -m benchmarks.sse [STREAMS]``.
+
+uvicorn serves ``create_app()`` over a private server; a second process opens the streams, each of another task; then all
+tasks end at once. Printed are the memory of a stream, the CPU of the server while nothing happens, and the time until every
+client has the last event. Needs as many file descriptors as streams, in each process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import asyncresult
+from asyncresult.web import create_app
+from tests.tools.servers import RedisServer, free_port
+
+IDLE_SECONDS = 5.0
+BATCH = 100
+
+
+def main(streams: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, streams + 200)), hard))
+    context = multiprocessing.get_context("spawn")
+    with RedisServer() as redis:
+        port = free_port()
+        ours, theirs = context.Pipe()
+        server = context.Process(target=serve, args=(redis.url(), port, streams), daemon=True)
+        clients = context.Process(target=follow, args=(port, streams, theirs), daemon=True)
+        server.start()
+        try:
+            wait_for_port(port)
+            before = resident(server.pid)
+            clients.start()
+            ours.recv()  # all have their first event
+            each = (resident(server.pid) - before) / streams
+            began, cpu = time.monotonic(), cpu_of(server.pid)
+            time.sleep(IDLE_SECONDS)
+            idle = 100 * (cpu_of(server.pid) - cpu) / (time.monotonic() - began)
+            began, cpu = time.monotonic(), cpu_of(server.pid)
+            asyncio.run(end_all(redis.url(), streams))
+            ours.recv()  # all have the last one
+            took = time.monotonic() - began
+            print(f"{streams} streams: {each / 1000:.0f} kB each, idle CPU {idle:.1f} %")
+            print(f"all had the end {took:.2f} s after the first was stored; server CPU {cpu_of(server.pid) - cpu:.2f} s")
+        finally:
+            for process in (clients, server):
+                if process.pid is not None:
+                    process.kill()
+
+
+def serve(url: str, port: int, streams: int) -> None:
+    import uvicorn
+
+    async def run() -> None:
+        async with asyncresult.connect(url):
+            app = create_app(authorize=everybody, max_streams=streams, max_streams_per_client=streams)
+            config = uvicorn.Config(app, port=port, log_level="warning", backlog=4096, lifespan="off")
+            await uvicorn.Server(config).serve()
+
+    asyncio.run(run())
+
+
+def everybody(request: Any, task_id: str) -> bool:
+    return True
+
+
+def follow(port: int, streams: int, done: Connection) -> None:
+    async def run() -> None:
+        opened: list[Callable[[], Any]] = []
+        for start in range(0, streams, BATCH):
+            opened += await asyncio.gather(*(open_stream(port, n) for n in range(start, min(start + BATCH, streams))))
+        done.send("open")
+        await asyncio.gather(*(end() for end in opened))
+        done.send("ended")
+
+    asyncio.run(run())
+
+
+async def open_stream(port: int, number: int) -> Callable[[], Any]:
+    """Follow a task as far as its first event; returns what waits for the end of the stream."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET /t{number}/events HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+    await reader.readuntil(b"data: ")
+
+    async def end() -> None:
+        await reader.readuntil(b"event: done")
+        writer.close()
+
+    return end
+
+
+async def end_all(url: str, streams: int) -> None:
+    async with asyncresult.connect(url) as backend:
+        for start in range(0, streams, BATCH):
+            numbers = range(start, min(start + BATCH, streams))
+            await asyncio.gather(*(backend.store_result(f"t{n}", n, "SUCCESS") for n in numbers))
+
+
+def wait_for_port(port: int) -> None:
+    """Until the server accepts connections."""
+    import socket
+
+    for _ in range(600):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise TimeoutError("the server has not started")
+
+
+def resident(pid: int | None) -> int:
+    """Bytes."""
+    with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_of(pid: int | None) -> float:
+    """Seconds so far."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
