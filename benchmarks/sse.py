@@ -49,7 +49,9 @@ def main(streams: int) -> None:
             ours.recv()  # all have the last one
             took = time.monotonic() - began
             print(f"{streams} streams: {each / 1000:.0f} kB each, idle CPU {idle:.1f} %")
-            print(f"all had the end {took:.2f} s after the first was stored; server CPU {cpu_of(server.pid) - cpu:.2f} s")
+            print(
+                f"all had the end {took:.2f} s after the first was stored; server CPU {cpu_of(server.pid) - cpu:.2f} s"
+            )
         finally:
             for process in (clients, server):
                 if process.pid is not None:
