@@ -1,8 +1,8 @@
 """Many server-sent event streams in one process: ``python -m benchmarks.sse [STREAMS]``.
 
-uvicorn serves ``create_app()`` over a private server; a second process opens the streams, each of another task; then all
-tasks end at once. Printed are the memory of a stream, the CPU of the server while nothing happens, and the time until every
-client has the last event. Needs as many file descriptors as streams, in each process.
+uvicorn serves ``create_app()`` over a private server; a second process opens the streams, each of another task; then
+all tasks end at once. Printed are the memory of a stream, the CPU of the server while nothing happens, and the time
+until every client has the last event. Needs as many file descriptors as streams, in each process.
 """
 
 from __future__ import annotations
