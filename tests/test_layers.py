@@ -81,7 +81,7 @@ TABLE = [
     ("storage", "_storage.engines"),
     ("storage", "_storage.engine"),
     ("storage", "_storage.decoding"),
-    ("storage", "_storage.options _storage.keys _storage.documents _storage.marks"),
+    ("storage", "_storage.options _storage.keys _storage.documents _storage.marks _storage.lag"),
     ("loop", "_storage.polling"),
     ("loop", "_storage.waiters _redis.subscriber _portal promise"),
     ("loop", "_storage.delivery"),

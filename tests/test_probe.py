@@ -12,6 +12,8 @@ import asyncresult
 from asyncresult import Backend, Probe, ResultTimeout, TaskRevoked, WaitEnded
 from asyncresult.probe import Outcome
 
+from .backends.waiting import until
+
 
 class Recorder(Probe):
     """Keeps what it sees."""
@@ -142,3 +144,48 @@ async def test_a_base_class_sees_nothing() -> None:
         backend.add_probe(Probe())
         await backend.mark_as_done("t", 1)
         assert await backend.result("t") == 1
+
+
+async def test_a_result_that_was_never_announced_is_counted(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with asyncresult.connect(redis_url, safety_interval=0.2) as backend:
+        await backend.mark_as_done("other", 1)
+        record = await backend.get_raw("other")
+        assert record is not None
+        waiting = asyncio.ensure_future(_await(backend.result("t")))
+        await until(lambda: backend.stats().subscribed == 1 and backend.stats().sweeps > 0)
+        with caplog.at_level(logging.INFO, "asyncresult"):
+            await backend.command("SET", backend.task_key("t"), record.replace(b'"other"', b'"t"'))
+            assert await waiting == 1
+            await until(lambda: backend.stats().lost == 1)
+        assert "1 results whose notification never came" in caplog.text
+        assert (backend.stats().pushed, backend.stats().read) == (0, 1)
+        for n in range(5):  # what is announced is not counted, whoever is first
+            announced = asyncio.ensure_future(_await(backend.result(f"a{n}")))
+            await asyncio.sleep(0.1)
+            await backend.mark_as_done(f"a{n}", n)
+            assert await announced == n
+        await until(lambda: backend.stats().subscribed == 0)
+        assert backend.stats().lost == 1
+
+
+async def test_the_lag_is_sampled(backend: Backend) -> None:
+    lags: list[float] = []
+
+    class Lags(Probe):
+        def notified(self, lag: float) -> None:
+            lags.append(lag)
+
+    probe = Lags()
+    backend.add_probe(probe)
+    waiting = asyncio.ensure_future(_await(backend.result("a")))
+    await until(lambda: backend.stats().subscribed == 1)
+    await backend.mark_as_done("a", 1)
+    await waiting
+    assert len(lags) == 1
+    assert 0 <= lags[0] < 60
+    backend.remove_probe(probe)
+    waiting = asyncio.ensure_future(_await(backend.result("b")))
+    await until(lambda: backend.stats().pending == 1)
+    await backend.mark_as_done("b", 1)
+    await waiting
+    assert len(lags) == 1

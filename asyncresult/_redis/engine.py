@@ -263,14 +263,10 @@ class RedisEngine(Engine):
         return self._topology.last_error
 
     def stats(self) -> BackendStats:
-        table = self.waiters
         return BackendStats(
             connected=self._topology.is_connected,
-            pending=table.pending,
-            subscribed=table.subscribed,
             reconnects=sum(subscriber.reconnects for subscriber in self._topology.subscribers),
-            sweeps=table.sweeps,
-            decode_errors=table.decode_errors,
+            **self.waiters.counts(),
             last_error=self.last_error,
         )
 

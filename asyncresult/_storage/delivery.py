@@ -15,7 +15,7 @@ A large record is decoded away from the loop: what comes behind it meanwhile wai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..errors import AsyncResultError
 from ..meta import TaskMeta
@@ -44,6 +44,10 @@ class Delivery(Rounds):
     ) -> None:
         super().__init__(source, loop=loop, safety_interval=safety_interval, read_chunk=read_chunk)
         self._verify_key = verify_key
+        #: Final records that came as messages, and by reads.
+        self.received = self.read = 0
+        #: Called with each that came as a message, if set.
+        self.on_received: Callable[[TaskMeta], object] | None = None
 
     def discard(self, key: bytes, listener: Listener) -> None:
         """Take ``listener`` off. Harmless when it is not there."""
@@ -55,6 +59,9 @@ class Delivery(Rounds):
 
     def _ended(self, entry: Entry, meta: TaskMeta) -> None:
         """A final record was published: all that was published before it has arrived."""
+        self.received += 1
+        if self.on_received is not None:
+            self.on_received(meta)
         progress = entry.progress
         if progress is not None:
             if progress.backlog is not None and self._end_for_most(entry, meta):
@@ -66,6 +73,9 @@ class Delivery(Rounds):
 
     def _found_final(self, entry: Entry, meta: TaskMeta) -> None:
         """A read has found a final record: what was published before it may be on its way."""
+        self.read += 1
+        if entry.key in self._swept:
+            self._found_by_sweep.add(entry.key)
         if entry.subscription == NONE or self._verify_key or not self._end_for_most(entry, meta):
             self._finish(entry, meta)
         else:

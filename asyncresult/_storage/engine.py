@@ -33,6 +33,9 @@ class BackendStats(msgspec.Struct, frozen=True):
         reconnects: Subscription connections lost so far.
         sweeps: Safety sweeps so far.
         decode_errors: Records that could not be read so far.
+        pushed: Results that came as a notification, so far.
+        read: Results that were found by reading, so far: they were stored before somebody waited, or during an outage.
+        lost: Those among them that a sweep has found, and whose notification never came.
         last_error: Why the subscription is down, if it is.
         received: Replies that came so far (``rpc://``).
         refused: Those among them that belong to no task, or cannot be read.
@@ -47,6 +50,9 @@ class BackendStats(msgspec.Struct, frozen=True):
     reconnects: int = 0
     sweeps: int = 0
     decode_errors: int = 0
+    pushed: int = 0
+    read: int = 0
+    lost: int = 0
     last_error: str | None = None
     received: int = 0
     refused: int = 0

@@ -33,6 +33,10 @@ class Engines:
         self.latest = engine
         return engine
 
+    def all(self) -> list[Engine]:
+        """Those of this process."""
+        return [engine for engine in list(self._by_loop.values()) if engine.forks == Engine.fork_count]
+
     def serve(self, table: Waiters) -> bool:
         """Whether ``table`` belongs to an engine that is still open, on whatever loop."""
         return any(

@@ -301,13 +301,9 @@ class MemoryEngine(Engine):
         return future
 
     def stats(self) -> BackendStats:
-        table = self.waiters
         return BackendStats(
             connected=True,
-            pending=table.pending,
-            subscribed=table.subscribed,
-            sweeps=table.sweeps,
-            decode_errors=table.decode_errors,
+            **self.waiters.counts(),
         )
 
     async def aclose(self, timeout: float) -> None:

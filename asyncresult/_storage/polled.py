@@ -441,14 +441,10 @@ class PolledEngine(MemoryEngine):
         return self._last_error
 
     def stats(self) -> BackendStats:
-        table = self.waiters
         return BackendStats(
             connected=self._last_error is None,
-            pending=table.pending,
-            subscribed=table.subscribed,
             reconnects=self._outages,
-            sweeps=table.sweeps,
-            decode_errors=table.decode_errors,
+            **self.waiters.counts(),
             last_error=self._last_error,
         )
 

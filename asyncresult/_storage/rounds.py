@@ -8,6 +8,7 @@ answers is decided above, in :mod:`.waiters`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections import deque
 from collections.abc import Callable
@@ -31,6 +32,8 @@ from .entries import (
 )
 
 __all__ = ["READ_CHUNK", "Rounds", "Source"]
+
+logger = logging.getLogger("asyncresult")
 
 #: Keys a read. Larger chunks gain nothing measurable (benchmarks: stored) and delay the first answer.
 READ_CHUNK = 1000
@@ -77,6 +80,11 @@ class Rounds:
         self, source: Source, *, loop: asyncio.AbstractEventLoop, safety_interval: float, read_chunk: int
     ) -> None:
         self.sweeps: int = 0
+        #: Results that a sweep has found, and whose notification never came.
+        self.lost: int = 0
+        # What the sweep that came last reads again, and what of it was there.
+        self._swept: set[bytes] = set()
+        self._found_by_sweep: set[bytes] = set()
         self._source = source
         self._loop = loop
         self._safety_interval = safety_interval
@@ -97,9 +105,12 @@ class Rounds:
 
     def sweep(self) -> None:
         """Read every waited-for key: notifications may have been lost."""
+        self._swept.clear()
         for entry in self._entries.values():
             if entry.listeners is not None and entry.read == IDLE:
                 self._want_read(entry)
+                if entry.subscription == ACKED:
+                    self._swept.add(entry.key)
 
     def overdue(self) -> None:
         """The reads under way take long: nothing else waits for them any more."""
@@ -148,6 +159,8 @@ class Rounds:
         self._to_subscribe.clear()
         self._to_read.clear()
         self._idle.clear()
+        self._swept.clear()
+        self._found_by_sweep.clear()
         self._idle_before = self._put_off = 0
         self._reading = 0
         return entries
@@ -208,6 +221,8 @@ class Rounds:
             self._reap_handle = self._loop.call_later(LINGER, self._reap)
             return
         self._put_off = self._idle_before = 0
+        if self._found_by_sweep:
+            self._count_lost()
         unwanted = []
         idle, self._idle = self._idle[:KEYS_AT_ONCE], self._idle[KEYS_AT_ONCE:]
         for entry in idle:
@@ -226,6 +241,15 @@ class Rounds:
         if not self._entries and self._sweep_handle is not None:
             self._sweep_handle.cancel()
             self._sweep_handle = None
+
+    def _count_lost(self) -> None:
+        """What a sweep has found a LINGER ago: its notification would have come by now."""
+        lost = len(self._found_by_sweep)
+        self._found_by_sweep.clear()
+        self.lost += lost
+        logger.info(
+            "the sweep has found %d results whose notification never came", lost, extra={"event": "lost notifications"}
+        )
 
     def _schedule_sweep(self) -> None:
         # Jittered, so that a thousand processes that started together do not sweep together.

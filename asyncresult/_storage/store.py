@@ -25,6 +25,7 @@ from .documents import document_of, lifetime, precedes
 from .engine import BackendStats, Engine, Health
 from .engines import Engines
 from .keys import HISTORY, REVOKE, Keys
+from .lag import LagSampler
 from .marks import Marks
 
 if TYPE_CHECKING:
@@ -416,7 +417,12 @@ class Store(Marks, Keys):
     # -- connections --------------------------------------------------------------------------------
 
     def _start_engine(self) -> Engine:
-        return self.driver.start_engine(self)
+        engine = self.driver.start_engine(self)
+        self._watch_lag(engine)
+        return engine
+
+    def _watch_lag(self, engine: Engine) -> None:
+        engine.waiters.on_received = LagSampler(engine.loop, self.probe) if self.probe is not None else None
 
     def _serves(self, table: Waiters) -> bool:
         """Whether ``table`` belongs to an engine that is still open, on whatever loop."""
@@ -454,12 +460,20 @@ class Store(Marks, Keys):
 
     def add_probe(self, probe: Probe) -> None:
         """Have a probe see what happens from now on: how waits end, what is stored. It may see several backends."""
-        self.probe = Probes((*(self.probe.probes if self.probe is not None else ()), probe))
+        self._set_probes([*self._probes, probe])
 
     def remove_probe(self, probe: Probe) -> None:
         """Take a probe off. Harmless when it is not there."""
-        others = [other for other in (self.probe.probes if self.probe is not None else ()) if other is not probe]
-        self.probe = Probes(others) if others else None
+        self._set_probes([other for other in self._probes if other is not probe])
+
+    @property
+    def _probes(self) -> tuple[Probe, ...]:
+        return self.probe.probes if self.probe is not None else ()
+
+    def _set_probes(self, probes: list[Probe]) -> None:
+        self.probe = Probes(probes) if probes else None
+        for engine in self._engines.all():
+            self._watch_lag(engine)
 
     def stats(self) -> BackendStats:
         """Counters of the connections that were used last; zeros where there are none. (Each loop has its own.)"""

@@ -34,6 +34,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypedDict
 
 from ..codec.codec import LARGE_PAYLOAD_BYTES
 from ..errors import AsyncResultError, ResultDecodeError
@@ -60,6 +61,18 @@ from .entries import (
 from .rounds import READ_CHUNK, Source
 
 __all__ = ["Waiters"]
+
+
+class Counts(TypedDict):
+    """See the fields of that name of :class:`asyncresult.BackendStats`."""
+
+    pending: int
+    subscribed: int
+    sweeps: int
+    decode_errors: int
+    pushed: int
+    read: int
+    lost: int
 
 
 class Waiters(Delivery):
@@ -150,6 +163,18 @@ class Waiters(Delivery):
         """Keys with an acknowledged subscription, lingering ones included."""
         return sum(entry.subscription == ACKED for entry in self._entries.values())
 
+    def counts(self) -> Counts:
+        """What the statistics of a backend say of the table."""
+        return {
+            "pending": self.pending,
+            "subscribed": self.subscribed,
+            "sweeps": self.sweeps,
+            "decode_errors": self.decode_errors,
+            "pushed": self.received,
+            "read": self.read,
+            "lost": self.lost,
+        }
+
     # -- what happened --------------------------------------------------------------------------------
 
     def connected(self) -> None:
@@ -163,6 +188,7 @@ class Waiters(Delivery):
     def disconnected(self) -> None:
         """The connection is lost: no acknowledgement counts any more."""
         self._connected = False
+        self._found_by_sweep.clear()  # what was on its way will never come: that is an outage
         for entry in list(self._entries.values()):
             self._unsubscribed(entry)
             if entry.listeners is None and self._entries.get(entry.key) is entry:
@@ -217,6 +243,8 @@ class Waiters(Delivery):
         """A message arrived on ``key``'s channel."""
         entry = self._entries.get(key)
         if entry is None or entry.listeners is None:
+            if self._found_by_sweep:
+                self._found_by_sweep.discard(key)  # it was on its way
             return
         if self._verify_key:
             self._want_read(entry)  # whatever it says

@@ -38,3 +38,35 @@ async def test_the_address_has_no_secret(redis_url: str) -> None:
     text = generate_latest(registry).decode()
     assert "secret" not in text
     assert 'asyncresult_reconnects_total{backend="redis://127.0.0.1:1/0"} 0.0' in text
+
+
+async def test_how_long_it_takes_is_measured(redis_url: str) -> None:
+    registry = CollectorRegistry()
+    async with asyncresult.connect(redis_url) as backend:
+        measuring = collector(backend)
+        registry.register(measuring)
+
+        def value(name: str, **labels: str) -> float | None:
+            return registry.get_sample_value(f"asyncresult_{name}", {"backend": str(backend), **labels})
+
+        waiting = asyncio.ensure_future(backend.result("t").get())
+        while backend.stats().subscribed < 1:
+            await asyncio.sleep(0.01)
+        async with backend.track("t"):
+            pass
+        await waiting
+        await backend.store_result("u", 1, "MINE")
+        assert not await backend.store_result("t", 1, "STARTED")
+        await backend.result("t").get()
+        assert value("wait_duration_seconds_count", outcome="success") == 2
+        assert value("notification_lag_seconds_count") == 1
+        assert value("records_total", source="pushed") == 1
+        assert value("records_total", source="read") == 1
+        assert value("lost_notifications_total") == 0
+        assert value("task_duration_seconds_count", outcome="success") == 1
+        assert value("store_duration_seconds_count", state="SUCCESS", kept="yes") == 1
+        assert value("store_duration_seconds_count", state="STARTED", kept="no") == 1
+        assert value("store_duration_seconds_count", state="custom", kept="yes") == 1
+        measuring.close()
+        await backend.result("t").get()
+        assert value("wait_duration_seconds_count", outcome="success") == 2

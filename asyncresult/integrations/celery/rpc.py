@@ -269,14 +269,11 @@ class RpcEngine(MemoryEngine):
         )
 
     def stats(self) -> BackendStats:
-        receiver, table = self.replies.receiver, self.waiters
+        receiver = self.replies.receiver
         return BackendStats(
             connected=receiver.connected,
-            pending=table.pending,
-            subscribed=table.subscribed,
             reconnects=receiver.reconnects,
-            sweeps=table.sweeps,
-            decode_errors=table.decode_errors,
+            **self.waiters.counts(),
             last_error=receiver.last_error,
             received=receiver.received,
             refused=self.replies.refused,
