@@ -45,7 +45,8 @@ class Delivery(Rounds):
         super().__init__(source, loop=loop, safety_interval=safety_interval, read_chunk=read_chunk)
         self._verify_key = verify_key
         #: Final records that came as messages, and by reads.
-        self.received = self.read = 0
+        self.received: int = 0
+        self.read: int = 0
         #: Called with each that came as a message, if set.
         self.on_received: Callable[[TaskMeta], object] | None = None
 

@@ -19,14 +19,12 @@ from .._checks import check_lifetime, check_seconds
 from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec
 from ..errors import AsyncResultError, BackendClosed, BackendError
 from ..meta import TaskMeta
-from ..probe import Probe, Probes
 from ..states import PENDING, STARTED, SUCCESS
 from .documents import document_of, lifetime, precedes
 from .engine import BackendStats, Engine, Health
-from .engines import Engines
 from .keys import HISTORY, REVOKE, Keys
-from .lag import LagSampler
 from .marks import Marks
+from .probed import Probed, report_stored
 
 if TYPE_CHECKING:
     from .waiters import Waiters
@@ -55,7 +53,7 @@ class Driver(ABC):
         """The address, without secrets."""
 
 
-class Store(Marks, Keys):
+class Store(Marks, Probed, Keys):
     """Stores records of tasks and reads them. Options: see :class:`asyncresult.Backend`.
 
     Raises:
@@ -98,7 +96,8 @@ class Store(Marks, Keys):
             max_result_bytes=max_result_bytes,
             exceptions=exceptions,
         )
-        super().__init__(key_prefix)
+        Keys.__init__(self, key_prefix)
+        Probed.__init__(self)
         self.driver = driver
         #: Ways to reach whoever runs tasks; see :mod:`asyncresult.control`.
         self.controllers: list[Any] = []
@@ -108,9 +107,6 @@ class Store(Marks, Keys):
         self.companions: list[Store] = []
         #: Failures of tasks that ran here which no handle has seen yet: id, and what will be logged.
         self.unseen_failures: dict[str, str] = {}
-        #: What is reported to, if anybody measures; see :meth:`add_probe`.
-        self.probe: Probes | None = None
-        self._engines = Engines()
         self._address = str(driver)
         self._closed = False
 
@@ -323,7 +319,7 @@ class Store(Marks, Keys):
             attempt=_attempt_of(request, state, again),
         )
         if self.probe is not None:
-            stored.add_done_callback(functools.partial(_report_stored, self.probe, time.perf_counter(), state))
+            stored.add_done_callback(functools.partial(report_stored, self.probe, time.perf_counter(), state))
         return stored
 
     async def forget(self, *ids: str) -> int:
@@ -418,11 +414,8 @@ class Store(Marks, Keys):
 
     def _start_engine(self) -> Engine:
         engine = self.driver.start_engine(self)
-        self._watch_lag(engine)
+        self._sample_lag(engine)
         return engine
-
-    def _watch_lag(self, engine: Engine) -> None:
-        engine.waiters.on_received = LagSampler(engine.loop, self.probe) if self.probe is not None else None
 
     def _serves(self, table: Waiters) -> bool:
         """Whether ``table`` belongs to an engine that is still open, on whatever loop."""
@@ -458,23 +451,6 @@ class Store(Marks, Keys):
         """Whether the backend was closed."""
         return self._closed
 
-    def add_probe(self, probe: Probe) -> None:
-        """Have a probe see what happens from now on: how waits end, what is stored. It may see several backends."""
-        self._set_probes([*self._probes, probe])
-
-    def remove_probe(self, probe: Probe) -> None:
-        """Take a probe off. Harmless when it is not there."""
-        self._set_probes([other for other in self._probes if other is not probe])
-
-    @property
-    def _probes(self) -> tuple[Probe, ...]:
-        return self.probe.probes if self.probe is not None else ()
-
-    def _set_probes(self, probes: list[Probe]) -> None:
-        self.probe = Probes(probes) if probes else None
-        for engine in self._engines.all():
-            self._watch_lag(engine)
-
     def stats(self) -> BackendStats:
         """Counters of the connections that were used last; zeros where there are none. (Each loop has its own.)"""
         engine = self._engines.latest
@@ -487,11 +463,6 @@ class Store(Marks, Keys):
     def __str__(self) -> str:
         """The backend's address without secrets."""
         return self._address
-
-
-def _report_stored(probe: Probes, begun: float, state: str, stored: asyncio.Future[bool]) -> None:
-    if not stored.cancelled() and stored.exception() is None:
-        probe.stored(time.perf_counter() - begun, state, stored.result())
 
 
 def engine_of(store: Store) -> Engine:

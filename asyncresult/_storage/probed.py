@@ -1,0 +1,76 @@
+"""Who measures a store: its probes, and what they are told beside the ends of waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from ..errors import ResultDecodeError
+from ..meta import TaskMeta
+from ..probe import Probe, Probes
+from .engine import Engine
+from .engines import Engines
+
+__all__ = ["Probed", "report_stored"]
+
+#: Seconds between two notifications whose lag is reported: each of thousands would cost more than its record.
+LAG_INTERVAL = 0.01
+
+
+class Probed:
+    """A store's engines, and its probes.
+
+    Attributes:
+        probe: What is reported to; None where nobody measures.
+    """
+
+    def __init__(self) -> None:
+        self.probe: Probes | None = None
+        self._engines: Engines = Engines()
+
+    def add_probe(self, probe: Probe) -> None:
+        """Have a probe see what happens from now on: how waits end, what is stored. It may see several backends."""
+        self._set_probes([*self._probes, probe])
+
+    def remove_probe(self, probe: Probe) -> None:
+        """Take a probe off. Harmless when it is not there."""
+        self._set_probes([other for other in self._probes if other is not probe])
+
+    @property
+    def _probes(self) -> tuple[Probe, ...]:
+        return self.probe.probes if self.probe is not None else ()
+
+    def _set_probes(self, probes: list[Probe]) -> None:
+        self.probe = Probes(probes) if probes else None
+        for engine in self._engines.all():
+            self._sample_lag(engine)
+
+    def _sample_lag(self, engine: Engine) -> None:
+        engine.waiters.on_received = _LagSampler(engine.loop, self.probe) if self.probe is not None else None
+
+
+def report_stored(probe: Probe, begun: float, state: str, stored: asyncio.Future[bool]) -> None:
+    """The callback of a store that began at that value of the performance counter."""
+    if not stored.cancelled() and stored.exception() is None:
+        probe.stored(time.perf_counter() - begun, state, stored.result())
+
+
+class _LagSampler:
+    """Called with final records that have arrived as messages; reports the time since ``date_done`` of some."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, probe: Probe) -> None:
+        self._loop = loop
+        self._probe = probe
+        self._next = 0.0
+
+    def __call__(self, meta: TaskMeta) -> None:
+        now = self._loop.time()
+        if now < self._next:
+            return
+        self._next = now + LAG_INTERVAL
+        try:
+            done = meta.date_done
+        except ResultDecodeError:
+            return
+        if done is not None:
+            self._probe.notified(max(0.0, time.time() - done.timestamp()))
