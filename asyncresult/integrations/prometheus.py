@@ -4,9 +4,9 @@
 
     REGISTRY.register(collector(backend))        # prometheus_client's registry; any number of backends
 
-Gauges and counters are pulled from :meth:`Backend.stats` when Prometheus scrapes; histograms are filled by a probe, once
-for each wait that ends, whether it is for one task or for thousands. No label carries an id; ``backend`` is the address
-without secrets.
+Gauges and counters are pulled from :meth:`Backend.stats` when Prometheus scrapes; histograms are filled by a probe,
+once for each wait that ends, whether it is for one task or for thousands. No label carries an id; ``backend`` is the
+address without secrets.
 """
 
 from __future__ import annotations
