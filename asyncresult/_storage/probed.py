@@ -1,4 +1,4 @@
-"""Who measures a store: its probes, and what they are told beside the ends of waits."""
+"""Who measures a store: its probes, and what they see beside the ends of waits."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ __all__ = ["BackendCollector", "collector"]
 _GAUGES = {
     "waiters": ("pending", "Tasks that are waited for."),
     "subscriptions": ("subscribed", "Tasks whose channel is subscribed."),
-    "connected": ("connected", "Whether the connections stand (1) or are being made anew (0)."),
+    "connected": ("connected", "Whether the connections are up (1) or are being made anew (0)."),
 }
 _COUNTERS = {
     "reconnects": ("reconnects", "Subscription connections lost."),
