@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
 
 import asyncresult
 from asyncresult.integrations.prometheus import collector
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def sample(registry: CollectorRegistry, name: str, backend: asyncresult.Backend) -> float | None:
@@ -70,3 +75,24 @@ async def test_how_long_it_takes_is_measured(redis_url: str) -> None:
         measuring.close()
         await backend.result("t").get()
         assert value("wait_duration_seconds_count", outcome="success") == 2
+
+
+async def test_dashboard_alerts_and_page_name_metrics_that_exist() -> None:
+    registry = CollectorRegistry()
+    async with asyncresult.connect("memory://") as backend:
+        registry.register(collector(backend))
+        await backend.mark_as_done("t", 1)
+        await backend.result("t")
+        exposed = {name for family in registry.collect() for name in _series(family)}
+    for path in ("dashboards/asyncresult.json", "dashboards/alerts.yml", "howto/operate.md"):
+        named = set(re.findall(r"\basyncresult_[a-z_]+", (DOCS / path).read_text(encoding="utf-8")))
+        assert len(named) >= 4
+        assert named - exposed == set(), path
+
+
+def _series(family: Metric) -> set[str]:
+    if family.type == "counter":
+        return {f"{family.name}_total"}
+    if family.type == "histogram":
+        return {family.name, *(f"{family.name}_{end}" for end in ("bucket", "count", "sum"))}
+    return {family.name}
