@@ -63,6 +63,14 @@ def _show_titles(app: object, page: str, source: list[str]) -> None:
     source[0] = _TITLED.sub(r"\1```{code-block} \2\n\1:caption: \3\n", source[0])
 
 
+def _make_rubrics(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """A heading in a docstring ("Theory of operation") is no section of the page: several modules have the same."""
+    for number in range(len(lines) - 1, 0, -1):
+        if re.fullmatch(r"=+|-+", lines[number]) and len(lines[number]) == len(lines[number - 1]) > 3:
+            lines[number - 1 : number + 1] = [f".. rubric:: {lines[number - 1]}", ""]
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.connect("source-read", _show_titles)
+    app.connect("autodoc-process-docstring", _make_rubrics)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

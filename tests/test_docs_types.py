@@ -70,6 +70,15 @@ GIVEN = {
         @task(app)
         def make_report(number: int) -> str: return str(number)
     """,
+    "docs/howto/migrate.md": """
+        import asyncio
+        import asyncresult
+        import celery
+        import celery.result
+        from typing import Any
+        app = celery.Celery()
+        task_id: str
+    """,
     "docs/howto/other-stores.md": """
         import asyncresult
         from celery import Celery

@@ -74,12 +74,24 @@ async def test_background_work(redis_url: str, tmp_path: Path, monkeypatch: pyte
         assert answer == {"status": "SUCCESS", "result": ["cat.png@100", "cat.png@200"]}
 
 
+async def test_deployment(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastapi")
+    write_code("deployment.md", tmp_path)
+    monkeypatch.setenv("RESULTS_URL", redis_url)
+    app = runpy.run_path(str(tmp_path / "main.py"))["app"]
+    async with serving(app):
+        assert (await ask(app, "GET", "/healthz"))["ok"] is True
+        assert await ask(app, "GET", "/livez") == "alive"
+
+
 @asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[None]:
     """The lifespan of an ASGI app, as a server plays it."""
     to_app: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     from_app: asyncio.Queue[dict[str, str]] = asyncio.Queue()
-    running = asyncio.create_task(app({"type": "lifespan", "asgi": {"version": "3.0"}}, to_app.get, from_app.put))
+    running = asyncio.create_task(
+        app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, to_app.get, from_app.put)
+    )
     await to_app.put({"type": "lifespan.startup"})
     assert (await from_app.get())["type"] == "lifespan.startup.complete"
     yield

@@ -1,0 +1,10 @@
+"""``pip install "asyncresult[django]"``, then ``python manage.py runserver``, and http://localhost:8000/start"""
+
+import os
+import sys
+
+from django.core.management import execute_from_command_line
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite.settings")
+    execute_from_command_line(sys.argv)
