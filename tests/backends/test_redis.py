@@ -318,7 +318,7 @@ def test_urls(url: str, shown: str) -> None:
         ("localhost", {}, "without scheme"),
         ("redis://host/notanumber", {}, "number of a database"),
         ("redis://host:notaport/0", {}, "(?i)port"),
-        ("redis://host/0?timeout=3", {}, "unknown backend option 'timeout'.*socket_timeout"),
+        ("redis://host/0?sockettimeout=3", {}, "unknown backend option 'sockettimeout'.*socket_timeout"),
         ("redis://host/0?db=x", {}, "db='x'"),
         ("redis://host/0?verify_key=perhaps", {}, "true or false"),
         ("redis://host/0", {"frobnicate": 1}, "unknown backend option 'frobnicate'"),
