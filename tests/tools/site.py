@@ -1,12 +1,13 @@
 """The built site is whole, and can be read: ``python3 dev docs`` runs this when Sphinx is done.
 
-Every internal link leads to a page and a place in it. In Chromium, where it is installed, pages of each kind are opened on a
-phone, a laptop and a large screen, light and dark: nothing is wider than the window, and axe finds no barrier.
+Every internal link leads to a page and a place in it. In Chromium, where it is installed, pages of each kind are opened
+on a phone, a laptop and a large screen, light and dark: nothing is wider than the window, and axe finds no barrier.
 ``ASYNCRESULT_SCREENSHOTS=directory`` keeps pictures.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import sys
@@ -75,15 +76,16 @@ def broken_links(site: Path) -> Iterator[str]:
 
 def look(site: Path, chromium: str) -> Iterator[str]:
     """What is wrong with the pages as Chromium shows them."""
-    import axe_playwright_python
     from playwright.sync_api import sync_playwright
 
-    axe = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    axe = (Path(str(importlib.import_module("axe_playwright_python").__file__)).parent / "axe.min.js").read_text(
+        encoding="utf-8"
+    )
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
         for scheme in ("light", "dark"):
             for width in WIDTHS:
-                window = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+                window = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
                 for name in PAGES:
                     window.goto((site / f"{name}.html").resolve().as_uri())
                     for text in _look_at(window, axe):
@@ -107,11 +109,10 @@ def main() -> int:
     found = list(broken_links(SITE))
     chromium = shutil.which("chromium")
     if chromium is None:
-        print("no chromium: the pages were not looked at", file=sys.stderr)
+        sys.stderr.write("no chromium: the pages were not looked at\n")
     else:
         found += look(SITE, chromium)
-    for text in found:
-        print(text)
+    sys.stdout.writelines(f"{text}\n" for text in found)
     return 1 if found else 0
 
 
