@@ -25,10 +25,15 @@ html_theme = "furo"
 html_title = f"asyncresult {release}"
 html_static_path: list[str] = []
 html_extra_path = ["llms.txt"]
-html_theme_options = {"source_repository": "https://github.com/asyncresult/asyncresult", "source_directory": "docs/"}
+html_theme_options = {
+    "source_repository": "https://github.com/asyncresult/asyncresult",
+    "source_directory": "docs/",
+    "top_of_page_buttons": [],
+}
 html_show_sphinx = False
-pygments_style = "friendly"
-pygments_dark_style = "monokai"
+html_show_sourcelink = False
+pygments_style = "a11y-high-contrast-light"
+pygments_dark_style = "a11y-high-contrast-dark"
 
 # Pages are Markdown that can be read on its own, too; links between them are checked.
 source_suffix = {".md": "markdown"}
@@ -70,7 +75,28 @@ def _make_rubrics(app: object, what: str, name: str, obj: object, options: objec
             lines[number - 1 : number + 1] = [f".. rubric:: {lines[number - 1]}", ""]
 
 
+#: What axe finds in the pages of the theme, and what is there instead.
+_BARRIERS = {
+    '<p class="caption" role="heading">': '<p class="caption" role="heading" aria-level="2">',
+    '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="All pages">',
+    '<aside class="toc-drawer': '<aside aria-label="This page" class="toc-drawer',
+    '<th class="head"><p></p></th>': '<td class="head"></td>',
+    # What scrolls sideways must be reached by the keyboard, too.
+    "<pre": '<pre tabindex="0"',
+    '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
+}
+
+
+def _remove_barriers(app: Any, error: Exception | None) -> None:
+    for page in Path(app.outdir).rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        for found, instead in _BARRIERS.items():
+            text = text.replace(instead, found).replace(found, instead)  # once, also where the page was not built anew
+        page.write_text(text, encoding="utf-8")
+
+
 def setup(app: Any) -> dict[str, bool]:
+    app.connect("build-finished", _remove_barriers)
     app.connect("source-read", _show_titles)
     app.connect("autodoc-process-docstring", _make_rubrics)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
