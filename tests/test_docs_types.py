@@ -22,9 +22,12 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+#: Its queues are not installed where the tests run, as their requirements exclude each other. ``python3 dev package``
+#: runs its programs, each in an environment of its own.
+ELSEWHERE = ROOT / "docs" / "howto" / "other-queues.md"
+PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {ELSEWHERE})]
 #: How many blocks are left out, all pages together.
-LEFT_OUT = 0
+LEFT_OUT = 14
 
 #: Names that the text of a page introduces, that an earlier block has brought, or that its reader has.
 GIVEN = {
@@ -78,6 +81,11 @@ GIVEN = {
         from typing import Any
         app = celery.Celery()
         task_id: str
+    """,
+    "docs/howto/operate.md": """
+        import asyncresult
+        from asyncresult import Backend
+        backend: Backend
     """,
     "docs/howto/other-stores.md": """
         import asyncresult
