@@ -167,14 +167,25 @@ def _kind(reason: str | None) -> str:
     return _BROKEN
 
 
+_REFUSALS_OF_THE_LOGIN = (
+    "NOAUTH",
+    "WRONGPASS",
+    "ERR invalid password",
+    "ERR AUTH",
+    "ERR Client sent AUTH",
+    "ERR Protocol error: unauthenticated",
+)
+
+
 def refuses_the_login(reason: str) -> bool:
     """Whether an error refuses user or password, or requires them.
 
     "WRONGPASS invalid username-password pair or user is disabled.", "NOAUTH Authentication required." Before Redis 6
     "ERR invalid password", and for a password where the server has none "ERR Client sent AUTH, but no password is set"
-    or "ERR AUTH <password> called without any password configured for the default user. Are you sure …".
+    or "ERR AUTH <password> called without any password configured for the default user. Are you sure …". To a command of
+    more than ten words, before the login, "ERR Protocol error: unauthenticated multibulk length".
     """
-    return reason.startswith(("NOAUTH", "WRONGPASS", "ERR invalid password", "ERR AUTH", "ERR Client sent AUTH"))
+    return reason.startswith(_REFUSALS_OF_THE_LOGIN)
 
 
 def in_plain_words(text: str) -> str:

@@ -7,6 +7,7 @@ holds the programs of the tutorial, and of the pages about other queues and note
 raising.
 
 What is used beside other packages, without an extra, has a program too: other queues, pytest's fixtures, notebooks.
+These are tried where they are named, or with ``all``: together they bring half of the package index along.
 """
 
 from __future__ import annotations
@@ -124,8 +125,10 @@ def main() -> None:
     # variable's name in older and in newer versions of uv.)
     os.environ.update(UV_NATIVE_TLS="true", UV_SYSTEM_CERTS="true")
     parser = argparse.ArgumentParser(prog="python3 dev package", description=__doc__)
-    parser.add_argument("extra", nargs="*", help=f"only these (core: without any), or of {', '.join(BESIDE)}")
-    chosen = parser.parse_args().extra or [CORE, *extras(), *BESIDE]
+    parser.add_argument("extra", nargs="*", help=f"these (core: none; all), also {', '.join(BESIDE)}; else each extra")
+    chosen = parser.parse_args().extra or [CORE, *extras()]
+    if chosen == ["all"]:
+        chosen = [CORE, *extras(), *BESIDE]
     with tempfile.TemporaryDirectory(prefix="asyncresult-package-") as name, RedisServer() as server:
         scratch = Path(name)
         wheel, sdist = build(scratch / "dist")
