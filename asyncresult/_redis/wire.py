@@ -182,8 +182,8 @@ def refuses_the_login(reason: str) -> bool:
 
     "WRONGPASS invalid username-password pair or user is disabled.", "NOAUTH Authentication required." Before Redis 6
     "ERR invalid password", and for a password where the server has none "ERR Client sent AUTH, but no password is set"
-    or "ERR AUTH <password> called without any password configured for the default user. Are you sure …". To a command of
-    more than ten words, before the login, "ERR Protocol error: unauthenticated multibulk length".
+    or "ERR AUTH <password> called without any password configured for the default user. Are you sure …". To a
+    command of more than ten words before the login: "ERR Protocol error: unauthenticated multibulk length".
     """
     return reason.startswith(_REFUSALS_OF_THE_LOGIN)
 
