@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ._handles.result import AsyncResult
     from ._handles.updates import Updates
     from ._storage.engine import BackendStats, Health
+    from ._storage.notes import Sent
     from .backend import Backend, connect, current_backend
     from .codec.json import register_type
     from .errors import (
@@ -68,6 +69,7 @@ __all__ = [
     "ResultTimeout",
     "ResultTooLarge",
     "ResultTypeError",
+    "Sent",
     "Settled",
     "TaskContext",
     "TaskFailed",
@@ -93,6 +95,7 @@ if not TYPE_CHECKING:  # a type checker that sees __getattr__ lets every name pa
         "._handles.result": ["AsyncResult"],
         "._handles.updates": ["Updates"],
         "._storage.engine": ["BackendStats", "Health"],
+        "._storage.notes": ["Sent"],
         ".backend": ["Backend", "connect", "current_backend"],
         ".codec.json": ["register_type"],
         ".errors": [

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overloa
 from ._extensions import current_app, integration_for
 from ._handles.result import AsyncResult
 from ._storage import current
+from ._storage.notes import Note, put_notes
 from ._storage.store import Driver, Store
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Backend(Store):
         verify_key: Take a notification as a hint only and always read the key.
         serializer, accept, compression: What is written, what is read; see :class:`asyncresult.codec.Codec`.
         result_extended: Write name, args, kwargs, worker, retries and queue of the request too.
+        register: Note of each task that it is sent (a Celery app's), so that unknown ids are told from pending ones.
+            Authors of queues call :meth:`register`.
 
     Raises:
         ValueError: An option is invalid.
@@ -94,6 +97,24 @@ class Backend(Store):
 
         node: Node[Any] = result_from_tuple(form, self)
         return node
+
+    async def register(self, task_id: str, *, name: str | None = None, expires: float | None = None) -> None:
+        """Note that a task is sent: call it before the task is given to a queue.
+
+        From then on the task is :meth:`.AsyncResult.known`, and :meth:`.AsyncResult.sent` says when. What workers store
+        does not erase it; :meth:`forget` does.
+
+        Args:
+            name: The task's name.
+            expires: Seconds to keep the note; None is as long as records are kept.
+
+        Raises:
+            BackendUnavailable, BackendPermissionError, BackendClosed: It may or may not have been noted.
+            BackendError: The store is one of Celery's that keeps records only.
+
+        Wire: SET with EX, PUBLISH.
+        """
+        await put_notes(self, [Note(task_id, name, expires=expires)])
 
     # -- running tasks --------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ TABLE = [
     ("storage", "_redis.options"),
     ("storage", "_storage.polled"),
     ("storage", "_storage.questions"),
-    ("storage", "_storage.memory _storage.current"),
+    ("storage", "_storage.memory _storage.current _storage.notes"),
     ("storage", "_storage.store"),
     ("storage", "_storage.probed"),
     ("storage", "_storage.engines"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._storage.notes import Sent
 from .._storage.store import Store
 from ..control import Reply
 from ..errors import TaskRevoked
@@ -65,6 +66,16 @@ class EagerResult(AsyncResult[T_co]):
     async def exists(self) -> bool:
         """True: the result is here, though stored nowhere."""
         return True
+
+    @lookup
+    async def known(self) -> bool:
+        """True: the result is here."""
+        return True
+
+    @lookup
+    async def sent(self) -> Sent | None:
+        """None: it was not sent, but run on the spot."""
+        return None
 
     async def forget(self) -> None:
         """Nothing is stored, so nothing is forgotten."""

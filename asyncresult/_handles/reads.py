@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from .._storage.notes import Sent, is_known, read_note
 from .._storage.store import engine_of
 from .base import Node, T_co, handles_in
 from .handle import Handle
@@ -114,6 +115,29 @@ class Readable(Handle[T_co]):
         """
         backend = self.backend
         return await engine_of(backend).exists(backend.task_key(self.id))
+
+    @lookup
+    async def known(self) -> bool:
+        """Whether a record is stored, or a note that the task was sent (``connect(…, register=True)``).
+
+        False for the id of a task that nobody has sent, if those who send tasks register them; else also for one that
+        is pending.
+
+        Raises: as :meth:`exists`.
+
+        Wire: STRLEN, twice, in one pipeline.
+        """
+        return await is_known(self.backend, self.id)
+
+    @lookup
+    async def sent(self) -> Sent | None:
+        """When and as what the task was sent; None where that was not noted.
+
+        Raises: as :meth:`meta`.
+
+        Wire: one MGET for all reads of a loop tick.
+        """
+        return await read_note(self.backend, self.id)
 
     async def forget(self) -> None:
         """Delete the record and those of the parents, and what this handle knows.

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["HISTORY", "REVOKE", "Keys"]
+__all__ = ["HISTORY", "REVOKE", "SENT", "Keys"]
 
 #: Beside a record: the states that were kept (``track(history=…)``).
 HISTORY = "history"
 #: Beside a record: the latest request to revoke the task.
 REVOKE = "revoke"
+#: Beside a record: that the task was sent, and when.
+SENT = "sent"
 #: What integrations and users keep beside a record is called like this.
 _OWN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
 #: How the keys beside a record end.
-_BESIDE = re.compile(rb"\.(history|revoke|reply-[^.]*)\Z")
+_BESIDE = re.compile(rb"\.(history|revoke|sent|own\.[A-Za-z][A-Za-z0-9_]*|reply-[^.]*)\Z")
 
 
 class Keys:

@@ -50,6 +50,7 @@ BACKEND_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "serializer": str,
     "compression": str,
     "result_extended": _boolean,
+    "register": _boolean,
 }
 
 #: Options of the connections.

@@ -69,6 +69,7 @@ class PolledDriver(Driver):
     """
 
     keeps_lifetimes = False
+    keeps_notes = False
 
     def __init__(
         self,

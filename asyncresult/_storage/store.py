@@ -22,7 +22,7 @@ from ..meta import TaskMeta
 from ..states import PENDING, STARTED, SUCCESS
 from .documents import document_of, lifetime, precedes
 from .engine import BackendStats, Engine, Health
-from .keys import HISTORY, REVOKE, Keys
+from .keys import HISTORY, REVOKE, SENT, Keys
 from .marks import Marks
 from .probed import Probed, report_stored
 
@@ -43,6 +43,8 @@ class Driver(ABC):
 
     #: Whether each record can have a lifetime of its own. Else it is a setting of the store.
     keeps_lifetimes = True
+    #: Whether other processes find what is kept beside a record.
+    keeps_notes = True
 
     @abstractmethod
     def start_engine(self, store: Store) -> Engine:
@@ -76,6 +78,7 @@ class Store(Marks, Probed, Keys):
         accept: Iterable[str] = ("json",),
         compression: str | None = None,
         result_extended: bool = False,
+        register: bool = False,
     ) -> None:
         check_seconds("safety_interval", safety_interval)
         check_seconds("heartbeat", heartbeat)
@@ -83,6 +86,9 @@ class Store(Marks, Probed, Keys):
         check_lifetime("failure_expires", failure_expires)
         if not max_result_bytes > 0:
             raise ValueError(f"max_result_bytes must be a whole number above 0, not {max_result_bytes!r:.60}")
+        if register and not driver.keeps_notes:
+            raise ValueError(f"{driver} keeps records only: register=True needs Redis, Valkey or memory://")
+        self.registers = register
         self.expires = expires
         self.failure_expires = failure_expires
         self.safety_interval = safety_interval
@@ -188,7 +194,7 @@ class Store(Marks, Probed, Keys):
         seen: set[bytes] = set()
         async for keys in engine_of(self).scan(prefix):
             for key in keys:
-                if key not in seen:  # a scan may meet a key twice
+                if key not in seen and self.is_task_key(key):  # a scan may meet a key twice
                     seen.add(key)
                     yield key[len(prefix) :].decode(errors="backslashreplace")
                     if len(seen) >= limit:
@@ -323,7 +329,7 @@ class Store(Marks, Probed, Keys):
         return stored
 
     async def forget(self, *ids: str) -> int:
-        """Delete the records of ``ids``, with their histories and requests to revoke them.
+        """Delete the records of ``ids``, with their histories, requests to revoke them and notes that they were sent.
 
         Returns: how many records there were. A running task will write its own again.
 
@@ -335,7 +341,7 @@ class Store(Marks, Probed, Keys):
         if not ids:
             return 0
         engine = engine_of(self)
-        beside = engine.delete([self.key_beside(id, what) for id in ids for what in (HISTORY, REVOKE)])
+        beside = engine.delete([self.key_beside(id, what) for id in ids for what in (HISTORY, REVOKE, SENT)])
         records, _ = await asyncio.gather(engine.delete([self.task_key(id) for id in ids]), beside)
         return records
 

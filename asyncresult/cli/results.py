@@ -57,8 +57,8 @@ async def _get(arguments: argparse.Namespace) -> int:
 
 async def _record(backend: Backend, id: str, arguments: argparse.Namespace) -> TaskMeta:
     meta = await backend.get_meta(id)
-    if meta.status == PENDING and not await backend.result(id).exists():
-        if arguments.no_wait:
+    if meta.status == PENDING and not await backend.result(id).known():
+        if arguments.no_wait or backend.registers:
             raise CommandError(f"nothing is stored for {shortened(id)}", Status.UNKNOWN)
         if sys.stderr.isatty():
             say(f"nothing is stored for {shortened(id)} yet; waiting (Ctrl-C ends)")
@@ -172,12 +172,14 @@ async def _info(arguments: argparse.Namespace) -> int:
 
 
 async def _known(backend: Backend, id: str) -> dict[str, Any] | None:
-    raw = await backend.get_raw(id)
-    if raw is None:
+    raw, sent = await backend.get_raw(id), await backend.result(id).sent()
+    if raw is None and sent is None:
         return None
     fields = fields_of(await backend.get_meta(id))
+    if sent is not None:
+        fields.update(name=fields.get("name") or sent.name, sent=sent.time.isoformat())
     key = backend.task_key(id).decode(errors="backslashreplace")
-    return {**fields, "key": key, "channel": key, "size": len(raw), "ttl": await backend.get_lifetime(id)}
+    return {**fields, "key": key, "channel": key, "size": len(raw or b""), "ttl": await backend.get_lifetime(id)}
 
 
 def _print_fields(fields: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ class Status(IntEnum):
     """The command line, a URL or an option is wrong, or makes no sense for this store; or the output has no room."""
     REVOKED = 3
     UNKNOWN = 4
-    """Nothing is stored for that id."""
+    """Nothing is stored for that id, not even that it was sent."""
     UNREACHABLE = 5
     """The server cannot be reached, or refuses."""
     UNREADABLE = 6

@@ -186,6 +186,10 @@ class Backend(Blocking):
         """Delete the records of ``ids``; how many there were."""
         return run(self._backend.forget, *ids)
 
+    def register(self, task_id: str, *, name: str | None = None, expires: float | None = None) -> None:
+        """Note that a task is sent: call it before the task is given to a queue."""
+        run(self._backend.register, task_id, name=name, expires=expires)
+
     def put_beside(self, task_id: str, name: str, value: Any, *, expires: float | None = None) -> None:
         """Keep something about a task beside its record."""
         run(self._backend.put_beside, task_id, name, value, expires=expires)

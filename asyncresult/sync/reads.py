@@ -9,6 +9,7 @@ from .._handles.base import T_co
 from .._handles.known import info_of, is_ready
 from .._handles.result import AsyncResult as AsyncHandle
 from .._portal import run
+from .._storage.notes import Sent
 from ..meta import TaskMeta
 from .base import ResultBase, blocking
 from .celery import in_celerys_terms
@@ -109,6 +110,14 @@ class Readable(ResultBase, Generic[T_co]):
     def exists(self) -> bool:
         """Whether a record is stored, without fetching it."""
         return run(self._handle.exists)
+
+    def known(self) -> bool:
+        """Whether a record is stored, or a note that the task was sent (``connect(…, register=True)``)."""
+        return run(self._handle.known)
+
+    def sent(self) -> Sent | None:
+        """When and as what the task was sent; None where that was not noted."""
+        return run(self._handle.sent)
 
     def forget(self) -> None:
         """Delete the record and those of the parents, and what this handle knows."""

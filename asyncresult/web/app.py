@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from ..errors import BackendError, ResultDecodeError
 from .documents import dump, status_document
-from .endpoints import answer, stream
+from .endpoints import answer, refuse_unknown, stream
 from .page import page, static_file
 from .problems import Problem, exception_handlers, http_problem
 from .settings import Settings
@@ -37,7 +37,9 @@ class Endpoints:
         return await self._task(request, name)
 
     async def _task(self, request: Request, name: str) -> Followed:
-        return Followed(self.settings.handle(await self.settings.task_id(request, name)), name)
+        task = Followed(self.settings.handle(await self.settings.task_id(request, name)), name)
+        await refuse_unknown(task.handle)
+        return task
 
     async def _many(self, request: Request) -> list[Followed]:
         names = list(dict.fromkeys(request.query_params.getlist("id")))

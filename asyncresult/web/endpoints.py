@@ -24,7 +24,7 @@ from .stopping import stop_of
 from .streams import EventStream, Followed, Position, disconnected, end_tasks
 from .urls import find_served, links_of
 
-__all__ = ["accepted", "answer", "events", "status", "stream", "wait_with_client"]
+__all__ = ["accepted", "answer", "events", "refuse_unknown", "status", "stream", "wait_with_client"]
 
 RETRY_AFTER = 1
 """Seconds after which a client that does not wait should ask again."""
@@ -104,6 +104,16 @@ async def answer(
     if _matches(request.headers.get("if-none-match", ""), tag):
         return Response(status_code=304, headers=headers)
     return _json(body, 200, headers)
+
+
+async def refuse_unknown(handle: AsyncResult[Any]) -> None:
+    """See that a task was sent, where its backend registers those that are.
+
+    Raises:
+        Problem: 404, as for one that may not be seen.
+    """
+    if handle.backend.registers and not await handle.known():
+        raise Problem.not_found()
 
 
 async def events(request: Request, handles: AsyncResult[Any] | Iterable[AsyncResult[Any]]) -> Response:

@@ -20,6 +20,7 @@ from asyncresult import (
     AsyncResult,
     Backend,
     BackendClosed,
+    BackendError,
     NotReady,
     ResultDecodeError,
     ResultEncodeError,
@@ -857,3 +858,35 @@ async def test_a_handle_of_another_loop_is_refused_loudly(backend: Backend) -> N
     await asyncio.get_running_loop().run_in_executor(None, elsewhere)
     waiting.cancel()
     await asyncio.wait([waiting])
+
+
+# -- notes that tasks were sent ---------------------------------------------------------------------------------------
+
+
+async def test_a_task_that_was_registered_is_known_before_it_has_a_record(
+    backend: Backend, make_backend: Callable[..., Backend]
+) -> None:
+    handle = backend.result(id := f"{{{new_id()}}}")
+    if not backend.driver.keeps_notes:
+        with pytest.raises(BackendError, match="keeps records only"):
+            await backend.register(id)
+        return
+    before = datetime.now(UTC)
+    assert not await handle.known()
+    assert await handle.sent() is None
+    await backend.register(id, name="resize")
+    other = make_backend().result(id)
+    assert await other.known()
+    assert not await other.exists()
+    await backend.mark_as_done(id, "done")
+    sent = await other.sent()
+    assert sent is not None
+    assert sent.name == "resize"
+    assert before <= sent.time <= datetime.now(UTC)
+    assert [id async for id in backend.task_ids(limit=10)] == [id]  # a note is no record
+    assert backend.expires is not None
+    kept = await engine_of(backend).lifetime(backend.key_beside(id, "sent"))
+    assert kept == pytest.approx(backend.expires, abs=60)
+    await backend.forget(id)
+    assert not await other.known()
+    assert await other.sent() is None

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from asyncresult import AsyncResult, Backend, TaskRevoked
+from asyncresult import AsyncResult, Backend, TaskRevoked, connect
 from asyncresult.errors import BackendUnavailable, ResultDecodeError, ResultTimeout
 from asyncresult.web import Settings, Tokens, accepted, create_app, exception_handlers, status
 from asyncresult.web.documents import dump
@@ -286,3 +286,14 @@ def test_every_value_has_a_form_in_json() -> None:
         deep = [deep]
     with pytest.raises(ResultDecodeError):
         dump(deep)
+
+
+async def test_an_unknown_id_is_not_found_where_tasks_are_registered(serve: Serve) -> None:
+    async with connect("memory://", register=True) as backend:
+        await backend.register("sent")
+        await backend.mark_as_done("stored", 1)
+        async with serve() as client:
+            for id, code in (("sent", 200), ("stored", 200), ("unknown", 404)):
+                assert (await client.get(f"/tasks/{id}")).status_code == code
+            assert (await client.get("/tasks/unknown/events")).status_code == 404
+            assert (await client.get("/tasks/page?id=sent&id=unknown")).status_code == 404

@@ -20,6 +20,7 @@ from ...backend import Backend
 from .control import CeleryController
 from .kinds import backend_class, is_polled
 from .memory import make_memory, memory_url
+from .notes import note_sends
 from .redis import make_redis, place_of_redis
 from .rpc import RpcBackend, is_rpc, replies_of
 from .settings import UnknownBackendURL, accepted, known_serializers, record_settings
@@ -77,6 +78,8 @@ def make_backend(app: Any, theirs: Any = None, /, **options: Any) -> Backend:
     except ValueError as error:
         raise ValueError(f"{app!r} cannot be connected: {error}") from None
     backend.controllers.append(CeleryController(app))
+    if backend.registers:
+        note_sends(app)
     publisher: Any = vars(app).get("_asyncresult_publisher")
     if publisher is not None:
         publisher.close_with(backend)

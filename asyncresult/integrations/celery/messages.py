@@ -19,6 +19,8 @@ from kombu.messaging import Producer
 from kombu.transport import redis as transports
 from redis.commands.core import CoreCommands
 
+from ..._storage.notes import Note
+
 __all__ = ["Composer", "Message", "Routed", "UnsupportedBroker", "composing", "use_composers"]
 
 Command = tuple[Any, ...]
@@ -173,6 +175,7 @@ class _Producer(_Stock):  # type: ignore[misc]
     def __init__(self, connection: Any) -> None:
         super().__init__(connection)
         self.messages: list[Message] = []
+        self.notes: list[Note] = []
 
     def publish(self, body: Any, *args: Any, retry: bool = False, retry_policy: Any = None, **options: Any) -> Any:
         result = super().publish(body, *args, **options)
@@ -204,12 +207,13 @@ class Composer:
         self.producer = _Producer(connection)
         self.channel: Any = self.producer.channel
 
-    def take(self) -> tuple[list[Any], list[Message]]:
-        """The commands and messages that were collected since the last call."""
+    def take(self) -> tuple[list[Any], list[Message], list[Note]]:
+        """The commands, messages and notes about them that were collected since the last call."""
         client = self.channel._create_client()
         commands, client.commands = client.commands, []
         messages, self.producer.messages = self.producer.messages, []
-        return commands, messages
+        notes, self.producer.notes = self.producer.notes, []
+        return commands, messages, notes
 
 
 def use_composers(app: Any) -> None:

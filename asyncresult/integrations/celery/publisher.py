@@ -30,8 +30,10 @@ from kombu.exceptions import OperationalError
 from ..._redis.connection import Command
 from ..._redis.driver import RedisDriver
 from ..._redis.engine import RedisEngine
+from ..._redis.errors import first_error
 from ..._redis.pump import Unanswered
 from ..._storage.engine import BackendStats
+from ..._storage.notes import Note
 from ..._storage.store import engine_of
 from ...backend import Backend
 from ...backend import connect as connect_url
@@ -41,6 +43,7 @@ from .config import once
 from .control import in_thread
 from .coroutines import as_child
 from .messages import Composer, Message, Routed, UnsupportedBroker, composing, use_composers
+from .notes import in_one_step, put, registering
 from .redis import connection_url
 from .results import from_celery, is_result
 from .rpc import settled
@@ -68,6 +71,7 @@ class _Composed(NamedTuple):
     value: Any
     commands: list[Any]
     messages: list[Message]
+    notes: list[Note]
 
 
 class Publisher:
@@ -213,7 +217,7 @@ class Publisher:
         try:
             with settled(self.app), sending(self.app, always=True), as_child():
                 value = _handle(call())
-            commands, messages = composer.take()
+            commands, messages, notes = composer.take()
         except BaseException:
             # What it has declared is not sent: others must declare it again.
             if not composer.take()[0]:
@@ -222,7 +226,7 @@ class Publisher:
         finally:
             composing.reset(token)
         self._idle.append(composer)
-        return _Composed(value, commands, messages)
+        return _Composed(value, commands, messages, notes)
 
     # -- sending ------------------------------------------------------------------------------------------
 
@@ -256,7 +260,7 @@ class Publisher:
             if any(isinstance(command, Routed) for command in commands):
                 commands = await _routed(engine, commands, patience)
             if commands:
-                await engine.send_once(commands, patience)
+                await self._send(engine, commands, patience, composed.notes)
         except (Unanswered, BackendClosed) as error:
             self._idle.clear()
             raise SendUnconfirmed(f"the task may have been sent: {error}") from error
@@ -267,16 +271,29 @@ class Publisher:
             turns.landed(len(composed.commands))
         self.sent += len(composed.messages)
 
+    async def _send(self, engine: Any, commands: list[Any], patience: float | None, notes: list[Note]) -> None:
+        registrar = registering(self.app) if notes else None
+        if registrar is None:
+            await engine.send_once(commands, patience)
+        elif registrar is not self.store:
+            await put(registrar, notes)
+            await engine.send_once(commands, patience)
+        else:
+            replies = await engine.send_once(in_one_step(registrar, notes, commands), patience)
+            if error := first_error(replies[-1], registrar):
+                raise error
+
 
 def _batches(composed: list[_Composed]) -> Iterator[tuple[int, _Composed]]:
     """Those that are sent together, of about BATCH commands, behind the index of their first."""
-    first, commands, messages = 0, list[Any](), list[Message]()
+    first, commands, messages, notes = 0, list[Any](), list[Message](), list[Note]()
     for index, each in enumerate(composed, 1):
         commands += each.commands
         messages += each.messages
+        notes += each.notes
         if commands and (len(commands) >= BATCH or index == len(composed)):
-            yield first, _Composed(composed[first:index], commands, messages)
-            first, commands, messages = index, [], []
+            yield first, _Composed(composed[first:index], commands, messages, notes)
+            first, commands, messages, notes = index, [], [], []
 
 
 async def _routed(engine: RedisEngine, commands: list[Any], patience: float | None) -> list[Command]:

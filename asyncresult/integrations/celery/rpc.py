@@ -174,6 +174,8 @@ def replies_of(app: Any, make_backend: Callable[[Any], Backend]) -> Replies:
 class RpcDriver(Driver):
     """Records of what came to this process."""
 
+    keeps_notes = False
+
     def __init__(self, replies: Replies) -> None:
         self.replies = replies
 
