@@ -12,7 +12,7 @@ from celery import Celery, chain, chord, group
 from kombu.exceptions import OperationalError
 from redis import Redis
 
-from asyncresult import AsyncResult, connect
+from asyncresult import AsyncResult, _portal, connect
 from asyncresult._storage.store import engine_of
 from asyncresult.integrations.celery import send_many
 from tests.tools.servers import RedisServer
@@ -29,11 +29,12 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(params=["the same server", "another database", "a thread"])
-def app(request: pytest.FixtureRequest, server: RedisServer) -> Iterator[Celery]:
+def app(request: pytest.FixtureRequest, server: RedisServer, no_leaks: None) -> Iterator[Celery]:
     server.reset()
     broker = {"the same server": server.url(0), "another database": server.url(1), "a thread": "memory://"}
     app = make_app(broker[request.param], result_backend=server.url(0))
     yield app
+    _portal.stop()  # blocking code writes its notes there
     for backend in app.backend, vars(app).get("_asyncresult_sender"):
         if backend is not None:
             backend.client.connection_pool.disconnect()
