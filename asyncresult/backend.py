@@ -54,7 +54,7 @@ class Backend(Store):
         verify_key: Take a notification as a hint only and always read the key.
         serializer, accept, compression: What is written, what is read; see :class:`asyncresult.codec.Codec`.
         result_extended: Write name, args, kwargs, worker, retries and queue of the request too.
-        register: Note of each task that it is sent (a Celery app's), so that unknown ids are told from pending ones.
+        register: Note of each task that it is sent (a Celery app's), so that unknown ids differ from pending ones.
             Authors of queues call :meth:`register`.
 
     Raises:

@@ -36,6 +36,7 @@ FROM_ASYNC = {
     "module.Settled: missing": PROMISES,
     "module.scope: missing": "a block that revokes when it fails is for structured concurrency, which threads have not",
     "module.value_of: missing": "for type checkers: the one of asyncresult serves",
+    "module.Sent: missing": "data only: the one of asyncresult serves",
     "module.register_type: missing": "touches no network: the one of asyncresult serves",
     "module.TaskContext: missing": TRACKING,
     "module.current_task: missing": "touches no network: the one of asyncresult serves",
