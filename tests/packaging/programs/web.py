@@ -6,7 +6,7 @@ from typing import Any
 
 from support import absent
 
-absent("celery", "fastapi", "uvicorn", "httpx", "rich")
+absent("celery", "fastapi", "httpx", "rich")
 
 from asyncresult import connect
 from asyncresult.web import Tokens, create_app, lifespan
