@@ -18,7 +18,7 @@ from asyncresult.meta import TaskMeta
 from tests.tools.simulation import PAUSED, PROGRESS, STARTED, Violation, explore
 
 
-@pytest.mark.parametrize("late", [(), (0,), (1,), (0, 1)])
+@pytest.mark.parametrize("late", [*(pytest.param(late, marks=pytest.mark.slow) for late in [(), (0,), (1,)]), (0, 1)])
 @pytest.mark.parametrize("waiters", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_no_order_of_events_loses_a_result_or_leaves_a_subscription(waiters: int, late: tuple[int, ...]) -> None:
     """Stored implies resolved; nobody waiting implies nothing subscribed: over every history."""
@@ -38,7 +38,11 @@ def test_no_order_of_events_takes_the_task_back(states: tuple[bytes, ...], late:
 
 @pytest.mark.parametrize(
     ("waiters", "states", "late", "followers"),
-    [(1, (STARTED, PROGRESS), (), (0,)), (1, (STARTED, PROGRESS), (0,), (0,)), (2, (STARTED,), (), (1,))],
+    [
+        (1, (STARTED, PROGRESS), (), (0,)),
+        (1, (STARTED, PROGRESS), (0,), (0,)),
+        pytest.param(2, (STARTED,), (), (1,), marks=pytest.mark.slow),
+    ],
 )
 def test_no_order_of_events_skips_a_state_that_was_published(
     waiters: int, states: tuple[bytes, ...], late: tuple[int, ...], followers: tuple[int, ...]
@@ -220,7 +224,7 @@ def no_read_where_the_ack_is_there_already(monkeypatch: pytest.MonkeyPatch) -> N
         no_second_read_after_a_reconnect,
         unsubscribed_though_wanted_again,
         never_unsubscribed,
-        a_stale_ack_counts,
+        pytest.param(a_stale_ack_counts, marks=pytest.mark.slow),
         a_lost_connection_keeps_its_acks,
         no_read_where_the_ack_is_there_already,
     ],

@@ -73,6 +73,9 @@ def lookup(method: F) -> F:
     For type checkers it goes on to be what it is: they know of plain coroutines more that goes wrong.
     """
 
+    # Readers know the class under the name that they import.
+    method.__qualname__ = method.__qualname__.replace("Readable.", "AsyncResult.")
+
     @functools.wraps(method)
     def looked_up(self: Any) -> Lookup[Any]:
         return Lookup(method(self))

@@ -89,8 +89,11 @@ def rpc_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReplyingApp]:
         "memory",
         "rpc",
         "redis",
-        *(pytest.param(kind, marks=pytest.mark.topology) for kind in ("sentinel", "cluster", "sharded")),
-        *POLLED,
+        pytest.param("cluster", marks=pytest.mark.topology),
+        *(pytest.param(kind, marks=[pytest.mark.topology, pytest.mark.slow]) for kind in ("sentinel", "sharded")),
+        "sqlite",
+        # What is their own has tests of its own.
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in POLLED if kind != "sqlite"),
     ]
 )
 def backend_url(request: pytest.FixtureRequest) -> Any:

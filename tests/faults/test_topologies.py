@@ -144,6 +144,7 @@ async def test_cancels_by_the_thousand_amid_results(
     )
 
 
+@pytest.mark.slow
 async def test_chaos(topology: Sentinels | Cluster, backend: Backend, writer: Backend, record_property: Figure) -> None:
     """Clients are thrown out and primaries step down, at random, under a live load for five seconds."""
     loop = asyncio.get_running_loop()

@@ -137,6 +137,7 @@ def _declare(project: Celery) -> None:
     @project.task(shared=False, name="project.try_again", bind=True, max_retries=2)
     async def try_again(self: Any, times: int) -> int:
         self.update_state(state="PROGRESS", meta={"retries": self.request.retries})
+        await asyncio.sleep(0.3)  # for readers who have to read each state
         if self.request.retries < times:
             raise self.retry(countdown=0.2)  # or else the retry may overtake the note that there is one
         return int(self.request.retries)

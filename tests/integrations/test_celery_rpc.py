@@ -190,6 +190,7 @@ async def test_ten_thousand_from_ten_threads(app: Celery) -> None:
     await _send_from_ten_threads(app, each=1000)
 
 
+@pytest.mark.slow
 async def test_a_thousand_from_ten_threads(app: Celery) -> None:
     await _send_from_ten_threads(app, each=100)
 

@@ -39,7 +39,9 @@ def behind_a_proxy(node: RabbitMQ, **config: Any) -> Generator[tuple[Celery, Fau
     """A client whose connections, and no others, go through a proxy."""
     with FaultProxy.in_thread((HOST, node.port), parse=False) as proxy:
         url = config["broker_url"].replace(f":{node.port}/", f":{proxy.port}/")
-        with client(**{**config, "broker_url": url}) as app:
+        # What adelay() has returned is at the broker, and not in a proxy that is about to freeze.
+        confirm = {"broker_transport_options": {"confirm_publish": True}}
+        with client(**{**config, **confirm, "broker_url": url}) as app:
             yield app, proxy
 
 

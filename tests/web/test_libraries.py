@@ -42,6 +42,7 @@ LIBRARIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIBRARIES)
 async def test_it_goes_on_where_it_was_and_the_end_is_the_end(
     backend: Backend, browser: Any, name: str, pytestconfig: pytest.Config
