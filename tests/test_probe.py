@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import asyncresult
-from asyncresult import Backend, Probe, ResultTimeout, TaskRevoked, WaitEnded
+from asyncresult import Backend, Probe, ResultTimeout, TaskMeta, TaskRevoked, WaitEnded
+from asyncresult._storage.waiters import Waiters
+from asyncresult.codec import Codec
 from asyncresult.probe import Outcome
 
 from .backends.waiting import until
@@ -157,7 +161,7 @@ async def test_a_result_that_was_never_announced_is_counted(redis_url: str, capl
             await backend.command("SET", backend.task_key("t"), record.replace(b'"other"', b'"t"'))
             assert await waiting == 1
             await until(lambda: backend.stats().lost == 1)
-        assert "1 results whose notification never came" in caplog.text
+        assert "found 1 results whose notification never came" in caplog.text
         assert (backend.stats().pushed, backend.stats().read) == (0, 1)
         for n in range(5):  # what is announced is not counted, whoever is first
             announced = asyncio.ensure_future(_await(backend.result(f"a{n}")))
@@ -166,6 +170,93 @@ async def test_a_result_that_was_never_announced_is_counted(redis_url: str, capl
             assert await announced == n
         await until(lambda: backend.stats().subscribed == 0)
         assert backend.stats().lost == 1
+
+
+async def test_a_join_that_reads_first_counts_what_it_reads(backend: Backend) -> None:
+    await asyncio.gather(*(backend.mark_as_done(f"{n}", n) for n in range(150)))
+    await backend.results([f"{n}" for n in range(150)]).get(timeout=20)
+    assert (backend.stats().read, backend.stats().pushed) == (150, 0)
+
+
+class Ignores:
+    """A listener that ignores what it is given."""
+
+    _follows = False
+
+    def _on_record(self, meta: TaskMeta) -> None: ...
+    def _on_error(self, error: Exception) -> None: ...
+    def _follower(self) -> None: ...
+
+
+class Follows(Ignores):
+    """One that wants each state in its order."""
+
+    _follows = True
+
+    def _follower(self) -> Any:
+        return self
+
+
+class Table:
+    """Waiters for some keys, subscribed and read, whose timers go off by :meth:`reap`."""
+
+    def __init__(self, listeners: dict[bytes, Any]) -> None:
+        codec = Codec()
+        self.records = {
+            key: codec.encode(TaskMeta(task_id=key.decode(), status="SUCCESS", result=1)) for key in listeners
+        }
+        self._timers: list[Callable[[], None]] = []
+        self.waiters = Waiters(self, codec.decode_small, loop=self, safety_interval=30.0)  # type: ignore[arg-type]
+        self.waiters.connected()
+        for key, listener in listeners.items():
+            self.waiters.add(key, key.decode(), listener)
+        self.waiters.acked(listeners)
+        for _ in range(2):  # beside the subscription, and behind it
+            self.waiters.fetched([(key, None) for key in listeners])
+
+    def sweep(self) -> None:
+        """Everything is there, though no message has come."""
+        self.waiters.sweep()
+        self.waiters.fetched(list(self.records.items()))
+
+    def reap(self) -> None:
+        next(timer for timer in reversed(self._timers) if timer.__name__ == "_reap")()
+
+    # The loop, and the connections.
+
+    def call_soon(self, fn: Callable[..., None], *args: Any) -> None:
+        fn(*args)
+
+    def call_later(self, delay: float, fn: Callable[[], None]) -> Any:
+        self._timers.append(fn)
+        return SimpleNamespace(cancel=lambda: None)
+
+    def subscribe(self, keys: list[bytes]) -> None: ...
+    def unsubscribe(self, keys: list[bytes]) -> None: ...
+    def fetch(self, keys: list[bytes]) -> None: ...
+
+
+def test_a_notification_that_is_late_is_not_lost() -> None:
+    """It has a LINGER to come, however soon what nobody wants is unsubscribed."""
+    table = Table({b"0": Ignores(), b"1": Ignores(), b"2": Ignores()})
+    table.sweep()
+    table.waiters.pushed(b"0", table.records[b"0"])  # at once
+    table.reap()
+    table.waiters.pushed(b"1", table.records[b"1"])  # behind its unsubscription
+    assert table.waiters.lost == 0
+    table.reap()
+    table.reap()
+    assert table.waiters.lost == 1
+
+
+def test_a_result_that_is_read_before_its_message_counts_once() -> None:
+    table = Table({b"0": Follows()})  # it is given what was read behind the messages that are on their way
+    table.sweep()
+    table.sweep()
+    table.waiters.pushed(b"0", table.records[b"0"])
+    table.reap()
+    table.reap()
+    assert (table.waiters.read, table.waiters.received, table.waiters.lost) == (1, 0, 0)
 
 
 async def test_the_lag_is_sampled(backend: Backend) -> None:

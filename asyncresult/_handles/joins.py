@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .._checks import LOOK_ONCE_TIMEOUT
+from .._storage.engine import Engine
 from .._storage.rounds import READ_CHUNK
 from .._storage.store import Store, engine_of
-from ..codec.codec import LARGE_PAYLOAD_BYTES, Codec
+from ..codec.codec import LARGE_PAYLOAD_BYTES
 from ..errors import AsyncResultError, ResultTimeout, copy_error
 from ..meta import TaskMeta
 from ..probe import Probe
@@ -213,7 +214,7 @@ class Many:
             elif others < len(handles):
                 self._read_on(backend, handles, others)
             # A turn later: the next read leaves before these are decoded (benchmarks: join-stored).
-            engine.loop.call_soon(self._take, chunk, payloads, backend.codec)
+            engine.loop.call_soon(self._take, chunk, payloads, engine)
 
         answer.add_done_callback(answered)
 
@@ -223,13 +224,13 @@ class Many:
         except (AsyncResultError, RuntimeError):  # closed meanwhile
             self._listen(handles[start:], read_early=True)
 
-    def _take(self, handles: list[Handle], payloads: list[bytes | None], codec: Codec) -> None:
+    def _take(self, handles: list[Handle], payloads: list[bytes | None], engine: Engine) -> None:
         size = 0
         for i, (handle, payload) in enumerate(zip(handles, payloads, strict=True), 1):
             done = False
             if payload:
                 try:
-                    meta = codec.decode_small(handle.id, payload)
+                    meta = engine.codec.decode_small(handle.id, payload)
                     done = meta is not None and learn(handle, meta)
                 except Exception:
                     pass
@@ -238,12 +239,13 @@ class Many:
             if self._ended:
                 return
             if done:
+                engine.waiters.read += 1
                 self._callback(handle, None)
             else:
                 self._listen([handle], read_early=False)
             if size >= LARGE_PAYLOAD_BYTES and i < len(handles):
                 # Many small records add up: let others run.
-                asyncio.get_running_loop().call_soon(self._take, handles[i:], payloads[i:], codec)
+                engine.loop.call_soon(self._take, handles[i:], payloads[i:], engine)
                 return
 
     def _listen(self, handles: Sequence[Handle], *, read_early: bool, start: int = 0) -> None:

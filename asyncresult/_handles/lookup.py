@@ -73,12 +73,11 @@ def lookup(method: F) -> F:
     For type checkers it goes on to be what it is: they know of plain coroutines more that goes wrong.
     """
 
-    # Readers know the class under the name that they import.
-    method.__qualname__ = method.__qualname__.replace("Readable.", "AsyncResult.")
-
     @functools.wraps(method)
     def looked_up(self: Any) -> Lookup[Any]:
-        return Lookup(method(self))
+        coroutine: Any = method(self)
+        coroutine.__qualname__ = f"{type(self).__name__}.{method.__name__}"  # not that of the base that defines it
+        return Lookup(coroutine)
 
     if sys.version_info >= (3, 12):
         inspect.markcoroutinefunction(looked_up)

@@ -60,10 +60,11 @@ class Delivery(Rounds):
 
     def _ended(self, entry: Entry, meta: TaskMeta) -> None:
         """A final record was published: all that was published before it has arrived."""
-        self.received += 1
-        if self.on_received is not None:
-            self.on_received(meta)
         progress = entry.progress
+        if progress is None or progress.final is None:  # else a read was faster
+            self.received += 1
+            if self.on_received is not None:
+                self.on_received(meta)
         if progress is not None:
             if progress.backlog is not None and self._end_for_most(entry, meta):
                 return  # a state before it is being decoded
@@ -74,9 +75,10 @@ class Delivery(Rounds):
 
     def _found_final(self, entry: Entry, meta: TaskMeta) -> None:
         """A read has found a final record: what was published before it may be on its way."""
-        self.read += 1
-        if entry.key in self._swept:
-            self._found_by_sweep.add(entry.key)
+        if entry.progress is None or entry.progress.final is None:
+            self.read += 1
+            if entry.key in self._swept:
+                self._unannounced.add(entry.key)
         if entry.subscription == NONE or self._verify_key or not self._end_for_most(entry, meta):
             self._finish(entry, meta)
         else:

@@ -33,8 +33,9 @@ class BackendStats(msgspec.Struct, frozen=True):
         reconnects: Subscription connections lost so far.
         sweeps: Safety sweeps so far.
         decode_errors: Records that could not be read so far.
-        pushed: Results that came as a notification, so far.
-        read: Results that were found by reading, so far: they were stored before somebody waited, or during an outage.
+        pushed: Results that somebody waited for and that came as a notification, so far.
+        read: Results that somebody waited for and that were found by reading, so far: they were stored before, or
+            during an outage.
         lost: Those among them that a sweep has found, and whose notification never came.
         last_error: Why the subscription is down, if it is.
         received: Replies that came so far (``rpc://``).

@@ -80,23 +80,23 @@ CONNECTION_OPTIONS: Mapping[str, Callable[[str], Any]] = {
 #: a backend keep themselves alive, reconnect and retry by rules of their own, are never more, and carry bytes.
 WITHOUT_EFFECT = frozenset(
     {
-        *(
-            "decode_responses",
-            "driver_info",
-            "encoding",
-            "encoding_errors",
-            "health_check_interval",
-            "legacy_responses",
-        ),
-        *(
-            "lib_name",
-            "lib_version",
-            "max_connections",
-            "retry_on_error",
-            "retry_on_timeout",
-            "single_connection_client",
-        ),
-        *("auto_close_connection_pool", "socket_keepalive", "socket_keepalive_options", "socket_read_size", "timeout"),
+        "auto_close_connection_pool",
+        "decode_responses",
+        "driver_info",
+        "encoding",
+        "encoding_errors",
+        "health_check_interval",
+        "legacy_responses",
+        "lib_name",
+        "lib_version",
+        "max_connections",
+        "retry_on_error",
+        "retry_on_timeout",
+        "single_connection_client",
+        "socket_keepalive",
+        "socket_keepalive_options",
+        "socket_read_size",
+        "timeout",
     }
 )
 #: Options of redis-py that would change what a connection is, with what to do instead.

@@ -82,9 +82,11 @@ class Rounds:
         self.sweeps: int = 0
         #: Results that a sweep has found, and whose notification never came.
         self.lost: int = 0
-        # What the sweep that came last reads again, and what of it was there.
+        # What the sweep that came last reads again. What of it was there though no message had come: since the last
+        # LINGER; and longer, so that it is lost if it is still missing at the next one.
         self._swept: set[bytes] = set()
-        self._found_by_sweep: set[bytes] = set()
+        self._unannounced: set[bytes] = set()
+        self._overdue: set[bytes] = set()
         self._source = source
         self._loop = loop
         self._safety_interval = safety_interval
@@ -139,8 +141,7 @@ class Rounds:
             # It may be wanted again before this has been decoded: no need to begin anew.
             progress_of(entry).backlog = progress.backlog
         self._idle.append(entry)
-        if self._reap_handle is None:
-            self._reap_handle = self._loop.call_later(LINGER, self._reap)
+        self._reap_later()
 
     def _answers(self, count: int) -> None:
         """So many of the keys of the chunk in flight have been answered."""
@@ -160,7 +161,7 @@ class Rounds:
         self._to_read.clear()
         self._idle.clear()
         self._swept.clear()
-        self._found_by_sweep.clear()
+        self._forget_unannounced()
         self._idle_before = self._put_off = 0
         self._reading = 0
         return entries
@@ -212,17 +213,20 @@ class Rounds:
             self._reading = len(keys)
             self._source.fetch(keys)
 
+    def _reap_later(self) -> None:
+        if self._reap_handle is None:
+            self._reap_handle = self._loop.call_later(LINGER, self._reap)
+
     def _reap(self) -> None:
         """Unsubscribe what nobody wants any more."""
         self._reap_handle = None
         if len(self._idle) - self._idle_before >= BULK and self._put_off < PATIENCE_WITH_BULK:
             self._put_off += 1
             self._idle_before = len(self._idle)
-            self._reap_handle = self._loop.call_later(LINGER, self._reap)
+            self._reap_later()
             return
         self._put_off = self._idle_before = 0
-        if self._found_by_sweep:
-            self._count_lost()
+        self._count_lost()
         unwanted = []
         idle, self._idle = self._idle[:KEYS_AT_ONCE], self._idle[KEYS_AT_ONCE:]
         for entry in idle:
@@ -232,7 +236,7 @@ class Rounds:
                     unwanted.append(entry.key)
         if self._idle:  # very many: the others in their turn
             self._idle_before = len(self._idle)
-            self._reap_handle = self._loop.call_later(LINGER, self._reap)
+            self._reap_later()
         if len(self._to_read) > 2 * len(self._entries) + self._read_chunk:
             # Nothing can be read just now, and most of those who queued have given up meanwhile.
             self._to_read = deque(entry for entry in self._to_read if entry.listeners is not None)
@@ -242,14 +246,28 @@ class Rounds:
             self._sweep_handle.cancel()
             self._sweep_handle = None
 
+    def _announced(self, key: bytes) -> None:
+        """A message has come."""
+        self._unannounced.discard(key)
+        self._overdue.discard(key)
+
+    def _forget_unannounced(self) -> None:
+        """Messages that were on their way will never come, which is the outage's doing."""
+        self._unannounced.clear()
+        self._overdue.clear()
+
     def _count_lost(self) -> None:
-        """What a sweep has found a LINGER ago: its notification would have come by now."""
-        lost = len(self._found_by_sweep)
-        self._found_by_sweep.clear()
-        self.lost += lost
-        logger.info(
-            "the sweep has found %d results whose notification never came", lost, extra={"event": "lost notifications"}
-        )
+        """What has been overdue for a LINGER was never announced."""
+        if self._overdue:
+            self.lost += len(self._overdue)
+            logger.info(
+                "a sweep has found %d results whose notification never came",
+                len(self._overdue),
+                extra={"event": "lost notifications"},
+            )
+        self._overdue, self._unannounced = self._unannounced, set()
+        if self._overdue:
+            self._reap_later()
 
     def _schedule_sweep(self) -> None:
         # Jittered, so that a thousand processes that started together do not sweep together.

@@ -188,7 +188,7 @@ class Waiters(Delivery):
     def disconnected(self) -> None:
         """The connection is lost: no acknowledgement counts any more."""
         self._connected = False
-        self._found_by_sweep.clear()  # what was on its way will never come: that is an outage
+        self._forget_unannounced()
         for entry in list(self._entries.values()):
             self._unsubscribed(entry)
             if entry.listeners is None and self._entries.get(entry.key) is entry:
@@ -242,9 +242,9 @@ class Waiters(Delivery):
     def pushed(self, key: bytes, payload: bytes) -> None:
         """A message arrived on ``key``'s channel."""
         entry = self._entries.get(key)
+        if self._unannounced or self._overdue:
+            self._announced(key)
         if entry is None or entry.listeners is None:
-            if self._found_by_sweep:
-                self._found_by_sweep.discard(key)  # it was on its way
             return
         if self._verify_key:
             self._want_read(entry)  # whatever it says

@@ -54,8 +54,9 @@ async def send_many(signatures: Iterable[Signature]) -> list[AsyncResult[Any]]: 
 async def send_many(signatures: Iterable[Any]) -> list[Any]:
     """Send many tasks or canvases, without blocking the event loop.
 
-    Where the broker is Redis, all messages are made before the first is sent, and they leave some hundred at a time: if
-    one cannot be made, nothing is sent. Elsewhere Celery sends them in a thread, one after another.
+    Where the broker is Redis, all messages of an app are made before the first is sent, and they leave in pipelines of
+    about a thousand commands: if one cannot be made, none is sent. Elsewhere Celery sends them in a thread, one after
+    another. Cancelling returns at once; any number of them may have been sent by then.
 
     Args:
         signatures: What to send: ``add.s(2, 3)``, ``add.signature((2, 3), countdown=10)``, groups, chains, chords.
