@@ -19,7 +19,7 @@ import logging
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -125,7 +125,7 @@ class Publisher:
         self._report(begun, [composed.value])
         return composed.value
 
-    async def send_many(self, calls: Sequence[tuple[Callable[[], Any], bool]]) -> list[Any]:
+    async def send_many(self, calls: Iterable[tuple[Callable[[], Any], bool]]) -> list[Any]:
         """:meth:`send` for each pair of a call and whether it blocks: all messages are made before the first is sent.
 
         Raises: as :meth:`send`; the text says how many tasks were sent, and how many may have been.

@@ -79,11 +79,12 @@ async def send_many(signatures: Iterable[Any]) -> list[Any]:
     for indices in by_app.values():
         app = chosen[indices[0]].app
         publisher = publisher_of(app)
-        if any(_needs_thread(publisher, chosen[index].options) for index in indices):
-            given = await publisher.send_many_in_thread([chosen[index].apply_async for index in indices])
+        own = [chosen[index] for index in indices]
+        if _needs_thread(publisher, *(each.options for each in own)):
+            given = await publisher.send_many_in_thread([each.apply_async for each in own])
         else:
-            calls = [(chosen[index].apply_async, _may_block(chosen[index], app)) for index in indices]
-            given = await publisher.send_many(calls)
+            # One by one, as messages are made: looking at all of them first would hold up the loop.
+            given = await publisher.send_many((each.apply_async, _may_block(each, app)) for each in own)
         for index, handle in zip(indices, given, strict=True):
             handles[index] = handle
     return handles
@@ -107,9 +108,11 @@ async def asend_task(app: Any, name: str, args: Any = None, kwargs: Any = None, 
     return await publisher.send(call, blocks=_has_own_send_task(app))
 
 
-def _needs_thread(publisher: Publisher, options: Mapping[str, Any]) -> bool:
+def _needs_thread(publisher: Publisher, *options: Mapping[str, Any]) -> bool:
     """Whether Celery has to send it itself, or call it where tasks are eager."""
-    return publisher.reason is not None or publisher.app.conf.task_always_eager or _brings_connection(options)
+    if publisher.reason is not None or publisher.app.conf.task_always_eager:
+        return True
+    return any(map(_brings_connection, options))
 
 
 def _brings_connection(options: Mapping[str, Any]) -> bool:
