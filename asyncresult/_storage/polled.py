@@ -320,14 +320,18 @@ class PolledEngine(MemoryEngine):
             self.waiters.fail_all(error)
         elif self._last_error is None:
             self._outages += 1
-            logger.warning("%s; waiting goes on, and it is tried again", error)
+            self._log("%s; waiting goes on, and it is tried again", error, event="lost")
         self._last_error = str(error)
 
     def _recovered(self) -> None:
         if self._last_error is not None:
-            logger.info("%s answers again", self._driver)
+            self._log("%s answers again", self._driver, event="back")
             self._last_error = None
             self._backoff = self._retry_at = 0.0
+
+    def _log(self, text: str, argument: object, *, event: str) -> None:
+        """The beginning and the end of an outage, at one level."""
+        logger.warning(text, argument, extra={"backend": str(self._driver), "event": event})
 
     def _error(self, failure: Exception | None) -> BackendError:
         """What went wrong, in our words. A store's own may have many lines: the statement, its parameters …"""

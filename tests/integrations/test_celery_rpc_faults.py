@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import ssl
@@ -59,7 +60,7 @@ async def until(backend: RpcBackend, what: str, value: Any) -> None:
 
 
 async def test_a_connection_that_is_cut_loses_nothing(
-    rabbitmq_node: RabbitMQ, rpc_rabbitmq_worker: CeleryWorker
+    rabbitmq_node: RabbitMQ, rpc_rabbitmq_worker: CeleryWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     """34 waits; the connection is cut while results come, and for half a second there is no other."""
     with behind_a_proxy(rabbitmq_node, **rpc_rabbitmq_worker.config) as (app, proxy):
@@ -72,6 +73,8 @@ async def test_a_connection_that_is_cut_loses_nothing(
             assert await asyncresult.gather(*handles, timeout=30) == tuple(range(34))
             assert backend.stats().reconnects == 1
             assert backend.stats().last_error is None
+    outages = [(r.levelno, r.__dict__["event"]) for r in caplog.records if r.name == "asyncresult.rpc"]
+    assert set(outages) == {(logging.WARNING, "lost"), (logging.WARNING, "back")}
 
 
 async def test_a_frozen_connection_is_given_up(rabbitmq_node: RabbitMQ, rpc_rabbitmq_worker: CeleryWorker) -> None:

@@ -207,7 +207,7 @@ class Receiver:
         self.last_error = None
         if self._failures:
             self._failures = 0
-            logger.info("connected again; replies are received", extra={"event": "reconnected"})
+            logger.warning("connected again; replies are received", extra={"event": "back"})
         self._drain(connection)
         self._acknowledge()
         self._consumer.cancel()
@@ -291,7 +291,7 @@ class Receiver:
                 "no replies can be received (failure %d): %s",
                 self._failures,
                 self.last_error,
-                extra={"event": "connection lost"},
+                extra={"event": "lost"},
             )
 
 
