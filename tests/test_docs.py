@@ -211,8 +211,12 @@ def test_no_path_of_a_machine(page: Path) -> None:
 
 
 def test_every_decision_is_in_their_index() -> None:
-    index = set(links((DOCS / "decisions" / "README.md").read_text(encoding="utf-8")))
-    assert {path.name for path in (DOCS / "decisions").glob("0*.md")} - index == set()
+    """In their order, and in one list."""
+    text, _, rest = (DOCS / "decisions" / "README.md").read_text(encoding="utf-8").partition("```{toctree}")
+    assert [link for link in links(text) if link.startswith("0")] == sorted(
+        path.name for path in (DOCS / "decisions").glob("0*.md")
+    )
+    assert links(rest) == []
 
 
 # --- reference -------------------------------------------------------------------------------------
@@ -296,3 +300,15 @@ def test_the_files_that_answer_the_questions_exist() -> None:
     files = re.findall(r"`([\w/]+\.py)`", table)
     assert len(files) >= 12
     assert [name for name in files if not (ROOT / "asyncresult" / name).is_file()] == []
+
+
+def test_every_logger_is_in_the_page_about_operating() -> None:
+    used = {
+        name
+        for path in (ROOT / "asyncresult").rglob("*.py")
+        for name in re.findall(r'getLogger\("?(\w[\w.]*)', path.read_text(encoding="utf-8"))
+    }
+    (said,) = re.findall(
+        r"^The loggers are (.*)$", (DOCS / "howto" / "operate.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert used == set(re.findall(r"`([\w.]+)`", said))

@@ -161,7 +161,8 @@ async def test_a_result_that_was_never_announced_is_counted(redis_url: str, capl
             await backend.command("SET", backend.task_key("t"), record.replace(b'"other"', b'"t"'))
             assert await waiting == 1
             await until(lambda: backend.stats().lost == 1)
-        assert "found 1 results whose notification never came" in caplog.text
+        (line,) = [record for record in caplog.records if "1 results whose notification never came" in record.message]
+        assert (line.levelno, line.__dict__["event"]) == (logging.INFO, "lost notifications")
         assert (backend.stats().pushed, backend.stats().read) == (0, 1)
         for n in range(5):  # what is announced is not counted, whoever is first
             announced = asyncio.ensure_future(_await(backend.result(f"a{n}")))
