@@ -135,10 +135,7 @@ class TaskMeta(
             except ValueError:
                 pass
         if done is None:
-            raise ResultDecodeError(
-                f"date_done of task {self.task_id!r} is not an ISO 8601 time: {str(raw)[:40]!r}",
-                task_id=self.task_id,
-            )
+            raise ResultDecodeError(f"date_done of task {self.task_id!r} is not an ISO 8601 time", task_id=self.task_id)
         return done if done.tzinfo is not None else done.replace(tzinfo=UTC)
 
     def to_dict(self) -> dict[str, Any]:

@@ -43,7 +43,12 @@ def serializer_functions(name: str, limit: int) -> tuple[Callable[[Any], bytes],
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
     def yaml_decode(data: Bytes) -> Any:
-        document = yaml.load(data.decode(), Loader=loader)
+        try:
+            document = yaml.load(data.decode(), Loader=loader)
+        except yaml.YAMLError as error:  # its text may quote the document
+            mark = getattr(error, "problem_mark", None)
+            place = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else "an unknown place"
+            raise ValueError(f"{type(error).__name__} at {place}") from None
         if _weight(document, {}) > limit:
             raise ValueError("YAML aliases expand beyond max_result_bytes")
         return document

@@ -108,6 +108,20 @@ def test_yaml_that_is_no_record(text: str) -> None:
         WIDE.decode(ID, text.encode())
 
 
+@pytest.mark.parametrize("loader", ["CSafeLoader", "SafeLoader"])
+@pytest.mark.parametrize(
+    "text", ["status: hunter2\nresult: [@", "status: !hunter2 {}", "status: '\\hunter2", "a: \x00hunter2"]
+)
+def test_an_error_in_yaml_quotes_nothing(text: str, loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    yaml = pytest.importorskip("yaml")
+    monkeypatch.setattr(yaml, "CSafeLoader", getattr(yaml, loader, yaml.SafeLoader), raising=False)
+    codec = Codec(serializer="yaml", accept=("yaml",))
+    with pytest.raises(ResultDecodeError) as caught:
+        codec.decode(ID, text.encode())
+    assert "hunter2" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
 def test_yaml_may_refer_to_itself_in_moderation() -> None:
     pytest.importorskip("yaml")
     shared = [1, 2]
