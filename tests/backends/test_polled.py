@@ -448,14 +448,20 @@ async def test_without_the_trigger_it_is_polled(postgres_server: PostgresServer)
         assert await waiting == 1 and not listening(backend)
 
 
-async def test_a_lost_listener_is_replaced(notifying_app: Celery, postgres_server: PostgresServer) -> None:
+async def test_a_lost_listener_is_replaced_and_both_are_logged(
+    notifying_app: Celery, postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "asyncresult")
     async with make_backend(notifying_app) as backend:
         waiting = asyncio.ensure_future(backend.result("x").get())
         await until(lambda: listening(backend))
         kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
-        await asyncio.to_thread(postgres_server.cli, kill)
-        await until(lambda: not listening(backend))
-        await until(lambda: listening(backend))
+        for _ in range(2):
+            caplog.clear()
+            await asyncio.to_thread(postgres_server.cli, kill)
+            await until(lambda: not listening(backend))
+            await until(lambda: listening(backend))
+            assert [record.levelname for record in caplog.records if "notif" in record.message] == ["WARNING"] * 2
         await asyncio.to_thread(notifying_app.backend.store_result, "x", 1, "SUCCESS")
         assert await waiting == 1
 

@@ -187,6 +187,8 @@ class PostgresEngine(PolledEngine):
         super().__init__(store, driver)
         #: Whether notifications come.
         self.listening: bool = False
+        #: What was logged last, and at which level its end is: as its beginning was.
+        self._problem, self._log_level = "", logging.INFO
         self._needed = asyncio.Event()
         self._listener = self.loop.create_task(
             self._listen_for_ever(), name=f"asyncresult LISTEN {driver}", context=contextvars.Context()
@@ -200,7 +202,7 @@ class PostgresEngine(PolledEngine):
         import psycopg
 
         await self._needed.wait()
-        backoff, reported = BACKOFF_FIRST, ""
+        backoff = BACKOFF_FIRST
         while True:
             try:
                 installed = await self._listen()
@@ -214,10 +216,10 @@ class PostgresEngine(PolledEngine):
             else:
                 problem = f"no trigger {TRIGGER!r} on {self._driver.table}; see install_trigger()"
             self._set_listening(False)
-            if problem != reported:
-                log = logger.warning if installed else logger.info
-                log("%s does not notify: %s; results are polled", self._driver, problem)
-                reported = problem
+            if problem != self._problem:
+                self._log_level = logging.WARNING if installed else logging.INFO
+                logger.log(self._log_level, "%s does not notify: %s; results are polled", self._driver, problem)
+                self._problem = problem
             await asyncio.sleep(backoff if installed else LOOK_AGAIN)
             backoff = min(2 * backoff, BACKOFF_LAST)
 
@@ -250,7 +252,8 @@ class PostgresEngine(PolledEngine):
         schedule, driver = self._schedule, self._driver
         schedule.fill = not listening  # what is announced is read by itself, and so sooner
         if listening:
-            logger.info("%s notifies", driver)
+            logger.log(self._log_level, "%s notifies", driver)
+            self._problem, self._log_level = "", logging.INFO
             schedule.min_interval = schedule.max_interval = max(SWEEP, driver.max_interval)
         else:
             schedule.min_interval, schedule.max_interval = driver.min_interval, driver.max_interval
