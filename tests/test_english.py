@@ -34,12 +34,13 @@ ALLOWED = {
     ("asyncresult/_storage/polling.py", "room"): "a number: how much more fits into a request",
     ("asyncresult/executor.py", "room = wait_for_capacity"): "the older public name",
     ("asyncresult/_jobs.py", "asked to stop: it runs in a thread"): "a reply that users read: it may be ignored",
+    ("asyncresult/cli/parser.py", "do not ask for confirmation"): "of a person: the usual words",
+    ("asyncresult/cli/results.py", "forget asks for confirmation"): "of a person: the usual words",
     ("docs/reference/acl.md", "+asking"): "a command",
 }
 
 #: Not read: what is a record of its time, and folders whose prose has not had its pass.
 SKIPPED = (
-    "asyncresult/cli/",
     "asyncresult/integrations/django/",
     "asyncresult/web/",
     "docs/changelog.md",

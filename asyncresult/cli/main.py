@@ -92,5 +92,5 @@ def _tolerate_encodings() -> None:
 def _say(text: str) -> None:
     try:
         print(text, file=sys.stderr)
-    except OSError:  # nobody reads stderr: nothing is left to tell
+    except OSError:  # nobody reads stderr: nothing is left to report
         pass

@@ -116,15 +116,15 @@ def describe(meta: TaskMeta) -> str:
 
 def progress_of(meta: TaskMeta) -> tuple[float, float, str] | None:
     """Current, total and note of a state that reports progress, as ``progress()`` and most Celery tasks write it."""
-    told = meta.result
-    if not isinstance(told, Mapping):
+    reported = meta.result
+    if not isinstance(reported, Mapping):
         return None
-    current, total = told.get("current"), told.get("total")
+    current, total = reported.get("current"), reported.get("total")
     if not isinstance(current, (int, float)) or not isinstance(total, (int, float)) or not 0 < total < float("inf"):
         return None
     if not 0 <= current <= total:
         return None
-    note = told.get("note") or told.get("description") or ""
+    note = reported.get("note") or reported.get("description") or ""
     return current, total, note if isinstance(note, str) and note.isprintable() else ""
 
 

@@ -135,7 +135,7 @@ def build_parser(prog: str = "asyncresult") -> argparse.ArgumentParser:
     watch = add("watch", "watch:watch", "show the states of tasks as they come, with progress bars on a terminal")
     watch.add_argument("ids", **cast("dict[str, Any]", _IDS))
     watch.add_argument("--json", action="store_true", help="one JSON object a line")
-    watch.add_argument("--exit-status", action="store_true", help="let the exit status tell how the tasks ended")
+    watch.add_argument("--exit-status", action="store_true", help="let the exit status say how the tasks ended")
     watch.add_argument("--since", metavar="STATE_ID", help="go on after that kept state; 0: all that are kept")
     watch.add_argument("--timeout", metavar="SECONDS", type=_seconds, help="for all together (default: without end)")
 

@@ -144,8 +144,8 @@ def _check_reach(backend: Backend) -> None:
     address = str(backend)
     if address.startswith("rpc://"):
         raise CommandError(
-            "results by rpc:// come to the process that sent the task, and to no other: ask there, or let the app store"
-            " them (result_backend = 'redis://…')"
+            "results by rpc:// come to the process that sent the task, and to no other: read them there, or let the app"
+            " store them (result_backend = 'redis://…')"
         )
     if address.startswith(("memory://", "cache+memory://")):
         raise CommandError(

@@ -16,7 +16,7 @@ class Status(IntEnum):
     FAILED = 1
     """A task failed."""
     USAGE = 2
-    """The command line, a URL or an option is wrong, or makes no sense for this store; or the output has no room."""
+    """The command line, a URL or an option is wrong, or does not apply to this store; or the output is full."""
     REVOKED = 3
     UNKNOWN = 4
     """Nothing is stored for that id, not even that it was sent."""

@@ -264,7 +264,7 @@ def test_a_worker_that_has_died_and_the_states_before(redis_server: RedisServer)
     with mock.patch("time.time", _shifted(60)):
         found = findings("dies", "--url", redis_server.url())
     assert found["reason"][0] == "error"
-    assert "no sign of life" in found["reason"][1]
+    assert "sends no heartbeat" in found["reason"][1]
     assert found["states"][1].startswith("STARTED > PROGRESS")
     assert found["subscribers"][1] == "0 connections listen for it"
     assert "bytes, kept for 5" in found["record"][1] or "bytes, kept for 600" in found["record"][1]

@@ -241,7 +241,7 @@ def test_settings_that_lose_results(named: Named, redis_server: RedisServer) -> 
     assert found["serializer"][2] == "add 'msgpack' to result_accept_content"
     assert "secret" not in str(found)
     reason = findings("x", "-A", PROJECT, "--connect-timeout", "1")["reason"]
-    assert "workers cannot be asked" in reason[1]
+    assert "workers cannot be queried" in reason[1]
 
 
 def test_a_task_that_waits_in_its_queue(named: Named, redis_server: RedisServer) -> None:

@@ -51,7 +51,7 @@ def test_sentinel() -> None:
         )
         unknown = in_process("doctor", "--url", url.replace("mymaster", "nobody"), "--connect-timeout", "1")
         assert unknown.status == 5
-        assert "does not tell of 'nobody'" in unknown.out
+        assert "does not report 'nobody'" in unknown.out
 
         replica, *_ = sentinels.replicas
         replica.kill()

@@ -57,7 +57,7 @@ def broker_findings(connection: Any) -> list[Finding]:
 
 
 def queue_findings(app: Any, connection: Any) -> list[Finding]:
-    """Queues that nobody consumes, where the broker tells that."""
+    """Queues that nobody consumes, where the broker reports that."""
     findings: list[Finding] = []
     for name in app.amqp.queues:
         messages, consumers = _depth(connection, name)

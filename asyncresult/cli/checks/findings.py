@@ -34,7 +34,7 @@ Check = Callable[[Server], Awaitable[list[Finding]]]
 
 
 async def run_checks(server: Server, checks: Mapping[str, Check]) -> list[Finding]:
-    """The findings of checks by name, at a server; what the server refuses to tell is a note."""
+    """The findings of checks by name, at a server; what the server refuses to report is a note."""
     found: list[Finding] = []
     for name, check in checks.items():
         try:

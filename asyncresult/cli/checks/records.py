@@ -229,7 +229,7 @@ async def elsewhere(backend: Backend, server: Server, id: str | None = None) -> 
 
 
 async def _other_databases(server: Server, options: Options) -> list[int]:
-    """Those with keys in them. A cluster has one database; sentinels are not asked for theirs."""
+    """Those with keys in them. A cluster has one database; sentinels are not queried for theirs."""
     if options.sentinels is not None or len(options.addresses) != 1:
         return []
     info = await server.info()

@@ -1,4 +1,4 @@
-"""One Redis or Valkey server: what it is, how it is set, and whether it has room."""
+"""One Redis or Valkey server: what it is, how it is set, and whether its memory suffices."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def version(server: Server) -> list[Finding]:
         ("Valkey", info["valkey_version"]) if "valkey_version" in info else ("Redis", info.get("redis_version"))
     )
     if not number:
-        return [Finding("version", "note", "the server does not tell its version", "let the user call INFO: +info")]
+        return [Finding("version", "note", "the server does not report its version", "let the user call INFO: +info")]
     numbers = tuple(int(part) for part in number.split(".")[:2] if part.isdigit())
     if numbers < OLDEST_VERSION:
         return [
@@ -63,7 +63,7 @@ async def eviction(server: Server) -> list[Finding]:
     policy, limit = info.get("maxmemory_policy"), info.get("maxmemory", "0")
     evicted = int(info.get("evicted_keys", "0"))
     if policy is None:
-        return [Finding("eviction", "note", "the server does not tell its eviction policy")]
+        return [Finding("eviction", "note", "the server does not report its eviction policy")]
     if evicted:
         return [
             Finding(

@@ -72,12 +72,12 @@ async def _missing(backend: Backend, server: Server, commands: list[tuple[Word, 
 
 
 async def user_name(server: Server) -> str:
-    """Of the connection; what every server calls its first user, where that is not told."""
+    """Of the connection; what every server calls its first user, where that is not reported."""
     return text_of(await server.try_call("ACL", "WHOAMI")) or "default"
 
 
 def missing_rule(backend: Backend, refusal: str, command: str) -> str:
-    """The rule whose lack a refusal of Redis tells of.
+    """The rule that is missing, by a refusal of Redis.
 
     Args:
         command: What was called, where the refusal does not name it.

@@ -109,7 +109,7 @@ def _compare(app: Any, worker: str, theirs: Mapping[str, Any]) -> list[Finding]:
 
 
 def _as_told(name: str, value: Any) -> str:
-    """A setting as workers tell it, which is text; a time as that of a timedelta."""
+    """A setting as workers report it, which is text; a time as that of a timedelta."""
     if name == "result_expires" and isinstance(value, int | float):
         value = timedelta(seconds=value)
     return str(value)

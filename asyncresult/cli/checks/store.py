@@ -126,7 +126,7 @@ def _examine_broker(app: Any, timeout: float) -> list[Finding]:
     try:
         with broker.open_broker(app, timeout) as connection:
             if connection.transport.driver_type == "memory":
-                return [Finding("broker", "note", "memory:// is the memory of each process: no worker can be asked")]
+                return [Finding("broker", "note", "memory:// is the memory of each process: no worker can be queried")]
             for check in checks:
                 findings += check(connection)
     except Exception as error:  # whatever the transport raises

@@ -79,7 +79,7 @@ async def _stored(backend: Backend, id: str, size: int) -> AsyncIterator[Finding
         ttl = await backend.get_lifetime(id) if records.has_lifetimes(backend) else None
         kept = "" if not records.has_lifetimes(backend) else " for ever" if ttl is None else f" for {ttl:.0f} s more"
     except BackendError:
-        kept = " (for how long is not told)"
+        kept = " (for how long is not known)"
     try:
         meta = await backend.get_meta(id)
     except ResultDecodeError as error:
@@ -105,7 +105,7 @@ async def _stored(backend: Backend, id: str, size: int) -> AsyncIterator[Finding
         yield Finding(
             "reason",
             "error",
-            f"{meta.status}, but its worker gives no sign of life",
+            f"{meta.status}, but its worker sends no heartbeat",
             "the worker has died or hangs: send the task again",
         )
     else:
@@ -141,7 +141,7 @@ def _at_work(app: Any, id: str, timeout: float) -> Finding | None:
     except Exception as error:  # whatever the transport raises
         found = broker.unreachable(app, error)
         return Finding(
-            "reason", "warning", f"nothing is stored, and workers cannot be asked: {found.message}", found.fix
+            "reason", "warning", f"nothing is stored, and workers cannot be queried: {found.message}", found.fix
         )
     if not replies:
         return Finding(

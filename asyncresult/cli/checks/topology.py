@@ -25,7 +25,7 @@ SHARDED_SINCE = 7
 
 
 async def sentinel_findings(options: Options) -> list[Finding]:
-    """Ask every sentinel of the URL."""
+    """Query every sentinel of the URL."""
     assert options.sentinels is not None
     addresses = options.sentinels.addresses
     views = await asyncio.gather(*(_ask_sentinel(options, address) for address in addresses))
@@ -67,7 +67,7 @@ async def _ask_sentinel(options: Options, address: Address) -> tuple[list[Findin
         fix = "name one that it knows (SENTINEL MASTERS): ?service=…"
         if "NOPERM" in str(error):
             fix = "ACL SETUSER … +sentinel|master +sentinel|replicas, at the sentinels"
-        return [Finding("sentinel", "error", f"{address} does not tell of {service!r}: {error}", fix)], None
+        return [Finding("sentinel", "error", f"{address} does not report {service!r}: {error}", fix)], None
     except BackendError as error:
         return [
             Finding("sentinel", "warning", f"a sentinel does not answer: {error}", "start it, or leave it out")

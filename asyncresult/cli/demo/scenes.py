@@ -25,7 +25,7 @@ TRACEBACK_LINES = 3
 Scene = Callable[[Any, Stage], Awaitable[None]]
 
 
-# --- the scenes: each is shown as it stands here ------------------------------------------------------
+# --- the scenes: the code of each is shown as it is written here ---------------------------------------
 
 
 async def one_result(tasks: Any, stage: Stage) -> None:

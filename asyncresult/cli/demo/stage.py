@@ -78,8 +78,8 @@ class Stage:
         if not self._column:
             print(f"   {escaped(text)}", flush=True)
             return
-        room = shutil.get_terminal_size().columns - self._column - 3
-        text = escaped(text) if len(text) <= room else f"{escaped(text)[: room - 1]}…"
+        width = shutil.get_terminal_size().columns - self._column - 3
+        text = escaped(text) if len(text) <= width else f"{escaped(text)[: width - 1]}…"
         while row >= self._code_lines:  # more happens than the code has lines
             print()
             self._code_lines += 1
