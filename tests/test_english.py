@@ -42,7 +42,6 @@ ALLOWED = {
 #: Not read: what is a record of its time, and folders whose prose has not had its pass.
 SKIPPED = (
     "asyncresult/integrations/django/",
-    "asyncresult/web/",
     "docs/changelog.md",
     "docs/decisions/",
     "docs/reference/cli.md",
@@ -52,6 +51,7 @@ SKIPPED = (
 def lines() -> Iterator[tuple[str, int, str]]:
     paths = [
         *ROOT.glob("asyncresult/**/*.py"),
+        *ROOT.glob("asyncresult/**/*.js"),
         *ROOT.glob("docs/**/*.md"),
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",

@@ -1,6 +1,6 @@
 """A page that finds a task by its id and lists what is in the store: what ``asyncresult serve`` shows.
 
-It is for whoever runs the tasks, not for their users: it shows everything, so a :class:`Gate` stands before it.
+It is for whoever runs the tasks, not for their users: it shows everything, so a :class:`Gate` guards it.
 """
 
 from __future__ import annotations

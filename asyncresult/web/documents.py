@@ -24,7 +24,7 @@ def status_document(
     """The public view of a record.
 
     Args:
-        name: What stands for the task in URLs: its id, or a token.
+        name: The task's name in URLs: its id, or a token.
         reveal_errors: Whether a failure's class and text are shown.
         links: Where to go on.
 
@@ -65,7 +65,7 @@ def status_json(meta: TaskMeta, name: str | None = None, *, reveal_errors: bool 
                 await websocket.send_text(status_json(meta))
 
     Args:
-        name: What stands for the task in URLs; None for its id.
+        name: The task's name in URLs; None for its id.
         reveal_errors: Whether a failure's class and text are shown. Its traceback never is.
 
     Raises:
@@ -77,14 +77,14 @@ def status_json(meta: TaskMeta, name: str | None = None, *, reveal_errors: bool 
 
 def progress_of(meta: TaskMeta) -> dict[str, Any] | None:
     """Progress, where an unfinished task reports it as ``progress()`` and most Celery tasks do."""
-    told = meta.result
-    if meta.ready or not isinstance(told, Mapping):
+    reported = meta.result
+    if meta.ready or not isinstance(reported, Mapping):
         return None
-    current, total = told.get("current"), told.get("total")
+    current, total = reported.get("current"), reported.get("total")
     if not (_is_number(current) and _is_number(total) and 0 <= current <= total and total > 0):
         return None
     progress: dict[str, Any] = {"current": current, "total": total, "percent": round(100 * current / total, 1)}
-    note = told.get("note") or told.get("description")
+    note = reported.get("note") or reported.get("description")
     if isinstance(note, str):
         progress["description"] = note[:MAX_NOTE]
     return progress

@@ -27,15 +27,15 @@ from .urls import find_served, links_of
 __all__ = ["accepted", "answer", "events", "refuse_unknown", "status", "stream", "wait_with_client"]
 
 RETRY_AFTER = 1
-"""Seconds after which a client that does not wait should ask again."""
+"""Seconds after which a client that does not wait should poll again."""
 
 _defaults = Settings(authorize=lambda request, task_id: False)
 """For handlers in apps that serve no tasks."""
 
 
 async def accepted(request: Request, handle: Any, *, base: str | None = None) -> Response:
-    """The answer to a request that has sent a task: 202 with ``Location``; or, if the client has asked to wait by
-    ``Prefer: wait=N`` and the task has ended meanwhile, 200 with the result.
+    """The answer to a request that has sent a task: 202 with ``Location``; or, if the client waits
+    (``Prefer: wait=N``) and the task has ended meanwhile, 200 with the result.
 
     Args:
         handle: What ``adelay()``, ``delay()`` or ``submit()`` gave.

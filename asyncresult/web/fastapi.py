@@ -211,7 +211,7 @@ def router(**options: Any) -> APIRouter:
         return await endpoints.tree(request)
 
     for route in list(made.routes):
-        if isinstance(route, APIRoute):  # FastAPI answers HEAD only where it is told to
+        if isinstance(route, APIRoute):  # FastAPI answers HEAD only where a route names it
             made.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 
     if settings.revoke or settings.forget:

@@ -21,8 +21,8 @@ async def healthz(request: Request) -> Response:
         routes = [Route("/healthz", healthz), …]        # Starlette
         app.add_route("/healthz", healthz)              # FastAPI
 
-    The body is ``{"ok", "connected", "latency"}``, the latency in seconds. Why it fails is for the log, not for whoever
-    asks.
+    The body is ``{"ok", "connected", "latency"}``, the latency in seconds. Why it fails is for the log, not for the
+    client.
     """
     try:
         health = await current_backend().health(timeout=SECONDS)

@@ -68,7 +68,7 @@ def problem_of(error: Exception) -> Problem | None:
     if isinstance(error, Problem):
         return error
     if isinstance(error, ResultTimeout):
-        return Problem(504, "Not ready in time", "The task has not ended yet. Ask again later.", retry_after=1)
+        return Problem(504, "Not ready in time", "The task has not ended yet. Try again later.", retry_after=1)
     if isinstance(error, ResultDecodeError):
         return Problem(502, "Unreadable result", "What is stored for this task cannot be read.")
     if isinstance(error, (BackendError, BackendClosed)):

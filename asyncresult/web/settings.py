@@ -36,9 +36,9 @@ class Settings:
     """Options of :func:`.create_app` and :func:`.router`.
 
     Attributes:
-        authorize: ``authorize(request, task_id)``, a function or coroutine function: whether whoever asks may see the
+        authorize: ``authorize(request, task_id)``, a function or coroutine function: whether the client may see the
             task. Required, unless ``tokens`` are used.
-        tokens: Signed tokens stand in the URLs in place of ids.
+        tokens: Signed tokens, in the URLs in place of ids.
         backend: Where the results are; None is the current backend at the time of the request.
         revoke: Whether tasks may be revoked.
         forget: Whether records may be deleted.
@@ -48,8 +48,8 @@ class Settings:
         ping: Seconds of silence after which a stream sends a comment, so that proxies keep it open.
         retry: Seconds after which a client whose stream has ended comes back.
         max_streams: Streams, and requests that wait, at a time, of all clients.
-        max_streams_per_client: The same from one address. (Behind a proxy the server has to be told which
-            proxy to believe, e.g. ``uvicorn --forwarded-allow-ips``; else all clients have one address.)
+        max_streams_per_client: The same from one address. (Behind a proxy the server has to know which
+            proxy to trust, e.g. ``uvicorn --forwarded-allow-ips``; else all clients have one address.)
         max_ids: Tasks that one stream may follow.
         home: Where a link at the top of the pages leads; None for no link.
 
@@ -113,7 +113,7 @@ class Settings:
         return id
 
     async def check(self, request: HTTPConnection, id: str) -> None:
-        """See that whoever asks may see a task.
+        """See that the client may see a task.
 
         Raises:
             Problem: 404.
@@ -126,7 +126,7 @@ class Settings:
                 raise Problem.not_found()
 
     def name_of(self, request: HTTPConnection, id: str) -> str:
-        """What stands in a URL for a task: its id, or a token."""
+        """The task's name in URLs: its id, or a token."""
         return id if self.tokens is None else self.tokens.make(id, request)
 
     def handle(self, id: str) -> AsyncResult[Any]:
@@ -148,7 +148,7 @@ class Settings:
         """
         mine = self.streams.get(client, 0)
         if mine >= self.max_streams_per_client or sum(self.streams.values()) >= self.max_streams:
-            raise Problem(429, "Too many streams", "Close one, or ask for the status instead.", retry_after=5)
+            raise Problem(429, "Too many streams", "Close one, or poll the status instead.", retry_after=5)
         self.streams[client] = mine + 1
 
     def close_stream(self, client: str) -> None:

@@ -1,7 +1,7 @@
 """Noticing that the server begins to stop, while requests of it are still open.
 
-An ASGI server sends ``lifespan.shutdown`` only when all its requests have ended, and a stream ends only when it is
-told to: each waits for the other, until the server's patience is over. uvicorn (and its gunicorn worker) keeps what
+An ASGI server sends ``lifespan.shutdown`` only when all its requests have ended, and a stream would go on until the
+server ends: each waits for the other, until the server's patience is over. uvicorn (and its gunicorn worker) keeps what
 we need to know in an attribute of its server object, ``should_exit``, and hypercorn in an event of its context,
 ``terminated``. These objects are found as local variables of the coroutines that serve, so nothing is patched and no
 signal handler is replaced. Other servers (daphne) cancel their open requests at the end of a patience of their own.

@@ -40,7 +40,7 @@ class Followed:
     """A task that a stream is about.
 
     Attributes:
-        name: What stands for it in URLs.
+        name: Its name in URLs.
     """
 
     handle: AsyncResult[Any]

@@ -1,4 +1,4 @@
-"""The tree of tasks below one, as far as who asks may see it."""
+"""The tree of tasks below one, as far as the client may see it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_NODES = 500
 async def tree_document(request: Request, task: Followed, settings: Settings) -> dict[str, Any]:
     """``{id, state, children, more?}``, the children of the same form; ``state`` is null for a group.
 
-    Each child is authorised as if it had been asked for. One that may not be seen is left out, with all below it. What
+    Each child is authorised as if it had been requested. One that may not be seen is left out, with all below it. What
     is there twice has its children where it is met first. ``more`` is there where the tree was too large to be shown.
     """
     root: dict[str, Any] = {"id": task.name, "state": None, "children": []}

@@ -51,7 +51,7 @@ def find_served(request: Request, base: str | None) -> tuple[Settings | None, st
 
 
 def _mount_names(routes: Iterable[BaseRoute]) -> Iterator[str]:
-    """What stands before the names of routes below mounts that have names."""
+    """The prefixes of the names of routes below mounts that have names."""
     for route in routes:
         if isinstance(route, Mount):
             own = f"{route.name}:" if route.name else ""

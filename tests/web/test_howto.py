@@ -1,4 +1,4 @@
-"""The program of docs/howto/fastapi.md, as it stands there: a worker, a server, and requests."""
+"""The program of docs/howto/fastapi.md, as it is there: a worker, a server, and requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs of docs/howto for other frameworks, as they stand there, each in a process of its own."""
+"""The programs of docs/howto for other frameworks, as they are there, each in a process of its own."""
 
 from __future__ import annotations
 

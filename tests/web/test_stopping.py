@@ -1,4 +1,4 @@
-"""Servers in processes of their own end at once when they are told to, though streams are open."""
+"""Servers in processes of their own end at once on a signal, though streams are open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-/* The list of tasks: asked for again and again while the page is looked at. Rows stay where they are in the document,
+/* The list of tasks: fetched again and again while the page is visible. Rows stay where they are in the document,
  * so that neither the focus nor a selection is lost. */
 
 const INTERVAL = 2000; // milliseconds

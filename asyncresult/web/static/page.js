@@ -1,7 +1,7 @@
 /* The status page: what <task-progress> does not show. The component brings the documents; nothing else is fetched for
  * a task but the tree below it, once it has ended. */
 
-const FACTS = [["date_done", "Ended", time], ["stale", "Worker", () => "no sign of life"]];
+const FACTS = [["date_done", "Ended", time], ["stale", "Worker", () => "no heartbeat"]];
 
 function time(text) {
   return Object.assign(document.createElement("time"), { dateTime: text, textContent: new Date(text).toLocaleString() });
@@ -22,7 +22,7 @@ for (const card of document.querySelectorAll(".task")) {
   card.querySelector(".revoke")?.addEventListener("click", (event) => revoke(event.currentTarget));
 }
 
-/* A browser opens six connections to a host: one stream for all. Where it is blocked, each component asks for itself. */
+/* A browser opens six connections to a host: one stream for all. Where it is blocked, each component fetches for itself. */
 const cards = new Map([...document.querySelectorAll(".task")].map((card) => [card.dataset.id, card]));
 if (cards.size === 1) each();
 else if (cards.size > 1) {
