@@ -40,7 +40,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
                 backend,
                 revoke=arguments.allow_revoke,
                 token=token,
-                hosts=["localhost", "127.0.0.1", "[::1]", name.lower()] if local else None,
+                hosts=list(dict.fromkeys(["localhost", "127.0.0.1", "[::1]", name.lower()])) if local else None,
                 cookie=f"asyncresult-{port}",
             )
             config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=PATIENCE)

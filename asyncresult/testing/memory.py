@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
 from .._storage import current
 from .._storage.engine import BackendStats
 from .._storage.memory import MemoryEngine, Records, share, unshare
@@ -122,14 +124,9 @@ class _Engine(MemoryEngine):
         self.loop.call_soon(read)
 
     def stats(self) -> BackendStats:
-        stats: Any = super().stats()
-        fields = {name: getattr(stats, name) for name in stats.__struct_fields__}
-        fields |= {
-            "connected": not self._store.down,
-            "reconnects": self._reconnects,
-            "last_error": self.last_error,
-        }
-        return BackendStats(**fields)
+        return msgspec.structs.replace(
+            super().stats(), connected=not self._store.down, reconnects=self._reconnects, last_error=self.last_error
+        )
 
     @property
     def last_error(self) -> str | None:

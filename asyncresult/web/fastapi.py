@@ -109,12 +109,14 @@ class _ProblemRoute(APIRoute):
         return guarded
 
 
-_PROBLEM = {"model": ProblemDocument, "content": {MEDIA_TYPE: {}}}
+# No "model": FastAPI would describe it with the media type of the route's own answers.
+_PROBLEM: dict[str, Any] = {"content": {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}}}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {**_PROBLEM, "description": "Malformed task id or parameter"},
     404: {**_PROBLEM, "description": "No such task, or not yours to see"},
     502: {**_PROBLEM, "description": "Unreadable result"},
     503: {**_PROBLEM, "description": "Results unavailable; see Retry-After"},
+    "4XX": {**_PROBLEM, "description": "Refused"},  # without it FastAPI adds its own 422, which is never sent
 }
 _EVENT = {
     "type": "object",
@@ -225,7 +227,9 @@ def router(**options: Any) -> APIRouter:
 
     if settings.revoke:
 
-        @made.post("/{task_id}/revoke", status_code=202, responses={403: _PROBLEM, 501: _PROBLEM})
+        @made.post(
+            "/{task_id}/revoke", status_code=202, response_class=Response, responses={403: _PROBLEM, 501: _PROBLEM}
+        )
         async def revoke_task(request: Request, task_id: TaskId) -> Response:
             """Keep a task from running, or end it."""
             return await endpoints.revoke(request)

@@ -44,7 +44,9 @@ class Stop:
 
     def _look(self) -> None:
         self._timer = None
-        if self._is_stopping is None or self._is_stopping():
+        if self._is_stopping is None:  # the server that the timer was for is gone, and no other is there
+            return
+        if self._is_stopping():
             for future in list(self._waiting):
                 if not future.done():
                     future.set_result(None)

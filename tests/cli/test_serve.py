@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import pytest
 from tests.cli.conftest import Store
 from tests.tools.command_line import asyncresult, command, environment
 from tests.tools.processes import Child, wait_until
-from tests.tools.servers import free_port
+from tests.tools.servers import RedisServer, free_port
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
@@ -68,7 +69,9 @@ def test_the_list_the_search_and_the_end(url: str, tmp_path: Path) -> None:
         assert client.post("/tasks/busy/revoke").status_code == 404, "it was not allowed"
         assert client.get("/find", params={"id": "a/b"}).status_code == 400
         # A name of another site that points to this machine:
-        assert client.get("/list", headers={"Host": "evil.example:80"}).status_code == 403
+        refused = client.get("/list", headers={"Host": "evil.example:80"})
+        assert refused.status_code == 403
+        assert refused.json()["detail"] == "This server is called localhost or 127.0.0.1 or [::1]."
 
         with client.stream("GET", "/tasks/busy/events") as events:
             lines = events.iter_lines()
@@ -80,6 +83,22 @@ def test_the_list_the_search_and_the_end(url: str, tmp_path: Path) -> None:
             assert process.wait(20) == 130
             assert time.monotonic() - began < 5, "Python alone takes a second to end on a busy machine"
         assert "Traceback" not in process.output()
+
+
+def test_it_ends_though_the_store_does_not_answer(redis_server: RedisServer, url: str, tmp_path: Path) -> None:
+    with serving(tmp_path, "--url", url) as (client, process, _):
+        assert client.get("/tasks/busy").status_code == 200
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as waiting:
+            redis_server.pause()
+            try:
+                waiting.sendall(b"GET /tasks/busy HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                time.sleep(0.2)  # it has come, and waits
+                began = time.monotonic()
+                process.signal(signal.SIGINT)
+                assert process.wait(20) == 130
+                assert time.monotonic() - began < 5
+            finally:
+                redis_server.resume()
 
 
 def test_from_elsewhere_with_a_token_only(url: str, tmp_path: Path) -> None:
@@ -110,8 +129,6 @@ def test_revoking_where_it_is_allowed(store: Store, url: str, tmp_path: Path) ->
 
 
 def test_a_port_that_is_taken_is_one_line(url: str) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         outcome = asyncresult("serve", "--url", url, "--port", str(taken.getsockname()[1]))
     assert outcome.status == 2

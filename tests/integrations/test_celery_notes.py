@@ -86,11 +86,30 @@ async def test_nothing_is_sent_that_cannot_be_noted(server: RedisServer, app: Ce
             async with connect(app, register=True):
                 with pytest.raises(OperationalError):
                     await app.tasks["add"].adelay(1)
-                with pytest.raises(OperationalError, match="nothing was sent"):
+                with pytest.raises(OperationalError, match="not sent"):
                     await asyncio.to_thread(app.tasks["add"].apply_async, (1,), ignore_result=True)
         finally:
             admin.execute_command("ACL", "SETUSER", "default", "allkeys")
     assert _waiting(app) == before
+
+
+@pytest.mark.parametrize("app", ["the same server", "another database"], indirect=True)
+async def test_a_queue_whose_first_task_cannot_be_noted_is_declared_with_the_next(
+    server: RedisServer, app: Celery
+) -> None:
+    add = app.tasks["add"]
+    with Redis.from_url(app.conf.broker_url) as broker:
+        async with connect(app, register=True):
+            broker.execute_command("ACL", "SETUSER", "default", "resetkeys", "~brief", "~_kombu*")
+            try:
+                with pytest.raises(OperationalError):
+                    await add.aapply_async((1,), queue="brief")
+            finally:
+                broker.execute_command("ACL", "SETUSER", "default", "allkeys")
+            assert not broker.exists("_kombu.binding.brief")
+            await add.aapply_async((1,), queue="brief")
+        assert broker.exists("_kombu.binding.brief")
+        assert broker.llen("brief") == 1
 
 
 async def test_without_it_nothing_is_noted(app: Celery) -> None:

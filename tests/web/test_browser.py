@@ -262,6 +262,29 @@ async def test_without_events_it_polls(backend: Backend, browser: Any, how: str)
         assert "wait=20" in waits
 
 
+async def test_where_a_proxy_drops_prefer_it_pauses_between_polls(backend: Backend, browser: Any) -> None:
+    polls: list[str] = []
+
+    async def proxy(route: Any) -> None:
+        headers = dict(route.request.headers)
+        polls.append(headers.pop("prefer", ""))
+        await route.continue_(headers=headers)
+
+    async with serving(component_app()) as client:
+        page = await browser.new_page()
+        await page.add_init_script("delete window.EventSource")
+        await page.route("**/tasks/t1", proxy)
+        await page.goto(str(client.base_url))
+        async with asyncio.timeout(20):
+            while len(polls) < 2:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(1.0)
+        assert polls[:2] == ["", "wait=20"]
+        assert len(polls) <= 3, "one each two seconds, and not one after the other"
+        await backend.store_result("t1", 8, "SUCCESS")
+        await page.get_by_text("Done").first.wait_for(timeout=10_000)
+
+
 async def test_the_dashboard(backend: Backend, browser: Any, tmp_path: Path) -> None:
     for number in range(3):
         await backend.store_result(f"invoice-{number}", number, "SUCCESS")

@@ -11,6 +11,10 @@ from asyncresult import Backend
 from asyncresult.web import create_app
 from tests.tools.packages import Package, fetch
 from tests.web.conftest import serving
+
+pytest.importorskip("playwright.async_api")
+pytest.importorskip("axe_playwright_python")  # test_browser needs it, whose fixtures these are
+
 from tests.web.test_browser import browser, pytestmark, work
 
 from starlette.applications import Starlette  # isort: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from asyncresult import Backend
-from asyncresult.web import server_stops
+from asyncresult.web import server_stops, stopping
 from tests.tools.processes import Child, wait_until
 from tests.tools.servers import free_port
 from tests.web.conftest import serving
@@ -152,3 +153,16 @@ async def test_a_stream_of_ones_own_ends_too(backend: Backend) -> None:
             assert await anext(chunks) == b"begun "
             client.server.should_exit = True
             assert b"".join([chunk async for chunk in chunks]) == b"ended"
+
+
+async def test_a_server_that_has_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer of the last look at it is still to come, when something else waits, without a server."""
+    found = iter([lambda: False, None])
+    monkeypatch.setattr(stopping, "_find_server", lambda loop: next(found))
+    stop = stopping.Stop()
+    stop.future().cancel()
+    await asyncio.sleep(0)
+    waits = stop.future()
+    await asyncio.wait([waits], timeout=3 * stopping.LOOK_INTERVAL)
+    assert not waits.done()
+    waits.cancel()

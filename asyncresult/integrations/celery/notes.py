@@ -74,7 +74,7 @@ async def put(backend: Backend, notes: Iterable[Note]) -> None:
 
 
 def _not_noted(error: Exception) -> OperationalError:
-    return OperationalError(f"nothing was sent, as it cannot be noted (register=True): {error}")
+    return OperationalError(f"not sent, as it cannot be noted (register=True): {error}")
 
 
 def in_one_step(backend: Backend, notes: Iterable[Note], commands: list[Any]) -> list[Any]:

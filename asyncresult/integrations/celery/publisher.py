@@ -261,12 +261,13 @@ class Publisher:
                 commands = await _routed(engine, commands, patience)
             if commands:
                 await self._send(engine, commands, patience, composed.notes)
-        except (Unanswered, BackendClosed) as error:
-            self._idle.clear()
-            raise SendUnconfirmed(f"the task may have been sent: {error}") from error
-        except BackendError as error:
+        except BaseException as error:
             self._idle.clear()  # declarations may be lost: whoever composes next makes them again
-            raise OperationalError(str(error)) from error
+            if isinstance(error, (Unanswered, BackendClosed)):
+                raise SendUnconfirmed(f"the task may have been sent: {error}") from error
+            if isinstance(error, BackendError):
+                raise OperationalError(str(error)) from error
+            raise
         finally:
             turns.landed(len(composed.commands))
         self.sent += len(composed.messages)
@@ -301,7 +302,6 @@ async def _routed(engine: RedisEngine, commands: list[Any], patience: float | No
 
     What is declared in front of it has to be on the server before its table is read.
     """
-    tables: dict[str, Any] = {}
     before = [command for command in commands if not isinstance(command, Routed)]
     questions = {command.exchange: command.question() for command in commands if isinstance(command, Routed)}
     declared = [command for command in before if command[0] in ("SADD", "EVAL")]

@@ -5,6 +5,7 @@ What a wait brings is handed to Celery's result object as the record that it wou
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ __all__ = ["Waiting"]
 INTERVAL = 1.0
 
 
-class Waiting:
+class Waiting(ABC):
     """The waiting half of a Celery backend, in front of Celery's own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -33,10 +34,10 @@ class Waiting:
         self.thread_safe = True
 
     @property
+    @abstractmethod
     def _awaited(self) -> Backend:
         """The backend on which is waited: the app's, not this object's. And not that of connect(app), which is closed
         when the event loop's block ends."""
-        raise NotImplementedError
 
     # -- nothing is pending -------------------------------------------------------------------------------
 

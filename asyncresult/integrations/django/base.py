@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -36,17 +37,17 @@ class StoringBackend(BaseTaskBackend):  # type: ignore[misc]
         self.on_commit = bool(self.options.get("ENQUEUE_ON_COMMIT", False))
 
     @property
+    @abstractmethod
     def store(self) -> Backend:
         """Where its results are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def deliver(self, result: Any, document: dict[str, Any]) -> None:
         """Have the task of ``result`` run. It may block."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def adeliver(self, result: Any, document: dict[str, Any]) -> None:
         """The same, without blocking the event loop."""
-        raise NotImplementedError
 
     # -- enqueuing --------------------------------------------------------------------------------------
 

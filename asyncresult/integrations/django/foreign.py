@@ -74,7 +74,7 @@ def finished_handle(result: Any) -> AsyncResult[Any]:
 
 
 class _Records:
-    """What :class:`asyncresult._storage.polling.Records` asks for, on one thread."""
+    """What :class:`asyncresult._storage.polled.Records` asks for, on one thread."""
 
     batch = 1
 
