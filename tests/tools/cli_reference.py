@@ -22,7 +22,7 @@ it prints a line for each state. `NO_COLOR` and `TERM=dumb` are respected.
 dates, decimals, bytes, and numbers that are not finite (`"NaN"`, `"Infinity"`, `"-Infinity"`).
 
 The results are found by `--url`, else by the settings of the Celery app given with `-A`, else by `$ASYNCRESULT_URL`,
-else by `$CELERY_RESULT_BACKEND`. There is no default. These options may stand before the command
+else by `$CELERY_RESULT_BACKEND`. There is no default. These options may come before the command
 or after it. `memory://` and `rpc://` hold results in one process, so nothing can be read from another: the commands
 say so.
 
@@ -30,7 +30,7 @@ say so.
 |---|---|
 | 0 | success |
 | 1 | a task failed; `doctor` found an error |
-| 2 | usage: the command line or a URL is wrong, or makes no sense for that store; or the output cannot be written |
+| 2 | usage: the command line or a URL is wrong, or does not apply to that store; or the output cannot be written |
 | 3 | the task was revoked |
 | 4 | nothing is stored for that id |
 | 5 | the server cannot be reached, or refuses |

@@ -10,8 +10,8 @@ Theory of operation
 ===================
 
 A task's record is Celery's, under the id of Django's task result. What Django wants besides (the task's path, its
-arguments, times, attempts, errors) stands in a document beside the record (:mod:`.documents`), written before the task
-is sent: so an id that is unknown is told from one that waits, and a worker, which writes records only, cannot erase it.
+arguments, times, attempts, errors) is in a document beside the record (:mod:`.documents`), written before the task
+is sent: so an unknown id differs from one that waits, and a worker, which writes records only, cannot erase it.
 
 With ``"asyncresult.integrations.django"`` in ``INSTALLED_APPS`` the backend of the settings is also the one that
 ``AsyncResult(id)`` means where no other one is entered; there are system checks, ``manage.py asyncresult``, a template

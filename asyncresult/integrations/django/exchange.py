@@ -80,7 +80,7 @@ class Exchange:
         await self._messages.put(end)
 
     async def _receive(self) -> dict[str, Any]:
-        if self._requested:  # whoever asks wants to know when the client goes: then this is cancelled
+        if self._requested:  # whoever calls it wants to know when the client goes: then this is cancelled
             await asyncio.get_running_loop().create_future()
         self._requested = True
         return {"type": "http.request", "body": b"", "more_body": False}

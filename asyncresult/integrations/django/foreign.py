@@ -44,7 +44,7 @@ def backend_over(theirs: Any) -> Backend:
         raise NotImplementedError(
             f"{type(theirs).__name__} has no get_result(): its results can be neither refreshed nor waited for"
         )
-    # One that can be asked from any thread is made anew by the thread that asks. Another, as DummyBackend, is its
+    # One that can be called from any thread is made anew by the thread that calls. Another, as DummyBackend, is its
     # instance.
     anew = bool(theirs.supports_get_result)
     with _making:
@@ -74,7 +74,7 @@ def finished_handle(result: Any) -> AsyncResult[Any]:
 
 
 class _Records:
-    """What :class:`asyncresult._storage.polled.Records` asks for, on one thread."""
+    """What :class:`asyncresult._storage.polled.Records` expects, on one thread."""
 
     batch = 1
 

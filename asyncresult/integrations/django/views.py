@@ -106,11 +106,11 @@ async def _ask(request: HttpRequest, id: str) -> bool:
     return bool(await sync_to_async(function)(request, id))
 
 
-async def _authorize(asked: Any, id: str) -> bool:
+async def _authorize(request: Any, id: str) -> bool:
     """For :class:`asyncresult.web.Settings`: as it was answered before; below a task others are met."""
-    allowed: dict[str, bool] = asked.scope[_ALLOWED]
+    allowed: dict[str, bool] = request.scope[_ALLOWED]
     if id not in allowed:
-        allowed[id] = await _ask(asked.scope[_REQUEST], id)
+        allowed[id] = await _ask(request.scope[_REQUEST], id)
     return allowed[id]
 
 

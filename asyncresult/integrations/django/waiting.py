@@ -53,7 +53,7 @@ async def wait(task_result: Any, timeout: float | None = None) -> Any:
         try:
             await task_result.arefresh()
         except BackendUnavailable:
-            pass  # waiting goes on, and tells a result that exists no more by its timeout only
+            pass  # waiting goes on, and only the timeout ends it for a result that exists no more
         if not task_result.is_finished:
             await waiting.get(propagate=False)
             await task_result.arefresh()

@@ -16,7 +16,7 @@ __all__ = ["Command"]
 
 
 class Command(BaseCommand):  # type: ignore[misc]
-    """Everything behind the command's name is for asyncresult; options of Django's stand in front of it."""
+    """Everything behind the command's name is for asyncresult; options of Django's come in front of it."""
 
     help = "Look at, wait for and manage the results of background tasks: manage.py asyncresult -h"
     requires_system_checks: tuple[str, ...] = ()  # it is for finding out what is wrong
