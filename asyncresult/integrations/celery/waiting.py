@@ -41,7 +41,8 @@ class Waiting(ABC):
 
     # -- nothing is pending -------------------------------------------------------------------------------
 
-    def on_task_call(self, producer: Any, task_id: str) -> None: ...
+    def on_task_call(self, producer: Any, task_id: str) -> None:  # noqa: B027 (Celery calls it)
+        """Nothing is to be prepared before a task is sent."""
 
     def add_pending_result(self, result: Any, weak: bool = False, start_drainer: bool = True) -> Any:
         return result
