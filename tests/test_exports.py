@@ -58,6 +58,4 @@ def test_every_public_type_is_known(tmp_path: Path) -> None:
     symbols = json.loads(answer.stdout)["typeCompleteness"]["symbols"]
     assert len(symbols) > 500
     unknown = [symbol["name"] for symbol in symbols if not symbol["isTypeKnown"] or symbol["isTypeAmbiguous"]]
-    # What derives from classes of Celery and of Django, which have no types: nobody knows more.
-    untyped = ("asyncresult.integrations.celery.", "asyncresult.integrations.django.", "asyncresult.cli.demo.tasks.")
-    assert [name for name in unknown if not name.startswith(untyped)] == []
+    assert unknown == []

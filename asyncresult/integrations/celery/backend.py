@@ -12,9 +12,7 @@ import threading
 from asyncio.events import _get_running_loop
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
-
-from celery.backends.redis import RedisBackend, SentinelBackend
+from typing import TYPE_CHECKING, Any
 
 from ...backend import Backend
 from .config import make_backend, once
@@ -22,6 +20,12 @@ from .memory import StoredInMemory
 from .rpc import RpcResultBackend, replies_of
 from .settings import UnknownBackendURL
 from .waiting import Waiting
+
+if TYPE_CHECKING:
+    from .._untyped import Untyped as RedisBackend
+    from .._untyped import Untyped as SentinelBackend
+else:
+    from celery.backends.redis import RedisBackend, SentinelBackend
 
 __all__ = ["MemoryResultBackend", "ResultBackend", "SentinelResultBackend", "result_backend", "sending", "sent"]
 
@@ -68,11 +72,11 @@ class _OnOwnBackend(Waiting):
         return backend
 
 
-class ResultBackend(_OnOwnBackend, RedisBackend):  # type: ignore[misc]
+class ResultBackend(_OnOwnBackend, RedisBackend):
     """Celery's Redis backend, but for waiting."""
 
 
-class SentinelResultBackend(_OnOwnBackend, SentinelBackend):  # type: ignore[misc]
+class SentinelResultBackend(_OnOwnBackend, SentinelBackend):
     """Celery's Sentinel backend, but for waiting."""
 
 

@@ -7,14 +7,17 @@ are found by id.
 
 from __future__ import annotations
 
-from typing import Any
-
-from celery.backends.base import KeyValueStoreBackend
+from typing import TYPE_CHECKING, Any
 
 from ..._storage.memory import MemoryDriver, Records
 from ...backend import Backend
 from ...states import FAILURE, SUCCESS
 from .settings import record_settings
+
+if TYPE_CHECKING:
+    from .._untyped import Untyped as KeyValueStoreBackend
+else:
+    from celery.backends.base import KeyValueStoreBackend
 
 __all__ = ["StoredInMemory", "make_memory", "memory_url"]
 
@@ -53,7 +56,7 @@ def _transport(app: Any) -> Any:
     return app.conf.result_backend_transport_options or {}
 
 
-class StoredInMemory(KeyValueStoreBackend):  # type: ignore[misc]
+class StoredInMemory(KeyValueStoreBackend):
     """Celery's backend for keys and values, in memory: its half, which stores.
 
     Args:
@@ -68,9 +71,9 @@ class StoredInMemory(KeyValueStoreBackend):  # type: ignore[misc]
 
     def __init__(self, app: Any, url: str, **kwargs: Any) -> None:
         super().__init__(app, url=url, **kwargs)
-        self.expires = self.prepare_expires(kwargs.get("expires"), type=int)
+        self.expires: int | None = self.prepare_expires(kwargs.get("expires"), type=int)
         failure_expires = app.conf.get("result_failure_expires")  # new in 5.7
-        self.failure_expires = (
+        self.failure_expires: int | None = (
             self.expires if failure_expires is None else self.prepare_expires(failure_expires, type=int)
         )
         self._records = _records_of(app, url)

@@ -15,11 +15,15 @@ from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kombu.messaging import Producer
 from kombu.transport import redis as transports
 from redis.commands.core import CoreCommands
 
 from ..._storage.notes import Note
+
+if TYPE_CHECKING:
+    from .._untyped import Untyped as Producer
+else:
+    from kombu.messaging import Producer
 
 __all__ = ["Composer", "Message", "Routed", "UnsupportedBroker", "composing", "use_composers"]
 
@@ -166,10 +170,7 @@ class _SentinelTransport(transports.SentinelTransport):
 _COLLECTING = {transports.Transport: _Transport, transports.SentinelTransport: _SentinelTransport}
 
 
-_Stock: Any = Producer
-
-
-class _Producer(_Stock):  # type: ignore[misc]
+class _Producer(Producer):
     """A producer of kombu's that retries nothing, as it sends nothing, and keeps what its caller knows."""
 
     def __init__(self, connection: Any) -> None:
@@ -178,7 +179,7 @@ class _Producer(_Stock):  # type: ignore[misc]
         self.notes: list[Note] = []
 
     def publish(self, body: Any, *args: Any, retry: bool = False, retry_policy: Any = None, **options: Any) -> Any:
-        result = super().publish(body, *args, **options)
+        result = super().publish(body, *args, **options)  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
         self.messages.append(Message(options.get("headers") or {}, _patience(retry_policy or {}) if retry else 0.0))
         return result
 
@@ -204,7 +205,7 @@ class Composer:
             raise UnsupportedBroker("there is more than one broker URL")
         connection.transport_cls = _COLLECTING[transport]
         self._connection = connection
-        self.producer = _Producer(connection)
+        self.producer: _Producer = _Producer(connection)
         self.channel: Any = self.producer.channel
 
     def take(self) -> tuple[list[Any], list[Message], list[Note]]:

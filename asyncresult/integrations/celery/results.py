@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import result as celery_results
 
@@ -12,6 +12,11 @@ from ...errors import TaskFailed
 from ...result import AsyncResult, EagerResult, GroupResult, ResultSet
 from ...states import PROPAGATE_STATES
 from .config import backend_for
+
+if TYPE_CHECKING:
+    from .._untyped import Untyped as ResultBase
+else:
+    ResultBase = celery_results.ResultBase
 
 __all__ = ["VALUE_TYPE", "CeleryAsyncResult", "CeleryGroupResult", "from_celery", "is_result", "to_celery"]
 
@@ -24,7 +29,7 @@ Node = AsyncResult[Any] | GroupResult[Any]
 VALUE_TYPE = "_asyncresult_type"
 
 
-class CeleryAsyncResult(AsyncResult[T_co], celery_results.ResultBase):  # type: ignore[misc]
+class CeleryAsyncResult(AsyncResult[T_co], ResultBase):
     """A handle that also Celery's code takes for a result, wherever it only checks what it is a result of: a
     task may return it, it may be a ``parent``, be in a trail or in ``result_from_tuple``.
 
@@ -78,7 +83,8 @@ class CeleryAsyncResult(AsyncResult[T_co], celery_results.ResultBase):  # type: 
             return bool(self.id == other.id)
         return super().__eq__(other)
 
-    __hash__ = AsyncResult.__hash__
+    def __hash__(self) -> int:
+        return super().__hash__()
 
     def __copy__(self) -> CeleryAsyncResult[T_co]:
         twin: CeleryAsyncResult[T_co] = super().__copy__()  # type: ignore[assignment]
@@ -86,7 +92,7 @@ class CeleryAsyncResult(AsyncResult[T_co], celery_results.ResultBase):  # type: 
         return twin
 
 
-class CeleryGroupResult(GroupResult[T], celery_results.ResultBase):  # type: ignore[misc]
+class CeleryGroupResult(GroupResult[T], ResultBase):
     """The handles of a group, likewise a result to Celery's code."""
 
 
@@ -96,7 +102,7 @@ def is_result(thing: Any) -> bool:
     if isinstance(thing, (AsyncResult, ResultSet)):
         return True
     theirs: Any = thing
-    return isinstance(thing, celery_results.ResultBase) and getattr(theirs, "id", "") is not None
+    return isinstance(thing, ResultBase) and getattr(theirs, "id", "") is not None
 
 
 # -- from Celery --------------------------------------------------------------------------------------------
@@ -134,7 +140,7 @@ def _parts(theirs: Any) -> Iterator[Any]:
     """The results of which a result of Celery's is made."""
     if isinstance(theirs, (AsyncResult, ResultSet)):
         return
-    if not isinstance(theirs, celery_results.ResultBase):
+    if not isinstance(theirs, ResultBase):
         raise TypeError(f"from_celery() takes a result of Celery's, not {type(theirs).__name__}: {theirs!r:.60}")
     parent: Any = getattr(theirs, "parent", None)
     if parent is not None:

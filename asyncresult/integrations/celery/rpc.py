@@ -20,10 +20,9 @@ import threading
 from asyncio import sleep
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.app.backends import by_url
-from celery.backends.rpc import RPCBackend
 
 from ..._storage.engine import BackendStats, Engine
 from ..._storage.keys import HISTORY
@@ -34,6 +33,11 @@ from ...errors import BackendError
 from ...meta import stored_fields
 from .replies import Replies
 from .waiting import Waiting
+
+if TYPE_CHECKING:
+    from .._untyped import Untyped as RPCBackend
+else:
+    from celery.backends.rpc import RPCBackend
 
 __all__ = ["RpcBackend", "RpcResultBackend", "is_rpc", "replies_of", "watch"]
 
@@ -300,7 +304,7 @@ class RpcEngine(MemoryEngine):
 # -- Celery's side ------------------------------------------------------------------------------------------
 
 
-class RpcResultBackend(Waiting, RPCBackend):  # type: ignore[misc]
+class RpcResultBackend(Waiting, RPCBackend):
     """Celery's rpc backend, but for receiving and waiting. It serves all threads."""
 
     def __init__(self, app: Any, **kwargs: Any) -> None:

@@ -12,7 +12,6 @@ import types
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
-from celery import Task as StockTask
 from celery.canvas import Signature
 
 from ...result import AsyncResult as Handle
@@ -27,6 +26,11 @@ from .values import returned_type, store_plain_values
 
 if TYPE_CHECKING:
     from .canvas import TypedSignature
+
+if TYPE_CHECKING:
+    from .._untyped import Untyped as StockTask
+else:
+    from celery import Task as StockTask
 
 __all__ = ["Task", "install", "shared_task", "task"]
 
@@ -145,7 +149,7 @@ def _set_run(cls: Any, run: Any) -> None:
         store_plain_values(cls, inspect.getattr_static(cls, "run"))
 
 
-class Task(_Methods[P, R], StockTask):  # type: ignore[misc]
+class Task(_Methods[P, R], StockTask):
     """A base class for the tasks of an app: ``Celery(task_cls="asyncresult.integrations.celery:Task")``.
 
     ``delay()`` and ``apply_async()`` are Celery's, and their results can be awaited; ``adelay()`` and

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig
+from typing import TYPE_CHECKING
+
 from django.core import checks
 
 from ..._storage import current
 
+if TYPE_CHECKING:
+    from .._untyped import Untyped as AppConfig
+else:
+    from django.apps import AppConfig
+
 __all__ = ["AsyncResultConfig"]
 
 
-class AsyncResultConfig(AppConfig):  # type: ignore[misc]
+class AsyncResultConfig(AppConfig):
     """Makes the backend of the settings the default one, and registers the checks."""
 
     name = "asyncresult.integrations.django"
     label = "asyncresult"
-    verbose_name = "Results of background tasks"
+    verbose_name: str = "Results of background tasks"
 
     def ready(self) -> None:
         from .checks import check_settings

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.core import checks
@@ -17,12 +17,17 @@ from django.utils.asyncio import async_unsafe
 from ..._portal import run
 from ...backend import Backend
 from .documents import NAME, describe, restore
-from .framework import BaseTaskBackend, TaskResultDoesNotExist, base, signals
+from .framework import TaskResultDoesNotExist, base, signals
+
+if TYPE_CHECKING:
+    from .._untyped import Untyped as BaseTaskBackend
+else:
+    from .framework import BaseTaskBackend
 
 __all__ = ["StoringBackend"]
 
 
-class StoringBackend(BaseTaskBackend):  # type: ignore[misc]
+class StoringBackend(BaseTaskBackend):
     """A backend whose results are in the store of :attr:`store`. How a task gets to run is said by :meth:`deliver`."""
 
     supports_async_task = True
@@ -34,7 +39,7 @@ class StoringBackend(BaseTaskBackend):  # type: ignore[misc]
     def __init__(self, alias: str, params: dict[str, Any]) -> None:
         super().__init__(alias, params)
         self.modules: tuple[str, ...] = tuple(self.options.get("TASK_MODULES", ("tasks",)))
-        self.on_commit = bool(self.options.get("ENQUEUE_ON_COMMIT", False))
+        self.on_commit: bool = bool(self.options.get("ENQUEUE_ON_COMMIT", False))
 
     @property
     @abstractmethod
@@ -130,7 +135,7 @@ class StoringBackend(BaseTaskBackend):  # type: ignore[misc]
 
     def check(self, **kwargs: Any) -> list[checks.CheckMessage]:
         """The system checks of this backend."""
-        found: list[checks.CheckMessage] = [*super().check(**kwargs)]
+        found: list[checks.CheckMessage] = [*super().check(**kwargs)]  # type: ignore[misc]
         for name in sorted(set(self.options) - set(self.known_options)):
             known = ", ".join(self.known_options)
             found.append(

@@ -43,7 +43,7 @@ class CeleryBackend(StoringBackend):
     """
 
     supports_defer = True
-    known_options = (*StoringBackend.known_options, "CELERY_APP")
+    known_options: tuple[str, ...] = (*StoringBackend.known_options, "CELERY_APP")
 
     @functools.cached_property
     def app(self) -> Any:

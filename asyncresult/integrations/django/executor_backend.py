@@ -46,7 +46,7 @@ class ExecutorBackend(StoringBackend):
     ``ENQUEUE_ON_COMMIT`` as for :class:`CeleryBackend`.
     """
 
-    known_options = (*StoringBackend.known_options, "CONCURRENCY", "MAX_PENDING", "SHUTDOWN_TIMEOUT")
+    known_options: tuple[str, ...] = (*StoringBackend.known_options, "CONCURRENCY", "MAX_PENDING", "SHUTDOWN_TIMEOUT")
 
     @property
     def store(self) -> Backend:

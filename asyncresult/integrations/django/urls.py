@@ -5,6 +5,8 @@ What they answer is what :mod:`asyncresult.web` answers. Who may see a task is s
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.urls import path
 
 from .views import serve
@@ -13,7 +15,7 @@ __all__ = ["app_name", "urlpatterns"]
 
 app_name = "asyncresult"
 # Behind each the number of its own segments: what is in front of them is where the URLs are included.
-urlpatterns = [
+urlpatterns: list[Any] = [
     path("events", serve, {"segments": 1}, name="events_of_many"),
     path("page", serve, {"segments": 1}, name="page_of_many"),
     path("static/<str:name>", serve, {"segments": 2}, name="static"),

@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 
 __all__ = ["register", "task_progress"]
 
-register = template.Library()
+register: Any = template.Library()
 
 
 @register.simple_tag  # type: ignore[untyped-decorator]

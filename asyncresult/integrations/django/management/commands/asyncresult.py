@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand
 
 from .....backend import Backend
 from .....cli.main import Defaults, main
 from ...settings import get_backend, is_url, place_of_results
 
+if TYPE_CHECKING:
+    from ...._untyped import Untyped as BaseCommand
+else:
+    from django.core.management.base import BaseCommand
+
 __all__ = ["Command"]
 
 
-class Command(BaseCommand):  # type: ignore[misc]
+class Command(BaseCommand):
     """Everything behind the command's name is for asyncresult; options of Django's come in front of it."""
 
     help = "Look at, wait for and manage the results of background tasks: manage.py asyncresult -h"
@@ -28,7 +32,7 @@ class Command(BaseCommand):  # type: ignore[misc]
         """Have ``-h`` show the help of asyncresult, which takes all arguments but those that name the settings."""
         if argv[2:3] in ([], ["-h"], ["--help"]):
             self._run(["--help"])
-        super().run_from_argv(argv)
+        super().run_from_argv(argv)  # type: ignore[misc]
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._run(options["arguments"])
