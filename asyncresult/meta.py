@@ -17,7 +17,7 @@ import msgspec
 from .errors import ResultDecodeError
 from .states import FAILURE, READY_STATES, SUCCESS
 
-__all__ = ["TaskMeta", "stored_fields"]
+__all__ = ["TaskMeta", "same_record", "stored_fields"]
 
 # datetime.fromisoformat of Python 3.11 and later reads every ISO 8601 form that Celery ever wrote, but
 # also week dates and the like: harmless. Anything that does not begin like a date is refused first.
@@ -202,6 +202,14 @@ def _validated(value: Any) -> TaskMeta:
         return TaskMeta(**given)
     except TypeError as error:
         raise ValueError(str(error)) from None
+
+
+def same_record(meta: TaskMeta, other: TaskMeta, *, incomparable: bool = False) -> bool:
+    """Whether two records are equal. Values are anybody's: where comparing them raises, it is ``incomparable``."""
+    try:
+        return meta is other or bool(meta == other)
+    except Exception:
+        return incomparable
 
 
 def stored_fields(meta: TaskMeta) -> dict[str, Any]:

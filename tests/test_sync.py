@@ -128,6 +128,14 @@ class TestGet:
             below.get(timeout=FOREVER)
         with pytest.raises(ResultTimeout):
             below.get(timeout=0.01, follow_parents=False)
+        memory.mark_as_failure("below", RuntimeError("because of above"))
+        for known in (below, AsyncResult("below", parent=AsyncResult("above"))):
+            assert known.state == "FAILURE"
+            for get in (known.get, ResultSet([known]).get):
+                with pytest.raises(KeyError):
+                    get()
+            with pytest.raises(RuntimeError):
+                known.get(follow_parents=False)
 
     def test_ignored(self) -> None:
         result = AsyncResult("t")

@@ -11,17 +11,20 @@ task before this one in a chain, an error of the store. A join hands the same ca
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
+from .._checks import LOOK_ONCE_TIMEOUT
 from .._storage.store import Store, engine_of
 from ..errors import AsyncResultError
-from ..meta import TaskMeta
+from ..meta import TaskMeta, same_record
 from ..promise import AwaitedPromise, Promise
 from ..states import PENDING, PROPAGATE_STATES, READY_STATES, SUCCESS
 from .base import Node, ResultBase, T_co, members_in
-from .known import Known, Reason, fresh, has_failed, is_ready, settled
+from .known import Known, Reason, fresh, has_failed, is_ready, needs_cause, saw_failure, set_cause, settled
 
 if TYPE_CHECKING:
     from .._storage.waiters import Waiters
@@ -35,6 +38,7 @@ __all__ = [
     "is_of_look",
     "learn",
     "listen",
+    "looks_at",
     "needs_read",
     "observe",
     "read_record",
@@ -85,7 +89,7 @@ def watch(tasks: Iterable[Handle[Any]], owner: Dependent) -> list[_Watcher]:
     watchers: list[_Watcher] = []
     for task in tasks:
         if has_failed(task):
-            asyncio.get_running_loop().call_soon(owner._ancestor_failed, task)
+            _call_when_explained(task, functools.partial(owner._ancestor_failed, task))
         elif not task.ignored and not is_ready(task):
             watcher = _Watcher(task, owner)
             try:
@@ -119,7 +123,7 @@ class _Watcher:
 
     def put(self, meta: TaskMeta) -> None:
         if meta.status in PROPAGATE_STATES:
-            self.owner._ancestor_failed(self.task)
+            _call_when_explained(self.task, functools.partial(self.owner._ancestor_failed, self.task))
 
     def fail(self, reason: Reason) -> None:
         """A record that cannot be had says nothing about the tasks behind it."""
@@ -219,10 +223,13 @@ class Handle(Known[T_co]):
         if ready:
             self._error = None
             self._table = None
-            if meta.status != SUCCESS:
-                _saw_failure(self)
             if self._watchers is not None:
                 self._unwatch()
+            if meta.status != SUCCESS:
+                saw_failure(self)
+                if self._callbacks is not None and needs_cause(self):
+                    _call_when_explained(self, functools.partial(self._fire, None))
+                    return
             self._fire(None)
 
     @property
@@ -326,7 +333,7 @@ def listen(handle: Handle[Any], callback: Callback, *, read_early: bool = True) 
     ``read_early``: see :meth:`.Waiters.add`.
     """
     if handle.ignored or is_ready(handle):
-        asyncio.get_running_loop().call_soon(callback, handle, None)
+        _call_when_explained(handle, functools.partial(callback, handle, None))
         return
     handle._enter_table(read_early)
     held = handle._callbacks
@@ -414,7 +421,7 @@ def learn(handle: Handle[Any], meta: TaskMeta) -> bool:
         handle._meta = meta
         handle._error = None
         if meta.status != SUCCESS:
-            _saw_failure(handle)
+            saw_failure(handle)
     else:
         key = handle.backend.task_key(handle.id)
         table.looked(key, None, meta, 0)
@@ -422,12 +429,6 @@ def learn(handle: Handle[Any], meta: TaskMeta) -> bool:
             handle._on_record(meta)
             table.discard(key, handle)
     return True
-
-
-def _saw_failure(handle: Handle[Any]) -> None:
-    """A failure that was seen needs no report: see :meth:`.._jobs.Session.failed`."""
-    if handle._backend is not None:
-        handle._backend.unseen_failures.pop(handle.id, None)
 
 
 def read_record(handle: Handle[Any]) -> asyncio.Future[TaskMeta]:
@@ -459,7 +460,9 @@ def read_record(handle: Handle[Any]) -> asyncio.Future[TaskMeta]:
             # Of equal ones those who observe get the one that they have seen.
             known = handle._meta
             is_known = looked == "older" or (looked == "latest" and (payload or known is not before))
-            if looked == "latest" and payload and not _same(known, outcome):
+            if (looked == "latest" and payload) and (
+                known is None or not same_record(known, outcome, incomparable=True)
+            ):
                 handle._meta = outcome  # the table had it from others before this handle came to it
             elif known is not None and is_known:
                 outcome = known  # what was learned meanwhile, by a message or by the table's own read, is newer
@@ -478,12 +481,34 @@ def read_record(handle: Handle[Any]) -> asyncio.Future[TaskMeta]:
     return look
 
 
-def _same(known: TaskMeta | None, outcome: TaskMeta) -> bool:
-    """Whether they are equal. Values are anybody's: where comparing them raises, they count as equal."""
-    try:
-        return known is outcome or (known is not None and bool(known == outcome))
-    except Exception:
-        return known is not None
+def looks_at(tasks: Iterable[Handle[Any]]) -> list[asyncio.Future[TaskMeta]]:
+    """Reads of those whose end is not known. What cannot be read says nothing."""
+    looks: list[asyncio.Future[TaskMeta]] = []
+    for task in tasks:
+        if not task.ignored and not is_ready(task):
+            with contextlib.suppress(AsyncResultError, RuntimeError):
+                looks.append(read_record(task))
+    return looks
+
+
+def _call_when_explained(handle: Handle[Any], fn: Callable[[], object]) -> None:
+    """Call ``fn`` when it is known whose failure that of a task is, if it is one that has failed; never at once."""
+    loop = asyncio.get_running_loop()
+    if not needs_cause(handle):
+        loop.call_soon(fn)
+        return
+    before = ancestors(handle)
+    looks = asyncio.gather(*looks_at(before), return_exceptions=True)
+    timer = loop.call_later(LOOK_ONCE_TIMEOUT, looks.cancel)
+
+    def looked(_: object) -> None:
+        timer.cancel()
+        if not looks.cancelled():
+            looks.exception()  # looked at
+        set_cause(handle, before)
+        fn()
+
+    looks.add_done_callback(looked)
 
 
 def is_of_look(handle: Handle[Any], meta: TaskMeta) -> bool:

@@ -41,7 +41,7 @@ from .handle import (
     unwatch,
     watch,
 )
-from .known import Reason, give_up, has_failed, is_ready, outcome, settled
+from .known import Reason, give_up, has_failed, is_ready, is_settled, needs_cause, outcome, set_cause, settled
 from .result import AsyncResult
 from .waiting import raise_reason
 
@@ -231,7 +231,7 @@ class Many:
             if payload:
                 try:
                     meta = engine.codec.decode_small(handle.id, payload)
-                    done = meta is not None and learn(handle, meta)
+                    done = meta is not None and learn(handle, meta) and not needs_cause(handle)
                 except Exception:
                     pass
                 # What is large or unreadable the table reads again, and sees to it.
@@ -297,7 +297,7 @@ class Join:
         waiting: dict[int, Handle] = {}
         for handle in handles:
             # The rule, without a call (benchmarks: join).
-            if handle._meta is None or not is_ready(handle):
+            if handle._meta is None or not is_settled(handle):
                 if not handle.ignored:
                     waiting[id(handle)] = handle
             else:
@@ -404,7 +404,7 @@ def _latest(leaf: Handle, metas: dict[int, TaskMeta]) -> TaskMeta:
 async def look_once(leaves: Iterable[Handle], groups: Iterable[Group]) -> None:
     """Have the handles learn what is stored now about them, and about the tasks before them, as far as that can be
     had in the time of a look."""
-    waited_for = [leaf for leaf in leaves if not leaf.ignored and not is_ready(leaf)]
+    waited_for = [leaf for leaf in leaves if not leaf.ignored and not is_settled(leaf)]
     above = {id(leaf): ancestors(leaf) for leaf in waited_for if leaf.parent is not None}
     groups = list(groups)
     tasks: dict[int, Any] = {id(leaf): leaf for leaf in waited_for}
@@ -417,6 +417,9 @@ async def look_once(leaves: Iterable[Handle], groups: Iterable[Group]) -> None:
             await asyncio.sleep(0)
     if looks:
         await asyncio.wait(looks.values(), timeout=LOOK_ONCE_TIMEOUT)
+    for leaf in waited_for:
+        if needs_cause(leaf):
+            set_cause(leaf, above[id(leaf)])
     for group in groups:
         above.update((id(leaf), above.get(id(leaf), []) + group.tasks) for leaf in group.leaves)
     for leaf in waited_for:
@@ -438,7 +441,7 @@ def timed_out(waiting: Sequence[Handle], all: Sequence[Handle], timeout: float |
 
 def over(handle: Handle) -> bool:
     """Whether nothing more is to be learned about it."""
-    return handle.done()
+    return handle.done() and not needs_cause(handle)
 
 
 def probe_of(leaves: Iterable[Handle]) -> Probe | None:

@@ -29,20 +29,24 @@ __all__ = [
     "has_failed",
     "info_of",
     "is_ready",
+    "is_settled",
+    "needs_cause",
     "outcome",
+    "saw_failure",
+    "set_cause",
     "settled",
 ]
 
 Reason: TypeAlias = "AsyncResultError | Known[Any]"
 """Why a wait is over without a record: the error, or the task before this one that failed. See :func:`fresh`."""
 
-_NOT_CONVERTED: Any = object()
+_UNKNOWN: Any = object()
 
 
 class Known(Node[T_co]):
     """One task, and what was learned of it. Who wants to know: :class:`.handle.Handle`."""
 
-    __slots__ = ("_backend", "_error", "_meta", "_type", "_value", "id", "ignored", "parent")
+    __slots__ = ("_backend", "_cause", "_error", "_meta", "_type", "_value", "id", "ignored", "parent")
 
     #: Whether the record that the handle knows is the last one, whatever its state.
     _is_eager = False
@@ -62,7 +66,8 @@ class Known(Node[T_co]):
         self._type = type
         self._meta: TaskMeta | None = None
         self._error: Reason | None = None
-        self._value: Any = _NOT_CONVERTED
+        self._cause: Any = _UNKNOWN  # of a failure: see needs_cause()
+        self._value: Any = _UNKNOWN
 
     @property
     def task_id(self) -> str:
@@ -143,6 +148,32 @@ def is_ready(handle: Known[Any]) -> bool:
     return meta is not None and (meta.status in READY_STATES or handle._is_eager)
 
 
+def saw_failure(handle: Known[Any]) -> None:
+    """A failure that was seen needs no report: see :meth:`.._jobs.Session.failed`."""
+    if handle._backend is not None:
+        handle._backend.unseen_failures.pop(handle.id, None)
+
+
+def needs_cause(handle: Known[Any]) -> bool:
+    """Whether the task has failed, and it is not known yet whether that only reports the failure of one before it.
+
+    The body of a chord fails so, with a record of its own, and which of the two records comes first is chance.
+    """
+    return handle.parent is not None and handle._cause is _UNKNOWN and has_failed(handle) and not handle.ignored
+
+
+def set_cause(handle: Known[Any], before: Iterable[Known[Any]]) -> None:
+    """Have the handle know the tasks before it: the first of them that has failed is the cause of its failure."""
+    handle._cause = next((task for task in before if has_failed(task)), None)
+
+
+def is_settled(handle: Known[Any]) -> bool:
+    """Whether the handle knows the task's last record, and whose failure it is if it is one."""
+    meta = handle._meta
+    # The rule, without another call (benchmarks: gather).
+    return meta is not None and (meta.status == SUCCESS or (is_ready(handle) and not needs_cause(handle)))
+
+
 def bind(handles: Iterable[Known[Any]]) -> None:
     """Have those without a backend take the current one, before it is another."""
     for handle in handles:
@@ -155,19 +186,25 @@ def has_failed(handle: Known[Any]) -> bool:
     return is_ready(handle) and handle._meta is not None and handle._meta.status in PROPAGATE_STATES
 
 
-def settled(handle: Known[Any]) -> tuple[Any, Exception | None]:
-    """The value of a handle that is done, or the exception in its place. Nothing is raised but NotReady."""
+def settled(handle: Known[Any], *, own: bool = False) -> tuple[Any, Exception | None]:
+    """The value of a handle that is done, or the exception in its place. Nothing is raised but NotReady.
+
+    Args:
+        own: Take the task's own exception, whatever has caused it.
+    """
     if handle.ignored:
         return None, None
     if is_ready(handle):
         meta = handle._meta
         assert meta is not None
         if meta.status != SUCCESS:
-            return None, handle._failure(meta)
+            cause = None if own or handle._cause is _UNKNOWN else handle._cause
+            # A cause that was forgotten meanwhile explains nothing.
+            return None, fresh(cause) if cause is not None and has_failed(cause) else handle._failure(meta)
         if handle._type is Any:
             return meta.result, None
         try:
-            if handle._value is _NOT_CONVERTED:
+            if handle._value is _UNKNOWN:
                 handle._value = convert(meta.result, handle._type, task_id=handle.id)
             return handle._value, None
         except ResultDecodeError as error:
@@ -177,15 +214,15 @@ def settled(handle: Known[Any]) -> tuple[Any, Exception | None]:
     raise handle._not_ready()
 
 
-def outcome(handle: Known[Any], *, propagate: bool) -> Any:
-    """The value; or else the exception, raised, or given where it need not ``propagate``."""
+def outcome(handle: Known[Any], *, propagate: bool, own: bool = False) -> Any:
+    """The value; or else the exception, raised, or given where it need not ``propagate``. ``own``: see settled()."""
     meta = handle._meta
     # The rule, without another call (benchmarks: gather).
     if meta is not None and meta.status == SUCCESS and handle._type is Any and not handle.ignored:
         return meta.result
     if meta is not None and handle._is_eager and meta.status not in READY_STATES:
         return None  # run on the spot, and to be retried: there is nobody to do that
-    value, error = settled(handle)
+    value, error = settled(handle, own=own)
     if error is None:
         return value
     try:
@@ -213,4 +250,4 @@ def info_of(handle: Known[Any], meta: TaskMeta) -> Any:
 def forget_record(handle: Known[Any]) -> None:
     """Have the handle know nothing."""
     handle._meta = handle._error = None
-    handle._value = _NOT_CONVERTED
+    handle._cause = handle._value = _UNKNOWN

@@ -20,7 +20,7 @@ from ..states import PENDING, RECEIVED, STARTED
 from .base import HasHandle, N, Node, T_co
 from .futures import DoneCallback, concurrent_future, result_future
 from .handle import Handle, listen, unlisten_equal
-from .known import fresh, info_of, is_ready, outcome
+from .known import fresh, info_of, is_ready, is_settled, outcome
 from .reads import Readable
 from .updates import Updates
 from .waiting import await_outcome, raise_reason, wait
@@ -161,7 +161,7 @@ class AsyncResult(Readable[T_co]):
         if self.ignored:
             return None  # type: ignore[return-value]
         failed: Handle[Any] | None = None
-        if not is_ready(self):
+        if not (is_settled(self) or (is_ready(self) and not follow_parents)):
             try:
                 with Measured(self.backend.probe, (self,)):
                     failed = await wait(self, timeout, follow_parents, on_message)
@@ -178,7 +178,7 @@ class AsyncResult(Readable[T_co]):
                 raise
         if failed is not None and propagate:
             raise_reason(failed)
-        value: Any = fresh(failed) if failed is not None else outcome(self, propagate=propagate)
+        value: Any = fresh(failed) if failed is not None else outcome(self, propagate=propagate, own=not follow_parents)
         if callback is not None:
             callback(self.id, value)
         return value  # type: ignore[no-any-return]
@@ -313,7 +313,7 @@ class AsyncResult(Readable[T_co]):
         return self._maybe_throw(await self.meta(), propagate, callback)
 
     def _maybe_throw(self, meta: TaskMeta, propagate: bool, callback: Callable[[str, Any], object] | None) -> Any:
-        value = outcome(self, propagate=propagate) if is_ready(self) else info_of(self, meta)
+        value = outcome(self, propagate=propagate, own=True) if is_ready(self) else info_of(self, meta)
         if callback is not None:
             callback(self.id, value)
         return value

@@ -16,7 +16,7 @@ from .._checks import looks_once
 from .._storage.keys import HISTORY
 from .._storage.store import engine_of
 from ..errors import AsyncResultError, BackendUnavailable, ResultTimeout, copy_error
-from ..meta import TaskMeta
+from ..meta import TaskMeta, same_record
 from .feeds import Feed, Stream, deadline_of_look, is_over
 from .handle import Handle, is_of_look, listen, observe, read_record, unlisten, unobserve
 from .known import Reason, is_ready
@@ -161,7 +161,7 @@ class Updates(Stream[TaskMeta]):
             self._announced = None
             self._keeps = self._keeps or bool(kept)
             self._kept.extend(kept)
-            if (meta.ready or meta.stale or not self._keeps) and not any(same(meta, other) for _, other in kept):
+            if (meta.ready or meta.stale or not self._keeps) and not any(same_record(meta, other) for _, other in kept):
                 self._kept.append((kept[-1][0] if kept else self.last_id, meta))  # not kept: another wrote it
         self.last_id, meta = self._kept.popleft()
         return meta
@@ -222,17 +222,9 @@ def _looked(stream: weakref.ref[Updates], feed: Feed[TaskMeta], look: asyncio.Fu
     feed.wake()
 
 
-def same(meta: TaskMeta, other: TaskMeta) -> bool:
-    """Whether two records are equal. Values are anybody's: where comparing them raises, they count as different."""
-    try:
-        return meta is other or bool(meta == other)
-    except Exception:
-        return False
-
-
 def same_state(meta: TaskMeta, other: TaskMeta) -> bool:
     """Whether two records say the same, but for the time of the last heartbeat."""
-    return meta is other or same(meta, msgspec.structs.replace(other, heartbeat=meta.heartbeat))
+    return meta is other or same_record(meta, msgspec.structs.replace(other, heartbeat=meta.heartbeat))
 
 
 def _is_ready(meta: TaskMeta) -> bool:

@@ -16,8 +16,8 @@ from .._storage.store import engine_of
 from ..errors import AsyncResultError, ResultTimeout
 from ..meta import TaskMeta
 from ..probe import Measured
-from .handle import Callback, Handle, ancestors, listen, observe, read_record, unlisten, unobserve
-from .known import Reason, fresh, has_failed, is_ready, outcome
+from .handle import Callback, Handle, ancestors, listen, looks_at, observe, read_record, unlisten, unobserve
+from .known import Reason, fresh, has_failed, is_ready, is_settled, needs_cause, outcome, set_cause
 
 __all__ = ["await_outcome", "raise_reason", "wait"]
 
@@ -30,7 +30,7 @@ _RAISED: Any = object()
 def await_outcome(handle: Handle[T], *, measured: bool = False) -> Generator[Any, None, T]:
     """``get()`` for a task without parents. Two frames less: a quarter of the memory of a task that waits, and of
     the time to wake it (benchmarks: gather, waiting-tasks)."""
-    if not is_ready(handle):
+    if not is_settled(handle):
         if handle.backend.probe is not None and not measured:
             with Measured(handle.backend.probe, (handle,)):
                 return (yield from await_outcome(handle, measured=True))
@@ -58,8 +58,10 @@ async def wait(
         follow_parents: Whether the failure of a task before this one ends the wait, too.
 
     Returns:
-        None, or the task before this one that has failed.
+        None, or the task before this one that has failed, where this one has no record.
     """
+    if is_ready(handle):
+        on_message = None  # there is none to come
     if looks_once(timeout):
         return await _look_once(handle, timeout, follow_parents)
     loop = asyncio.get_running_loop()
@@ -81,8 +83,8 @@ async def wait(
             timer.cancel()
         unlisten(handle, wake)
         unobserve(handle, feed)
-    if reason is None and follow_parents and handle.parent is not None and has_failed(handle):
-        return await _failed_before(handle)
+    if reason is None and follow_parents and needs_cause(handle):
+        return await wait(handle, None, True, None)  # of whom the messages said nothing
     if reason is None or isinstance(reason, Handle):
         return reason
     if reason is _EXPIRED:
@@ -100,29 +102,20 @@ async def wait(
 async def _look_once(handle: Handle[Any], timeout: float | None, follow_parents: bool) -> Handle[Any] | None:
     above = ancestors(handle) if follow_parents else []
     look = read_record(handle)
-    looks = [look, *(read_record(task) for task in above if not is_ready(task) and not task.ignored)]
+    looks = [look, *looks_at(above)]
     done, _ = await asyncio.wait(looks, timeout=LOOK_ONCE_TIMEOUT)
     if look in done and look.exception() is not None:
         error = look.exception()
         del look, looks, done
         raise_reason(error)
+    if is_ready(handle):
+        if follow_parents:
+            set_cause(handle, above)
+        return None
     failed = next((task for task in above if has_failed(task)), None)
-    if failed is None and not is_ready(handle):
+    if failed is None:
         raise _timed_out(handle, timeout)
-    succeeded = is_ready(handle) and not has_failed(handle)
-    return None if succeeded else failed
-
-
-async def _failed_before(handle: Handle[Any]) -> Handle[Any] | None:
-    """The task whose failure this one's own failure only reports, as that of a chord does; None if there is none.
-
-    Which of the two records came first is chance.
-    """
-    above = ancestors(handle)
-    unknown = [read_record(task) for task in above if not is_ready(task) and not task.ignored]
-    if unknown:
-        await asyncio.wait(unknown, timeout=LOOK_ONCE_TIMEOUT)
-    return next((task for task in above if has_failed(task)), None)
+    return failed
 
 
 def raise_reason(reason: Any) -> NoReturn:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Self, overload
 
 from .._checks import DetachOrRevoke
 from .._handles.base import T_co
-from .._handles.known import is_ready, outcome
+from .._handles.known import is_ready, is_settled, outcome
 from .._handles.result import AsyncResult as AsyncHandle
 from .._portal import run, start
 from ..codec.exceptions import printable
@@ -280,8 +280,8 @@ class AsyncResult(Readable[T_co]):
             assert_will_not_block()
         handle = self._handle
         with celerys_terms:
-            if is_ready(handle):
-                value = outcome(handle, propagate=propagate)
+            if is_settled(handle) or (is_ready(handle) and not follow_parents):
+                value = outcome(handle, propagate=propagate, own=not follow_parents)
             else:
                 value = blocking_get(
                     handle,
