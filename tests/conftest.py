@@ -62,7 +62,7 @@ _NOT_QUICK_FILES = {
     "test_processes.py",
     "test_promise_model.py",
     "test_sets_model.py",
-    "test_sync_celery.py",
+    "test_celery.py",
     "test_waiters.py",
     "test_wire.py",
 }

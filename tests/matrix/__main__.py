@@ -30,11 +30,11 @@ PYTEST = ["-q", "-rs", "-m", "not slow", "-p", "no:cacheprovider"]
 #: What depends on the versions: the wire, redis-py, Celery and its workers, every kind of server.
 CORE = [
     "tests/test_wire.py",
-    "tests/test_connection.py",
+    "tests/test_subscriber.py",
     "tests/test_celery_conformance.py",
     "tests/backends/test_contract.py",
     "tests/backends/test_redis.py",
-    "tests/backends/test_commands.py",
+    "tests/backends/test_pump.py",
     "tests/backends/test_versions.py",
     "tests/backends/test_acl.py",
     "tests/backends/test_tls.py",

@@ -17,7 +17,7 @@ from celery import Celery, _state, chain, group
 
 import asyncresult
 from asyncresult import _portal, sync
-from tests.sync_project import make_project
+from tests.sync.celery_project import make_project
 from tests.tools.celery_app import close_app
 from tests.tools.celery_worker import CeleryWorker
 from tests.tools.processes import wait_until
@@ -38,7 +38,11 @@ def worker() -> Generator[CeleryWorker]:
     with (
         RedisServer() as server,
         CeleryWorker(
-            broker=server.url(1), backend=server.url(0), app="tests.sync_project:app", pool="prefork", concurrency=2
+            broker=server.url(1),
+            backend=server.url(0),
+            app="tests.sync.celery_project:app",
+            pool="prefork",
+            concurrency=2,
         ) as running,
     ):
         yield running

@@ -212,3 +212,14 @@ def test_only_the_intended_differences(find: Callable[[], set[str]], intended: d
     found = find()
     assert sorted(found - set(intended)) == [], "differences that nobody intended"
     assert sorted(set(intended) - found) == [], "entries that do not differ any more"
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    for name in sync.__all__:
+        thing = getattr(sync, name)
+        if not (inspect.isclass(thing) or inspect.isfunction(thing)):
+            continue
+        assert thing.__doc__, name
+        for member, value in vars(thing).items() if inspect.isclass(thing) else ():
+            if not member.startswith("_") and (callable(value) or isinstance(value, property)):
+                assert inspect.getdoc(value), f"{name}.{member}"
