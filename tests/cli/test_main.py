@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,15 @@ def test_json_has_no_nan(redis_server: RedisServer, url: str) -> None:
     for words in (["get", "nan", "--json"], ["info", "nan", "--json"], ["watch", "nan", "--json"]):
         shown = json.loads(in_process(*words, "--url", url).out, parse_constant=no_constant)
         assert shown["result"] == {"loss": "NaN", "best": ["-Infinity", "Infinity"]}
+
+
+def test_what_needs_no_server_imports_no_client() -> None:
+    program = (
+        "import sys; from asyncresult.cli import main; main([sys.argv[1]])\n"
+        "print(*{'asyncio', 'redis', 'hiredis', 'celery', 'rich', 'msgspec'} & set(sys.modules), file=sys.stderr)"
+    )
+    for words in ("--version", "--help"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, words], capture_output=True, text=True, check=True, env=environment()
+        )
+        assert done.stderr == "\n"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from tests.tools.celery_app import CONFIG_VARIABLE
 from tests.tools.command_line import asyncresult, in_process
 from tests.tools.servers import RedisServer, free_port
 
@@ -62,3 +65,9 @@ def test_an_app_that_is_none_is_status_2(app: str) -> None:
     assert outcome.status == 2
     assert outcome.err.startswith("asyncresult: cannot load the Celery app")
     assert outcome.err.count("\n") == 1
+
+
+def test_the_settings_of_an_app_say_where_its_results_are(url: str) -> None:
+    config = json.dumps({"broker_url": "memory://", "result_backend": url})
+    outcome = asyncresult("get", "text", "-A", "tests.tools.celery_app:app", env={CONFIG_VARIABLE: config})
+    assert outcome == (0, "two\nlines\n", "")

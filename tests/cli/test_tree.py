@@ -1,4 +1,4 @@
-"""tree, ls, stats."""
+"""tree: text, JSON, DOT and Mermaid."""
 
 from __future__ import annotations
 
@@ -79,22 +79,3 @@ def test_tree_for_programs(family: str) -> None:
     assert in_process("tree", "top", "--format", "dot", "--url", family).out == DOT
     assert in_process("tree", "top", "--format", "mermaid", "--url", family).out == MERMAID
     assert in_process("tree", "none", "--url", family).status == 4
-
-
-def test_ls_is_bounded_and_chooses_by_state(url: str, store: Store) -> None:
-    for number in range(120):
-        store(f"n{number}")
-    assert len(in_process("ls", "--url", url).out.splitlines()) == 100
-    assert len(in_process("ls", "--limit", "7", "--url", url).out.splitlines()) == 7
-    assert in_process("ls", "--state", "FAILURE", "--url", url).out == "bad FAILURE\n"
-    shown = [json.loads(line) for line in in_process("ls", "--limit", "999", "--json", "--url", url).out.splitlines()]
-    assert {"id": "ok", "state": "SUCCESS", "name": "proj.add"} in shown
-    assert {"id": "junk", "state": "unreadable", "name": None} in shown
-    assert len(shown) == 126
-
-
-def test_stats(url: str) -> None:
-    facts = json.loads(in_process("stats", "--json", "--url", url).out)
-    assert facts["role"] == "master"
-    assert facts["subscribed_tasks"] == 0
-    assert "secret" not in in_process("stats", "--url", url).out

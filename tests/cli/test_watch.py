@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -17,6 +18,8 @@ from tests.tools.processes import wait_until
 from tests.tools.servers import RedisServer
 
 from .conftest import Store
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
@@ -147,3 +150,22 @@ def test_connections_that_end_do_not_end_a_watch(redis_server: RedisServer, url:
     assert json.loads(out.splitlines()[-1])["result"] == 7
     assert process.returncode == 0
     assert b"Traceback" not in err
+
+
+def test_the_recording_of_watch_is_drawn() -> None:
+    pytest.importorskip("rich")
+    from tests.tools.recording import PICTURE, states
+
+    picture = ElementTree.parse(PICTURE).getroot()
+    frames = [group for group in picture.iter(f"{SVG}g") if group.get("class", "").startswith("f ")]
+    assert len(frames) == len(states()) + 1, "python3 -m tests.tools.recording"
+    last = "".join(frames[-1].itertext())
+    assert last.count("SUCCESS") == 2
+    assert "FAILURE" in last
+
+
+def test_recording() -> None:
+    pytest.importorskip("rich")
+    from tests.tools.recording import recording, states
+
+    assert len(list(ElementTree.fromstring(recording()).iter(f"{SVG}g"))) == len(states()) + 1
