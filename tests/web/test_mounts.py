@@ -99,6 +99,28 @@ async def test_a_program(name: str, redis_url: str, tmp_path: Path) -> None:
             assert "Traceback" not in server.output()
 
 
+async def test_a_stream_of_aiohttp_goes_on_where_it_was_cut(redis_url: str, tmp_path: Path) -> None:
+    async with asyncresult.connect(redis_url) as backend:
+        with program("aiohttp", tmp_path, redis_url) as (address, _):
+            transport = httpx.AsyncHTTPTransport(retries=9)
+            async with httpx.AsyncClient(base_url=address, timeout=30, transport=transport) as client:
+                async with backend.track("t1", history=100, progress_interval=0.001) as task:
+                    await task.progress(1, 2)
+                    seen = ""
+                    async with stream(client, "/tasks/t1/events") as events:
+                        while not seen:
+                            event = await events.next()
+                            assert event is not None
+                            if '"current":1' in event["data"]:
+                                seen = event["id"]
+                    await task.progress(2, 2)
+                async with stream(client, "/tasks/t1/events", Last_Event_ID=seen) as events:
+                    missed = await events.all()
+                assert [json.loads(event["data"])["state"] for event in missed] == ["PROGRESS", "SUCCESS"]
+                other = await client.get("/tasks/t1/events", headers={"Last-Event-ID": "of another"})
+                assert other.status_code == 400
+
+
 async def over_a_websocket(backend: Backend, address: str, id: str, headers: dict[str, str]) -> None:
     """The states of a task, which ends meanwhile; of another one nothing."""
     async with aiohttp.ClientSession(headers=headers) as session:
