@@ -60,6 +60,18 @@ def test_the_contract_of_the_framework(backend: str, tmp_path: Path) -> None:
         run_program(env, f"{PROJECT}.checks")
 
 
+@pytest.mark.slow
+@pytest.mark.celery
+@pytest.mark.parametrize("results", ["django-db", "rpc://"])
+def test_celery_tasks_whose_results_are_not_in_redis(results: str, tmp_path: Path) -> None:
+    pytest.importorskip("django_celery_results")
+    with RedisServer() as redis:
+        env = {**environment(redis.url(), "celery", tmp_path), "DJANGO_RESULT_BACKEND": results}
+        run_program(env, f"{PROJECT}.elsewhere_stored", "migrate")
+        with CeleryWorker(broker=redis.url(), app=f"{PROJECT}.celery:app", pool="threads", concurrency=2, env=env):
+            run_program(env, f"{PROJECT}.elsewhere_stored")
+
+
 def test_every_task_of_a_process_has_an_end(tmp_path: Path) -> None:
     with RedisServer() as redis:
         env = environment(redis.url(), "executor", tmp_path)

@@ -38,8 +38,10 @@ BESIDE = {
     "futures": "dask[distributed]",
     "fixtures": "pytest",
     "jupyter": "nbclient ipykernel",
+    "foreign_django": "django-tasks-db django-tasks-rq",
 }
 """Programs that take the package without an extra, and what they need beside it."""
+
 SECONDS = 120
 """That one program may take."""
 

@@ -11,7 +11,10 @@ USE_TZ = True
 ALLOWED_HOSTS = ["*"]
 INSTALLED_APPS = ["asyncresult.integrations.django", "tests.integrations.django_tasks_project"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ["DJANGO_DATABASE"]}}
-CELERY_BROKER_URL = CELERY_RESULT_BACKEND = os.environ["DJANGO_RESULTS"]
+CELERY_BROKER_URL = os.environ["DJANGO_RESULTS"]
+CELERY_RESULT_BACKEND = os.environ.get("DJANGO_RESULT_BACKEND", CELERY_BROKER_URL)
+if CELERY_RESULT_BACKEND == "django-db":
+    INSTALLED_APPS.append("django_celery_results")
 ASYNCRESULT: dict[str, Any] = {
     "URL": os.environ["DJANGO_RESULTS"],
     "AUTHORIZE": "tests.integrations.django_tasks_project.views.may_see",
