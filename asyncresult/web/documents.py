@@ -29,10 +29,10 @@ def status_document(
         links: Where to go on.
 
     Returns:
-        ``{id, state, ready, progress?, result?, error?, date_done?, links?}``. ``progress`` is ``{current, total,
-        percent, description?}``. ``result`` is there for SUCCESS only: what other states carry (a worker's pid and
-        host name for STARTED, arguments of an exception) is not the client's business. ``error`` is ``{type, title,
-        detail?}``.
+        ``{id, state, ready, progress?, result?, error?, stale?, date_done?, links?}``. ``progress`` is ``{current,
+        total, percent, description?}``. ``result`` is there for SUCCESS only: what other states carry (a worker's pid
+        and host name for STARTED, arguments of an exception) is not the client's business. ``error`` is ``{type, title,
+        detail?}``. ``stale`` is true where the worker's heartbeat has stopped.
     """
     document: dict[str, Any] = {"id": name, "state": meta.status, "ready": meta.ready}
     progress = progress_of(meta)

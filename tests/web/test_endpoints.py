@@ -38,6 +38,14 @@ async def test_a_task_that_has_ended(backend: Backend, serve: Serve) -> None:
         assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", found.headers["etag"])
 
 
+async def test_a_worker_whose_heartbeat_has_stopped(backend: Backend, serve: Serve) -> None:
+    record = {"status": "STARTED", "task_id": "t1", "result": None, "heartbeat": {"at": 1.0, "interval": 1.0}}
+    await put_raw(backend, "t1", json.dumps(record).encode())
+    async with serve() as client:
+        assert (await client.get("/tasks/t1")).json()["stale"] is True
+        assert "stale" not in (await client.get("/tasks/t2")).json()
+
+
 async def test_what_a_worker_reports_about_itself_is_not_shown(backend: Backend, serve: Serve) -> None:
     await backend.store_result("t1", {"pid": 4711, "hostname": "worker-of-ours"}, "STARTED")
     async with serve() as client:

@@ -15,7 +15,8 @@ SITE.mkdir()
 (SITE / "settings.py").write_text(
     textwrap.dedent(f"""\
     SECRET_KEY = "for tests"
-    INSTALLED_APPS = ["django_tasks", "django_tasks_db", "django_rq", "django_tasks_rq", "asyncresult.integrations.django"]
+    INSTALLED_APPS = ["django_tasks", "django_tasks_db", "django_rq", "django_tasks_rq"]
+    INSTALLED_APPS += ["asyncresult.integrations.django"]
     DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": {str(SITE / "db")!r}}}}}
     TASKS = {{
         "default": {{"BACKEND": "django_tasks_db.DatabaseBackend"}},
