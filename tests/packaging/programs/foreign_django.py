@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import sys
 import textwrap
@@ -45,13 +46,11 @@ import django
 
 django.setup()
 
-from shop import divide
-
 from asyncresult.integrations.django import handle, wait
 
 
 async def awaited(alias: str) -> None:
-    task = divide.using(backend=alias)
+    task = importlib.import_module("shop").divide.using(backend=alias)
     good, bad = await task.aenqueue(6, 3), await task.aenqueue(1, 0)
     assert await handle(good).get(timeout=60) == 2.0
     assert (await wait(good, 60)).return_value == 2.0
