@@ -44,4 +44,5 @@ class Request:
     group: str | None
     children: list[Node[Any]] = field(default_factory=list)
     heartbeat: Mapping[str, float] | None = None
+    own_fields: Mapping[str, Any] | None = None
     extended: bool = True

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -66,11 +66,32 @@ class Probe:
     def task_ended(self, seconds: float, name: str | None, outcome: Outcome) -> None:
         """A task that was tracked here is over: of an Executor, or a worker of ours."""
 
+    def task_started(self, task: Any) -> None:
+        """A tracked task begins its block, or begins it again. Called in the context of the block: a context variable
+        that is set here is seen by the task's code.
+
+        Args:
+            task: Its :class:`asyncresult.worker.TaskContext`.
+        """
+
+    def task_left(self, task: Any, state: str | None, error: BaseException | None) -> None:
+        """The block that :meth:`task_started` was called for is over; called once or more.
+
+        Args:
+            state: The final state, or RETRY; None where the task could not begin.
+            error: Why; None where there was no exception.
+        """
+
     def sent(self, seconds: float, handles: Sequence[Any]) -> None:
-        """Tasks were sent to a broker."""
+        """Tasks were sent to a broker. Called in the context of the sender."""
 
     def polled(self, seconds: float, keys: int) -> None:
         """A store that does not notify was read once, for so many keys."""
+
+    def record_fields(self) -> Mapping[str, str]:
+        """Fields to put into the record that is being written, for readers to find in :attr:`TaskMeta.extra`. Called in
+        the context of the writer."""
+        return {}
 
 
 class Probes(Probe):
@@ -91,18 +112,31 @@ class Probes(Probe):
     def task_ended(self, seconds: float, name: str | None, outcome: Outcome) -> None:
         self._call("task_ended", seconds, name, outcome)
 
+    def task_started(self, task: Any) -> None:
+        self._call("task_started", task)
+
+    def task_left(self, task: Any, state: str | None, error: BaseException | None) -> None:
+        self._call("task_left", task, state, error)
+
     def sent(self, seconds: float, handles: Sequence[Any]) -> None:
         self._call("sent", seconds, handles)
 
     def polled(self, seconds: float, keys: int) -> None:
         self._call("polled", seconds, keys)
 
-    def _call(self, method: str, *args: Any) -> None:
+    def record_fields(self) -> Mapping[str, str]:
+        given = self._call("record_fields")
+        return {name: text for fields in given for name, text in fields.items()}
+
+    def _call(self, method: str, *args: Any) -> list[Any]:
+        """What the probes return that do not raise."""
+        given: list[Any] = []
         for probe in self.probes:
             try:
-                getattr(probe, method)(*args)
+                given.append(getattr(probe, method)(*args))
             except Exception:
-                _logger.exception("%s.%s failed", type(probe).__name__, method)
+                _logger.exception("%s.%s failed", type(probe).__name__, method, extra={"event": "probe failed"})
+        return given
 
 
 def outcome_of(error: BaseException) -> Outcome:

@@ -200,6 +200,8 @@ class TaskContext:
         self._unsent_progress = None
         if self.listens:
             self._revocation = Revocation(self._backend, self.id, self.request.hostname, self._abort)
+        if self._backend.probe is not None:
+            self._backend.probe.task_started(self)
         try:
             await self._start()
         except asyncio.CancelledError:
@@ -209,8 +211,9 @@ class TaskContext:
         except GeneratorExit:
             self._end_closed()
             raise
-        except BaseException:
+        except BaseException as error:
             self._leave()
+            self._report_left(None, error)
             raise
         self._outer = _current.get()
         _current.set(self)
@@ -243,6 +246,7 @@ class TaskContext:
             assert self._block is not None
             ours = self._block.uncancel() <= self._cancelling
         if self.over or (self._retrying and not ours):
+            self._report_left(RETRY, exc)
             return
         if isinstance(exc, asyncio.CancelledError):
             await self.end_revoked()
@@ -381,7 +385,12 @@ class TaskContext:
             self._backend.probe.task_ended(
                 time.perf_counter() - self._begun, self.request.task, outcome_of_state(state)
             )
+            self._report_left(state, result if state in EXCEPTION_STATES else None)
         return future
+
+    def _report_left(self, state: str | None, error: BaseException | None) -> None:
+        if self._backend.probe is not None:
+            self._backend.probe.task_left(self, state, error)
 
     async def _end(self, result: Any, state: str, traceback: str | None = None) -> None:
         """Store the final state. Raises what prevents that; if it is an outage, it is stored later all the same."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from .._checks import check_lifetime
 from ..codec.codec import Codec
@@ -11,7 +14,7 @@ from ..errors import ResultDecodeError
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, FAILURE, READY_STATES, SUCCESS
 
-__all__ = ["document_of", "lifetime", "precedes"]
+__all__ = ["document_of", "lifetime", "precedes", "with_fields"]
 
 
 def document_of(
@@ -44,6 +47,11 @@ def document_of(
                 "queue": delivery.get("routing_key"),
             }
     return TaskMeta(**fields)
+
+
+def with_fields(document: TaskMeta, fields: Mapping[str, str]) -> TaskMeta:
+    """The document with further fields; one that it has already stays as it is."""
+    return msgspec.structs.replace(document, _extra={**fields, **document.extra}) if fields else document
 
 
 def precedes(codec: Codec, task_id: str, old: bytes, status: str, attempt: int | None = None) -> bool:

@@ -20,7 +20,7 @@ from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec
 from ..errors import AsyncResultError, BackendClosed, BackendError
 from ..meta import TaskMeta
 from ..states import PENDING, STARTED, SUCCESS
-from .documents import document_of, lifetime, precedes
+from .documents import document_of, lifetime, precedes, with_fields
 from .engine import BackendStats, Engine, Health
 from .keys import HISTORY, REVOKE, SENT, Keys
 from .marks import Marks
@@ -311,9 +311,10 @@ class Store(Marks, Probed, Keys):
                 " leave out expires="
             )
         key = self.task_key(task_id)
-        payload = self.codec.encode(
-            document_of(self.codec, task_id, result, state, traceback, request, extended=self.result_extended)
-        )
+        document = document_of(self.codec, task_id, result, state, traceback, request, extended=self.result_extended)
+        if self.probe is not None:
+            document = with_fields(document, self.probe.record_fields())
+        payload = self.codec.encode(document)
         engine = engine_of(self)
         stored = engine.store(
             key,

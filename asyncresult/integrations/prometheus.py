@@ -11,6 +11,7 @@ address without secrets.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -75,6 +76,7 @@ class _Probe(Probe):
         self._address = str(backend)
         self._metrics = metrics
         self._lag = metrics.lag.labels(self._address)
+        self.running: weakref.WeakSet[Any] = weakref.WeakSet()  # one whose loop is gone never ends
 
     def wait_ended(self, wait: WaitEnded) -> None:
         self._metrics.waits.labels(self._address, wait.outcome).observe(wait.seconds)
@@ -85,6 +87,12 @@ class _Probe(Probe):
     def stored(self, seconds: float, state: str, kept: bool) -> None:
         state = state if state in self._STATES else "custom"
         self._metrics.stores.labels(self._address, state, "yes" if kept else "no").observe(seconds)
+
+    def task_started(self, task: Any) -> None:
+        self.running.add(task)
+
+    def task_left(self, task: Any, state: str | None, error: BaseException | None) -> None:
+        self.running.discard(task)
 
     def task_ended(self, seconds: float, name: str | None, outcome: Outcome) -> None:
         self._metrics.tasks.labels(self._address, outcome).observe(seconds)
@@ -114,6 +122,10 @@ class BackendCollector(Collector):
             for address, now in stats.items():
                 gauge.add_metric([address], float(getattr(now, field)))
             yield gauge
+        tracked = GaugeMetricFamily("asyncresult_tracked_tasks", "Tracked tasks that run.", labels=["backend"])
+        for backend, probe in self._probes:
+            tracked.add_metric([str(backend)], len(probe.running))
+        yield tracked
         for name, (field, text) in _COUNTERS.items():
             counter = CounterMetricFamily(f"asyncresult_{name}", text, labels=["backend"])
             for address, now in stats.items():
@@ -143,7 +155,8 @@ def collector(*backends: Backend) -> BackendCollector:
 
     Metrics, all with the label ``backend``:
 
-    * gauges: ``asyncresult_waiters``, ``asyncresult_subscriptions``, ``asyncresult_connected``;
+    * gauges: ``asyncresult_waiters``, ``asyncresult_subscriptions``, ``asyncresult_connected``,
+      ``asyncresult_tracked_tasks``;
     * counters: ``asyncresult_records_total`` (by ``source``: ``pushed`` or ``read``),
       ``asyncresult_lost_notifications_total``, ``asyncresult_reconnects_total``, ``asyncresult_sweeps_total``,
       ``asyncresult_decode_errors_total``, ``asyncresult_sent_tasks_total``, ``asyncresult_poll_keys_total``,

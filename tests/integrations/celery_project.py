@@ -134,6 +134,12 @@ def _declare(project: Celery) -> None:
         await asyncio.sleep(seconds)
         return [began, time.monotonic()]
 
+    @project.task(shared=False, name="project.trace", bind=True)
+    def trace(self: Any, *_: object) -> str | None:
+        """The trace that the message belongs to."""
+        found: str | None = self.request.get("traceparent")
+        return found
+
     @project.task(shared=False, name="project.try_again", bind=True, max_retries=2)
     async def try_again(self: Any, times: int) -> int:
         self.update_state(state="PROGRESS", meta={"retries": self.request.retries})

@@ -58,7 +58,8 @@ async def test_how_long_it_takes_is_measured(redis_url: str) -> None:
         while backend.stats().subscribed < 1:
             await asyncio.sleep(0.01)
         async with backend.track("t"):
-            pass
+            assert value("tracked_tasks") == 1
+        assert value("tracked_tasks") == 0
         await waiting
         await backend.store_result("u", 1, "MINE")
         assert not await backend.store_result("t", 1, "STARTED")

@@ -30,6 +30,7 @@ MODULES = [
     "asyncresult.integrations.celery",
     "asyncresult.integrations.django",
     "asyncresult.integrations.jupyter",
+    "asyncresult.integrations.otel",
     "asyncresult.integrations.taskiq",
     "asyncresult.meta",
     "asyncresult.promise",
