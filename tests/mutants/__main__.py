@@ -1,4 +1,4 @@
-"""Break the waiting core in small ways, and see whether the tests notice: ``python3 dev mutants``.
+"""Break the waiting core, and the web part, in small ways, and see whether the tests notice: ``python3 dev mutants``.
 
 A mutant is one of the modules below with one change: a statement taken out, a condition turned round, a comparison,
 an operator or a constant replaced. A sample of all that are possible is tried, each in a copy of the project with the
@@ -33,6 +33,7 @@ _WALK: Tests = ("tests/test_waiters.py",)
 _WIRE: Tests = ("tests/test_wire.py",)
 # The memory backend starts at once; what is common to all is the same with it.
 _CONTRACT: Tests = ("-k", "memory", "tests/backends/test_contract.py", "tests/backends/test_contract_sets.py")
+_WEB: Tests = ("tests/web/test_streams.py", "tests/web/test_status.py", "tests/web/test_health.py")
 #: Module, and the tests that are to notice, run after run, the quick ones first.
 MODULES = {
     "asyncresult/_storage/waiters.py": [_FAST, _WALK],
@@ -43,6 +44,11 @@ MODULES = {
     "asyncresult/_handles/feeds.py": [_FAST, _CONTRACT],
     "asyncresult/_handles/streams.py": [_FAST, _CONTRACT],
     "asyncresult/_redis/wire.py": [_WIRE, _WALK],
+    "asyncresult/web/documents.py": [_WEB],
+    "asyncresult/web/endpoints.py": [_WEB],
+    "asyncresult/web/settings.py": [_WEB],
+    "asyncresult/web/streams.py": [_WEB],
+    "asyncresult/web/tokens.py": [_WEB],
 }
 #: A run that takes so many times as long as without a change, and so many seconds more, hangs; that is noticed, too.
 PATIENCE, MORE = 5, 60.0
