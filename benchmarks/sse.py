@@ -1,8 +1,9 @@
 """Many server-sent event streams in one process: ``python -m benchmarks.sse [STREAMS]``.
 
 uvicorn serves ``create_app()`` over a private server; a second process opens the streams, each of another task; then
-all tasks end at once. Printed are the memory of a stream, the CPU of the server while nothing happens, and the time
-until every client has the last event. Needs as many file descriptors as streams, in each process.
+all tasks but a few end at once, and the server gets SIGTERM. Printed are the memory of a stream, the CPU of the server
+while nothing happens, the time until every client has the last event, and how long the server took to end, with the
+streams that were left. Needs as many file descriptors as streams, in each process.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -22,12 +24,14 @@ from asyncresult.web import create_app
 from tests.tools.servers import RedisServer, free_port
 
 IDLE_SECONDS = 5.0
+UNENDED = 200
+"""Streams of tasks that do not end."""
 BATCH = 100
 
 
 def main(streams: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, streams + 200)), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, streams + UNENDED + 200)), hard))
     context = multiprocessing.get_context("spawn")
     with RedisServer() as redis:
         port = free_port()
@@ -40,18 +44,22 @@ def main(streams: int) -> None:
             before = resident(server.pid)
             clients.start()
             ours.recv()  # all have their first event
-            each = (resident(server.pid) - before) / streams
+            each = (resident(server.pid) - before) / (streams + UNENDED)
             began, cpu = time.monotonic(), cpu_of(server.pid)
             time.sleep(IDLE_SECONDS)
             idle = 100 * (cpu_of(server.pid) - cpu) / (time.monotonic() - began)
             began, cpu = time.monotonic(), cpu_of(server.pid)
             asyncio.run(end_all(redis.url(), streams))
             ours.recv()  # all have the last one
-            took = time.monotonic() - began
-            print(f"{streams} streams: {each / 1000:.0f} kB each, idle CPU {idle:.1f} %")
-            print(
-                f"all had the end {took:.2f} s after the first was stored; server CPU {cpu_of(server.pid) - cpu:.2f} s"
-            )
+            took, cpu = time.monotonic() - began, cpu_of(server.pid) - cpu
+            began = time.monotonic()
+            assert server.pid is not None
+            os.kill(server.pid, signal.SIGTERM)
+            server.join(60)
+            stopped = time.monotonic() - began
+            print(f"{streams + UNENDED} streams: {each / 1000:.0f} kB each, idle CPU {idle:.1f} %")
+            print(f"{streams} had the end {took:.2f} s after the first was stored; server CPU {cpu:.2f} s")
+            print(f"with {UNENDED} streams open the server ended {stopped:.2f} s after SIGTERM")
         finally:
             for process in (clients, server):
                 if process.pid is not None:
@@ -63,7 +71,8 @@ def serve(url: str, port: int, streams: int) -> None:
 
     async def run() -> None:
         async with asyncresult.connect(url):
-            app = create_app(authorize=everybody, max_streams=streams, max_streams_per_client=streams)
+            most = streams + UNENDED
+            app = create_app(authorize=everybody, max_streams=most, max_streams_per_client=most)
             config = uvicorn.Config(app, port=port, log_level="warning", backlog=4096, lifespan="off")
             await uvicorn.Server(config).serve()
 
@@ -77,11 +86,13 @@ def everybody(request: Any, task_id: str) -> bool:
 def follow(port: int, streams: int, done: Connection) -> None:
     async def run() -> None:
         opened: list[Callable[[], Any]] = []
-        for start in range(0, streams, BATCH):
-            opened += await asyncio.gather(*(open_stream(port, n) for n in range(start, min(start + BATCH, streams))))
+        for start in range(0, streams + UNENDED, BATCH):
+            numbers = range(start, min(start + BATCH, streams + UNENDED))
+            opened += await asyncio.gather(*(open_stream(port, n) for n in numbers))
         done.send("open")
-        await asyncio.gather(*(end() for end in opened))
+        await asyncio.gather(*(end() for end in opened[:streams]))
         done.send("ended")
+        await asyncio.gather(*(end() for end in opened[streams:]), return_exceptions=True)
 
     asyncio.run(run())
 
