@@ -40,6 +40,19 @@ print((set(sys.modules) - before) & {modules!r})
     assert run(program) == "set()\n"
 
 
+def test_a_plain_server_needs_nothing_of_redis_py() -> None:
+    """benchmarks: first-get. Its package imports clients, cluster and metrics: more than all that is imported here."""
+    program = """
+import asyncio, sys
+from asyncresult import connect
+async def main():
+    async with connect("redis://127.0.0.1:1/0?retry=0") as backend:
+        return (await backend.health()).reason
+print(bool(asyncio.run(main())), {"redis", "anyio"} & set(sys.modules))
+"""
+    assert run(program) == "True set()\n"
+
+
 def test_version_and_help_import_neither_the_core_nor_asyncio() -> None:
     program = """
 import sys

@@ -36,8 +36,6 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from redis.exceptions import RedisError
-
 from .. import _background
 from .._storage.waiters import Waiters
 from ..errors import BackendClosed, BackendUnavailable
@@ -45,6 +43,7 @@ from .address import Address
 from .connection import Command, CommandConnection, query
 from .driver import RedisDriver
 from .errors import describe, is_transient, typed_error
+from .exceptions import RedisError
 from .options import Options
 from .outage import Backoff, Outage
 from .pump import Job, Pump

@@ -16,19 +16,21 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import hiredis
-from redis.credentials import CredentialProvider
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..errors import BackendUnavailable
 from ..version import __version__
 from .address import Address, Dial, dial_address, opened
 from .errors import describe, error_reply
+from .exceptions import ConnectionError as RedisConnectionError
+from .exceptions import InvalidResponse, ResponseError
+from .exceptions import TimeoutError as RedisTimeoutError
 from .options import Options
+
+if TYPE_CHECKING:
+    from redis.credentials import CredentialProvider
 
 __all__ = ["LIBRARY", "Command", "CommandConnection", "Interrupted", "Replies", "credentials", "query"]
 
@@ -88,7 +90,7 @@ class CommandConnection:
         """One round trip. Appends to ``replies``, in order; those of single commands may be errors.
 
         Raises:
-            redis.exceptions.RedisError, OSError: The connection was lost, or never established. Commands that
+            RedisError, OSError: The connection was lost, or never established. Commands that
                 were answered before have their replies.
         """
         if not commands:
@@ -104,7 +106,9 @@ class CommandConnection:
         async def failed(_: Exception) -> None:
             self.abort("the round trip failed")
 
-        await self._retry.call_with_retry(again, failed)
+        from .retries import call_with_retry  # only with redis-py's Retry (benchmarks: first-get)
+
+        await call_with_retry(self._retry, again, failed)
 
     async def _round_trip(self, commands: list[Command], replies: list[Any]) -> None:
         connection = self._replies
@@ -193,7 +197,7 @@ class _Replies(asyncio.Protocol):
         """Send ``data``; append ``count`` replies.
 
         Raises:
-            Interrupted, redis.exceptions.InvalidResponse: The connection is lost.
+            Interrupted, InvalidResponse: The connection is lost.
         """
         if self._transport is None or self.lost:
             raise Interrupted("the connection was lost")
@@ -294,7 +298,7 @@ async def query(options: Options, address: Address, tls: ssl.SSLContext | None, 
     """Query one server on a connection of its own, within a short time.
 
     Raises:
-        redis.exceptions.RedisError, OSError: Nobody answers there, or not us.
+        RedisError, OSError: Nobody answers there, or not us.
     """
     connection = CommandConnection(options, address, tls, heartbeat=QUERY_TIMEOUT)
     replies: list[Any] = []

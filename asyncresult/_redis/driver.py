@@ -10,8 +10,6 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from redis.credentials import StreamingCredentialProvider
-
 from .._storage.engine import Engine
 from .._storage.store import Driver, Store
 from .._storage.waiters import Waiters
@@ -38,7 +36,13 @@ class RedisDriver(Driver):
     def __init__(self, options: Options) -> None:
         self.options = options
         self._engines: weakref.WeakSet[RedisEngine] = weakref.WeakSet()
-        provider = options.credential_provider
+        if options.credential_provider is not None:
+            self._follow(options.credential_provider)
+
+    def _follow(self, provider: Any) -> None:
+        """Have a provider that renews its credentials by itself say so here."""
+        from redis.credentials import StreamingCredentialProvider  # whoever makes a provider has imported it
+
         if isinstance(provider, StreamingCredentialProvider):
             # It awaits what these return, whatever its annotations say (redis-py: auth/token_manager.py).
             streaming: Any = provider

@@ -2,8 +2,8 @@
 
 An error reply begins with a word in capitals that says its kind; the rest is for people (RESP specification, "Simple
 errors": "The first upper-case word after the -, up to the first space or newline, represents the kind of error
-returned. This word is called an error prefix."). :func:`error_reply` makes redis-py's class of it, because applications
-hand redis-py's ``Retry`` and credential providers in; everything above sees :mod:`asyncresult.errors` only.
+returned. This word is called an error prefix."). :func:`error_reply` makes one of :mod:`.exceptions` of it; everything
+above sees :mod:`asyncresult.errors` only.
 
 What an error may quote: the server's own sentence about a command, never a value, never the words of a command that
 may hold a password, and at most 200 characters of it.
@@ -15,10 +15,10 @@ import ssl
 from collections.abc import Sequence
 from typing import Any
 
-from redis.exceptions import (
+from ..errors import BackendError, BackendPermissionError, BackendUnavailable
+from .exceptions import (
     AskError,
     AuthenticationError,
-    AuthorizationError,
     BusyLoadingError,
     ClusterDownError,
     ConnectionError,
@@ -33,8 +33,6 @@ from redis.exceptions import (
     TimeoutError,
     TryAgainError,
 )
-
-from ..errors import BackendError, BackendPermissionError, BackendUnavailable
 from .wire import in_plain_words, refuses_the_login
 
 __all__ = [
@@ -51,7 +49,7 @@ __all__ = [
 
 _CLASSES: dict[str, type[RedisError]] = {
     "ASK": AskError,
-    "BUSY": BusyLoadingError,  # a script runs for too long; redis-py has no class for it
+    "BUSY": BusyLoadingError,  # a script runs for too long
     "CLUSTERDOWN": ClusterDownError,
     "LOADING": BusyLoadingError,
     "MASTERDOWN": MasterDownError,
@@ -77,7 +75,7 @@ _TRANSIENT = (
     ReadOnlyError,
     TryAgainError,
 )
-_LOGIN = (AuthenticationError, AuthorizationError, NoPermissionError)
+_LOGIN = (AuthenticationError, NoPermissionError)
 
 
 def describe(error: BaseException) -> str:

@@ -24,12 +24,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from redis.exceptions import AskError, AuthenticationError, InvalidResponse, ReadOnlyError, RedisError
-
 from .. import _background
 from ..errors import BackendClosed, BackendError, BackendUnavailable
 from .connection import Command, Interrupted, Replies
 from .errors import describe, is_refusal, is_transient, typed_error
+from .exceptions import AskError, AuthenticationError, InvalidResponse, ReadOnlyError, RedisError
 from .outage import Backoff, Health, Outage
 
 __all__ = ["Job", "Pump", "Unanswered"]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from redis.exceptions import NoPermissionError
-
 from ..errors import AsyncResultError, BackendClosed, BackendError
 from .connection import Command
 from .errors import reply_error
+from .exceptions import NoPermissionError
 from .pump import Job
 
 __all__ = ["Read", "Receiver"]

@@ -24,15 +24,14 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, RedisError
-
 from .._storage.waiters import Waiters
 from ..errors import AsyncResultError
 from .address import Address, dial_address
 from .connection import LIBRARY, Command, CommandConnection, query
 from .driver import RedisDriver
 from .errors import describe, is_refusal
+from .exceptions import ConnectionError as RedisConnectionError
+from .exceptions import NoPermissionError, RedisError
 from .options import Options
 from .pump import Job
 from .single import OneServer
@@ -105,8 +104,8 @@ class Sentinel(OneServer):
         """The address of the primary, by the sentinels' word and its own.
 
         Raises:
-            redis.exceptions.AuthenticationError, NoPermissionError: A sentinel or the server refuses the user.
-            redis.exceptions.ConnectionError: No sentinel answers, or none knows a primary that is one; or, with that
+            AuthenticationError, NoPermissionError: A sentinel or the server refuses the user.
+            ConnectionError: No sentinel answers, or none knows a primary that is one; or, with that
                 as its cause, a certificate does not convince.
         """
         while True:

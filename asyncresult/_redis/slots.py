@@ -15,9 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from redis.exceptions import AskError, MovedError
-
 from .address import Address
+from .exceptions import AskError, MovedError
 from .wire import SLOTS, slot_of
 
 __all__ = ["Redirected", "Slots", "read_redirection"]
@@ -44,7 +43,7 @@ def read_redirection(reply: Any) -> Redirected | None:
     if not isinstance(reply, AskError):
         return None
     to = Address(reply.host, reply.port) if reply.host else None  # a node may not know the name of another one
-    if isinstance(reply, MovedError):  # redis-py makes it a subclass of the other
+    if isinstance(reply, MovedError):
         return Redirected(reply.slot_id, to, once=False)
     return Redirected(reply.slot_id, to, once=True) if to is not None else None
 

@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from hashlib import sha1
 from typing import Any
 
-from redis.exceptions import NoScriptError
-
 from ..errors import BackendClosed, BackendError
 from ..states import READY_STATES
 from .connection import Command
 from .errors import reply_error
+from .exceptions import NoScriptError
 from .pump import Job
 
 __all__ = ["RECORDS_PER_CALL", "Script", "Write", "WriteBatch", "fail", "settle"]

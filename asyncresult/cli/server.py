@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from .._redis.address import Address
 from .._redis.connection import query
 from .._redis.errors import reply_error, typed_error
+from .._redis.exceptions import RedisError
 from .._redis.options import Options
 from ..backend import Backend
 from ..errors import BackendError

@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import pytest
-from redis.exceptions import AuthenticationError, BusyLoadingError, ConnectionError, NoPermissionError
 
 from asyncresult._redis.connection import Command, Interrupted
+from asyncresult._redis.exceptions import AuthenticationError, BusyLoadingError, ConnectionError, NoPermissionError
 from asyncresult._redis.outage import Health
 from asyncresult._redis.pump import BYTES_PER_SLICE, Job, Pump
 from asyncresult._redis.reads import Read

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from redis.exceptions import AskError, MovedError, ResponseError
 
 from asyncresult._redis.address import Address
+from asyncresult._redis.exceptions import AskError, MovedError, ResponseError
 from asyncresult._redis.slots import Redirected, Slots, read_redirection
 from asyncresult._redis.wire import SLOTS, slot_of
 
