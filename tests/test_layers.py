@@ -72,6 +72,7 @@ TABLE = [
     ("storage", "_redis.reads _redis.writes"),
     ("storage", "_redis.pump"),
     ("storage", "_redis.connection"),
+    ("storage", "_redis.retries"),
     ("storage", "_redis.urls"),
     ("storage", "_redis.options"),
     ("storage", "_storage.polled"),
@@ -80,6 +81,7 @@ TABLE = [
     ("storage", "_storage.store"),
     ("storage", "_storage.probed"),
     ("storage", "_storage.engines"),
+    ("storage", "_storage.bulk"),
     ("storage", "_storage.engine"),
     ("storage", "_storage.decoding"),
     ("storage", "_storage.options _storage.keys _storage.documents _storage.marks"),
@@ -97,7 +99,7 @@ TABLE = [
     ("records", "codec.convert codec.pieces codec.serializers codec.compression codec.tracebacks"),
     ("records", "codec.exceptions codec.json"),
     ("words", "meta _extensions _checks probe"),
-    ("words", "errors states version"),
+    ("words", "errors states version _redis.exceptions"),
 ]
 
 # What the core never imports; it may import optional packages, and its modules each other in any order (but no circle).

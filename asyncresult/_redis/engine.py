@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import sha1
 from typing import Any
 
-from .._storage.engine import BackendStats, Engine
+from .._storage.engine import BackendStats, Engine, Outcome
 from .._storage.rounds import READ_CHUNK
 from .._storage.store import Store
 from .._storage.waiters import Waiters
@@ -30,7 +30,7 @@ from .options import Options
 from .pump import Job, Pump
 from .reads import Read, Receiver
 from .topology import Links, Topology
-from .writes import Script, Write, WriteBatch, fail, settle
+from .writes import OneOfMany, Outcomes, Script, Terms, Write, WriteBatch, fail, settle
 
 __all__ = ["RedisEngine"]
 
@@ -151,17 +151,23 @@ class RedisEngine(Engine):
         attempt: int | None = None,
     ) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = self.loop.create_future()
-        if unless is None and history is None:
-            self._store(Write(future, (key,), payload, status, expires, (0, 0), attempt))
-        else:
-            stream, count = history or (None, 0)
-            keys = tuple(one for one in (key, unless, stream) if one is not None)
-            beside = (int(unless is not None), count)
-            self._store(Write(future, keys, payload, status, expires, beside, attempt))
+        stream, kept = history or (None, 0)
+        terms = Terms.of(status, expires, second=unless is not None, kept=kept, attempt=attempt)
+        keys = tuple(one for one in (key, unless, stream) if one is not None)
+        self._store(Write(future, keys, payload, status, terms))
         return future
 
-    def _store(self, write: Write) -> None:
-        if self._filling is None or not self._filling.add(write):
+    def store_many(
+        self, records: Sequence[tuple[bytes, bytes]], status: str, expires: float | None
+    ) -> asyncio.Future[list[Outcome]]:
+        future: asyncio.Future[list[Outcome]] = self.loop.create_future()
+        outcomes = Outcomes(future, len(records))
+        terms = Terms.of(status, expires, second=False, kept=0, attempt=None)
+        self._store(*[OneOfMany(outcomes, i, key, payload, status, terms) for i, (key, payload) in enumerate(records)])
+        return future
+
+    def _store(self, *writes: Write) -> None:
+        if self._filling is None or not self._filling.add(*writes):
             self._filling = WriteBatch(
                 self._script,
                 self._topology.records_per_call,
@@ -170,7 +176,7 @@ class RedisEngine(Engine):
                 address=self._name,
                 patience=self._patience,
             )
-            self._filling.add(write)
+            self._filling.add(*writes)
             self._topology.submit(self._filling)
 
     def _look_at_predecessor(self, write: Write) -> None:
@@ -184,12 +190,14 @@ class RedisEngine(Engine):
         try:
             old = await self.read(key)
         except AsyncResultError as error:
-            fail(write.future, error)
+            write.end(error)
             return
-        if await self.on_thread(lambda: self._backend.precedes(key, old, write.status, write.attempt)):
-            settle(write.future, False)
+        given = write.terms.attempt
+        attempt = given if isinstance(given, int) else None
+        if await self.on_thread(lambda: self._backend.precedes(key, old, write.status, attempt)):
+            write.end(False)
         else:
-            write.seen = sha1(old or b"", usedforsecurity=False).hexdigest().encode()
+            write.terms = write.terms._replace(seen=sha1(old or b"", usedforsecurity=False).hexdigest())
             self._store(write)
 
     def lifetime(self, key: bytes) -> asyncio.Future[float | None]:

@@ -12,23 +12,46 @@ from .._checks import check_lifetime
 from ..codec.codec import Codec
 from ..errors import ResultDecodeError
 from ..meta import TaskMeta
-from ..states import EXCEPTION_STATES, FAILURE, READY_STATES, SUCCESS
+from ..states import EXCEPTION_STATES, FAILURE, READY_STATES, STARTED, SUCCESS
 
-__all__ = ["document_of", "lifetime", "precedes", "with_fields"]
+__all__ = ["attempt_of", "document_of", "encode_record", "lifetime", "precedes", "with_fields"]
+
+
+def encode_record(
+    codec: Codec,
+    task_id: str,
+    result: Any,
+    state: str,
+    traceback: str | None = None,
+    request: Any = None,
+    fields: Mapping[str, str] | None = None,
+    *,
+    extended: bool = False,
+) -> bytes:
+    """The payload of one state.
+
+    Args:
+        fields: Further fields; see :func:`with_fields`.
+
+    Raises:
+        ResultEncodeError: As :meth:`.Codec.encode`.
+    """
+    if fields or traceback is not None or request is not None:
+        document = document_of(codec, task_id, result, state, traceback, request, extended=extended)
+        return codec.encode(with_fields(document, fields or {}))
+    return codec.encode_plain(str(task_id), state, _storable(codec, result, state), _date_done(state))
 
 
 def document_of(
     codec: Codec, task_id: str, result: Any, state: str, traceback: str | None, request: Any, *, extended: bool
 ) -> TaskMeta:
     """The document of one state. Source: celery/backends/base.py (5.7), ``_get_result_meta``."""
-    if state in EXCEPTION_STATES and isinstance(result, BaseException):
-        result = codec.encode_exception(result)
     fields: dict[str, Any] = {
         "task_id": str(task_id),
         "status": state,
-        "result": result,
+        "result": _storable(codec, result, state),
         "traceback": traceback,
-        "_date_done": datetime.now(UTC).isoformat() if state in READY_STATES else None,
+        "_date_done": _date_done(state),
     }
     if request is not None:
         fields["_children"] = tuple(child.as_tuple() for child in getattr(request, "children", None) or ())
@@ -52,6 +75,14 @@ def document_of(
 def with_fields(document: TaskMeta, fields: Mapping[str, str]) -> TaskMeta:
     """The document with further fields; one that it has already stays as it is."""
     return msgspec.structs.replace(document, _extra={**fields, **document.extra}) if fields else document
+
+
+def _storable(codec: Codec, result: Any, state: str) -> Any:
+    return codec.encode_exception(result) if state in EXCEPTION_STATES and isinstance(result, BaseException) else result
+
+
+def _date_done(state: str) -> str | None:
+    return datetime.now(UTC).isoformat() if state in READY_STATES else None
 
 
 def precedes(codec: Codec, task_id: str, old: bytes, status: str, attempt: int | None = None) -> bool:
@@ -86,3 +117,11 @@ def lifetime(state: str, given: float | None, expires: float | None, failure_exp
         if given is None:
             given = expires
     return int(given) or None if given is not None else None
+
+
+def attempt_of(request: Any, state: str, again: bool) -> int | None:
+    """Which attempt stores this, where that decides: a run that begins is the latest, a task that is done is done."""
+    retries = getattr(request, "retries", None)
+    if type(retries) is not int or retries < 0 or state == SUCCESS or (state == STARTED and not again):
+        return None
+    return retries

@@ -19,7 +19,10 @@ from .decoding import DecodingThread
 if TYPE_CHECKING:
     from .waiters import Waiters
 
-__all__ = ["BackendStats", "Engine", "Health"]
+__all__ = ["BackendStats", "Engine", "Health", "Outcome"]
+
+Outcome = bool | BaseException
+"""Of one store among many: whether it was stored, or why that failed."""
 
 
 # No dataclass: the first one costs more than the rest of this module (benchmarks: import).
@@ -132,6 +135,13 @@ class Engine(ABC):
 
         Returns: whether it was stored.
         """
+
+    def store_many(
+        self, records: Sequence[tuple[bytes, bytes]], status: str, expires: float | None
+    ) -> asyncio.Future[list[Outcome]]:
+        """Like :meth:`store`, one future for all keys and payloads, which never raises; in their order."""
+        stores = [self.store(key, payload, status, expires) for key, payload in records]
+        return asyncio.gather(*stores, return_exceptions=True)
 
     @abstractmethod
     def history(self, key: bytes, after: str) -> asyncio.Future[list[tuple[str, bytes]]]:

@@ -8,10 +8,10 @@ import time
 from ..errors import ResultDecodeError
 from ..meta import TaskMeta
 from ..probe import Probe, Probes
-from .engine import Engine
+from .engine import Engine, Outcome
 from .engines import Engines
 
-__all__ = ["Probed", "report_stored"]
+__all__ = ["Probed", "report_many", "report_stored"]
 
 #: Seconds between two notifications whose lag is reported: each of thousands would cost more than its record.
 LAG_INTERVAL = 0.01
@@ -53,6 +53,15 @@ def report_stored(probe: Probe, begun: float, state: str, stored: asyncio.Future
     """The callback of a store that began at that value of the performance counter."""
     if not stored.cancelled() and stored.exception() is None:
         probe.stored(time.perf_counter() - begun, state, stored.result())
+
+
+def report_many(probe: Probe, begun: float, state: str, stored: asyncio.Future[list[Outcome]]) -> None:
+    """The callback of many stores, as :func:`report_stored`."""
+    if not stored.cancelled() and stored.exception() is None:
+        seconds = time.perf_counter() - begun
+        for outcome in stored.result():
+            if isinstance(outcome, bool):
+                probe.stored(seconds, state, outcome)
 
 
 class _LagSampler:

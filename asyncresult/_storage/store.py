@@ -19,12 +19,13 @@ from .._checks import check_lifetime, check_seconds
 from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec
 from ..errors import AsyncResultError, BackendClosed, BackendError
 from ..meta import TaskMeta
-from ..states import PENDING, STARTED, SUCCESS
-from .documents import document_of, lifetime, precedes, with_fields
-from .engine import BackendStats, Engine, Health
+from ..states import PENDING, SUCCESS
+from .bulk import Bulk, Encode, Record, Send
+from .documents import attempt_of, encode_record, lifetime, precedes
+from .engine import BackendStats, Engine, Health, Outcome
 from .keys import HISTORY, REVOKE, SENT, Keys
 from .marks import Marks
-from .probed import Probed, report_stored
+from .probed import Probed, report_many, report_stored
 
 if TYPE_CHECKING:
     from .waiters import Waiters
@@ -55,7 +56,7 @@ class Driver(ABC):
         """The address, without secrets."""
 
 
-class Store(Marks, Probed, Keys):
+class Store(Marks, Bulk, Probed, Keys):
     """Stores records of tasks and reads them. Options: see :class:`asyncresult.Backend`.
 
     Raises:
@@ -285,6 +286,22 @@ class Store(Marks, Probed, Keys):
         """
         return await self._store(task_id, result, state, traceback=traceback, request=request, expires=expires)
 
+    def _bulk(self, state: str, expires: float | None) -> tuple[Encode, Send]:
+        self._check_lifetime(expires)
+        engine, seconds = engine_of(self), lifetime_of(self, state, expires)
+        fields = self.probe.record_fields() if self.probe is not None else None
+
+        def encode(task_id: str, result: Any) -> Record:
+            return self.task_key(task_id), encode_record(self.codec, task_id, result, state, fields=fields)
+
+        def send(records: list[Record]) -> asyncio.Future[list[Outcome]]:
+            stored = engine.store_many(records, state, seconds)
+            if self.probe is not None:
+                stored.add_done_callback(functools.partial(report_many, self.probe, time.perf_counter(), state))
+            return stored
+
+        return encode, send
+
     def _store(
         self,
         task_id: str,
@@ -305,16 +322,12 @@ class Store(Marks, Probed, Keys):
             again: This run has stored this state before, and reports that it still runs.
             history: Keep this one, too, and as many before it.
         """
-        if expires is not None and not self.driver.keeps_lifetimes:
-            raise BackendError(
-                f"{self} keeps all records for the same time, which is a setting of the app (result_expires):"
-                " leave out expires="
-            )
+        self._check_lifetime(expires)
         key = self.task_key(task_id)
-        document = document_of(self.codec, task_id, result, state, traceback, request, extended=self.result_extended)
-        if self.probe is not None:
-            document = with_fields(document, self.probe.record_fields())
-        payload = self.codec.encode(document)
+        fields = self.probe.record_fields() if self.probe is not None else None
+        payload = encode_record(
+            self.codec, task_id, result, state, traceback, request, fields, extended=self.result_extended
+        )
         engine = engine_of(self)
         stored = engine.store(
             key,
@@ -323,11 +336,18 @@ class Store(Marks, Probed, Keys):
             lifetime_of(self, state, expires),
             unless=self.key_beside(task_id, REVOKE) if start else None,
             history=(self.key_beside(task_id, HISTORY), history) if history else None,
-            attempt=_attempt_of(request, state, again),
+            attempt=attempt_of(request, state, again),
         )
         if self.probe is not None:
             stored.add_done_callback(functools.partial(report_stored, self.probe, time.perf_counter(), state))
         return stored
+
+    def _check_lifetime(self, expires: float | None) -> None:
+        if expires is not None and not self.driver.keeps_lifetimes:
+            raise BackendError(
+                f"{self} keeps all records for the same time, which is a setting of the app (result_expires):"
+                " leave out expires="
+            )
 
     async def forget(self, *ids: str) -> int:
         """Delete the records of ``ids``, with their histories, requests to revoke them and notes that they were sent.
@@ -486,14 +506,6 @@ def engine_of(store: Store) -> Engine:
     if store._closed:
         raise BackendClosed(f"{store!r} was closed; enter it again, or connect() anew")
     return store._engines.of(loop, store._start_engine)
-
-
-def _attempt_of(request: Any, state: str, again: bool) -> int | None:
-    """Which attempt stores this, where that decides: a run that begins is the latest, a task that is done is done."""
-    retries = getattr(request, "retries", None)
-    if type(retries) is not int or retries < 0 or state == SUCCESS or (state == STARTED and not again):
-        return None
-    return retries
 
 
 def lifetime_of(store: Store, state: str, expires: float | None) -> float | None:

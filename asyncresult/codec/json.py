@@ -36,6 +36,7 @@ __all__ = [
     "holds_slow_numbers",
     "json_codec",
     "json_decode",
+    "json_texts",
     "register_type",
     "suits_msgspec",
     "untagged",
@@ -187,6 +188,13 @@ def json_codec() -> tuple[Callable[[Any], str], Callable[[str], Any]]:
         return library(value)  # says what is wrong, also that a value contains itself
 
     return encode, decode
+
+
+def json_texts() -> tuple[Callable[[Any], str], Callable[[str], str]]:
+    """What writes a value, and what writes a text: the parts of a document that is put together elsewhere."""
+    import json.encoder
+
+    return json_codec()[0], json.encoder.encode_basestring_ascii
 
 
 def json_decode(text: str) -> Any:

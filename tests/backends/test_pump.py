@@ -13,9 +13,11 @@ from asyncresult._redis.exceptions import AuthenticationError, BusyLoadingError,
 from asyncresult._redis.outage import Health
 from asyncresult._redis.pump import BYTES_PER_SLICE, Job, Pump
 from asyncresult._redis.reads import Read
-from asyncresult._redis.writes import Script, Write, WriteBatch
+from asyncresult._redis.writes import Script, Terms, Write, WriteBatch
 from asyncresult.errors import AsyncResultError, BackendClosed, BackendError, BackendPermissionError, BackendUnavailable
 from tests.backends.waiting import until
+
+TERMS = Terms.of("SUCCESS", None, second=False, kept=0, attempt=None)
 
 
 class World:
@@ -198,7 +200,7 @@ def batch_of(pump: World, count: int) -> list[asyncio.Future[bool]]:
 
     batch = WriteBatch(Script("PUBLISH"), 10, never, never, address="test", patience=5.0)
     for number, future in enumerate(futures):
-        assert batch.add(Write(future, (b"k%d" % number,), b"{}", "SUCCESS", None, (0, 0)))
+        assert batch.add(Write(future, (b"k%d" % number,), b"{}", "SUCCESS", TERMS))
     pump.commands.submit(batch)
     return futures
 

@@ -9,9 +9,11 @@ import pytest
 
 from asyncresult import Backend, BackendClosed, BackendError, BackendPermissionError, connect
 from asyncresult._redis import writes as _stores
-from asyncresult._redis.writes import RECORDS_PER_CALL, RECORDS_PER_JOB, Script, Write, WriteBatch
+from asyncresult._redis.writes import RECORDS_PER_CALL, RECORDS_PER_JOB, Script, Terms, Write, WriteBatch
 from asyncresult._storage.store import engine_of
 from tests.tools.servers import RedisServer
+
+TERMS = Terms.of("SUCCESS", None, second=False, kept=0, attempt=None)
 
 
 def ids(count: int) -> list[str]:
@@ -151,7 +153,7 @@ async def test_after_closing_each_is_refused(redis_url: str) -> None:
 
 async def test_a_job_is_full_or_too_old() -> None:
     def record() -> Write:
-        return Write(asyncio.get_running_loop().create_future(), (b"key",), b"{}", "SUCCESS", None, (0, 0))
+        return Write(asyncio.get_running_loop().create_future(), (b"key",), b"{}", "SUCCESS", TERMS)
 
     def job() -> WriteBatch:
         return WriteBatch(Script("PUBLISH"), 10, sent.append, sent.append, address="test", patience=1.0)
