@@ -32,7 +32,7 @@ ATTEMPT_DELAY = 0.25
 #: Seconds that the event loop gets to look up a name before a thread of our own does so as well.
 LOOKUP_PATIENCE = 0.25
 
-Dial = Callable[[Callable[[], asyncio.Protocol]], Awaitable[object]]
+Dial = Callable[[Callable[[], asyncio.BaseProtocol]], Awaitable[object]]
 """Opens a transport for the protocol that the factory makes; raises OSError."""
 
 
@@ -49,7 +49,7 @@ class Address:
 
 
 async def dial_address(
-    address: Address, tls: ssl.SSLContext | None, factory: Callable[[], asyncio.Protocol]
+    address: Address, tls: ssl.SSLContext | None, factory: Callable[[], asyncio.BaseProtocol]
 ) -> asyncio.Transport:
     """Connect to ``address``.
 

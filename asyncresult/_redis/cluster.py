@@ -277,7 +277,7 @@ class Cluster(Topology):
 
     # -- subscriptions ---------------------------------------------------------------------
 
-    async def _dial(self, factory: Callable[[], asyncio.Protocol]) -> object:
+    async def _dial(self, factory: Callable[[], asyncio.BaseProtocol]) -> object:
         # Another one than last time, if there is: that one may be why we are here.
         nodes = list((self.slots.primaries or set(self._options.addresses)) - {self._subscribed_at})
         self._subscribed_at = random.choice(nodes) if nodes else self._subscribed_at or self._options.addresses[0]

@@ -172,7 +172,7 @@ class Sentinel(OneServer):
 
     # -- the connections ------------------------------------------------------------------------------
 
-    async def _dial(self, factory: Callable[[], asyncio.Protocol]) -> object:
+    async def _dial(self, factory: Callable[[], asyncio.BaseProtocol]) -> object:
         self._subscribed_at = None
         address = await self._resolve()
         self._subscribed_at = address

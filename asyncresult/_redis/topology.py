@@ -41,7 +41,7 @@ class Links:
         self.tls = options.ssl_context()
         self.health = Health()
 
-    async def dial(self, address: Address, factory: Callable[[], asyncio.Protocol]) -> object:
+    async def dial(self, address: Address, factory: Callable[[], asyncio.BaseProtocol]) -> object:
         """Connect to one of the data servers.
 
         Raises:
