@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .contenders import CONTENDERS
-from .scenarios import SCENARIOS, Scenario
+from .scenarios import PEERS, SCENARIOS, Scenario
 
 __all__ = ["TARGETS", "Samples", "Target", "markdown", "summary"]
 
@@ -61,6 +61,17 @@ class Target:
         return value >= self.limit if self.at_least else value <= self.limit
 
 
+@dataclass(frozen=True)
+class AheadOfAll(Target):
+    """``over`` must be so many times as much as each of ``peers`` that was measured; ``under`` is none."""
+
+    peers: tuple[Place, ...] = ()
+
+    def value(self, samples: Samples) -> float | None:
+        ratios = [ratio for peer in self.peers if (ratio := samples.ratio(self.over, peer)) is not None]
+        return min(ratios, default=None)
+
+
 def _targets() -> Iterator[Target]:
     def ours(scenario: str, metric: str = "wall_s") -> Place:
         return scenario, "asyncresult", metric
@@ -99,6 +110,22 @@ def _targets() -> Iterator[Target]:
     yield Target("connections with 10,000 waiting", ours("waiting-10000", "connections"), None, 2)
     yield Target("idle CPU with 10,000 waiting, %", ours("waiting-10000", "idle_cpu_percent"), None, 0.5)
     yield Target("idle CPU with 100,000 waiting, %", ours("waiting-100000", "idle_cpu_percent"), None, 0.5)
+
+    def ahead(text: str, contender: str, scenario: str) -> AheadOfAll:
+        peers = tuple((scenario, peer, "per_s") for peer in ("celery", *PEERS))
+        return AheadOfAll(text, (scenario, contender, "per_s"), None, 1, at_least=True, peers=peers)
+
+    yield Target(
+        "storing 1,000 with store_many, rate of raw",
+        ours("store-many-1000", "per_s"),
+        of("raw", "store-many-1000", "per_s"),
+        0.6,
+        at_least=True,
+    )
+    yield ahead("storing one by one, of the fastest peer", "asyncresult", "store-each")
+    yield ahead("storing 1,000 with asyncresult.sync's store_many, of the fastest peer", "sync", "store-many-1000")
+    yield ahead("storing one by one with asyncresult.sync, of the fastest peer", "sync", "store-each")
+    yield Target("first get of a fresh process, ms", ours("first-get", "ms"), None, 60)
     yield Target(
         "storing 1,000 at a time, rate of raw",
         ours("store-1000", "per_s"),
@@ -113,7 +140,13 @@ def _targets() -> Iterator[Target]:
         2.5,
         at_least=True,
     )
-    yield Target("import, of redis.asyncio", ours("import", "ms"), of("raw", "import", "ms"), 0.5)
+    yield Target("import, of redis.asyncio", ours("import", "ms"), of("raw", "import", "ms"), 0.35)
+    yield Target(
+        "import with connect and AsyncResult, of redis.asyncio",
+        ours("import", "with_names_ms"),
+        of("raw", "import", "ms"),
+        0.35,
+    )
     yield Target(
         "CPU of a result in a join of 100,000, of one of 1,000",
         ours("join-100000", "cpu_each_us"),
@@ -131,7 +164,9 @@ SUMMARY = [
     ("10,000 arrive, s", "join-10000"),
     ("50,000 arrive, s", "join-50000"),
     ("10,000 stored: fetch, s", "fetch-10000"),
+    ("stored a second, 1,000 with one call", "store-many-1000"),
     ("stored a second, 1,000 at a time", "store-1000"),
+    ("stored a second, one by one", "store-each"),
     ("waiting handle, kB", "waiting-10000"),
     ("first get, ms", "first-get"),
 ]

@@ -13,6 +13,7 @@ from .._portal import run
 from .._storage.engine import BackendStats, Health
 from ..meta import TaskMeta
 from ..probe import Probe
+from ..states import SUCCESS
 from .base import Blocking, async_backend, blocking
 from .groups import GroupResult
 from .result import AsyncResult
@@ -151,6 +152,12 @@ class Backend(Blocking):
         return run(
             self._backend.store_result, task_id, result, state, traceback=traceback, request=request, expires=expires
         )
+
+    def store_many(
+        self, results: Iterable[tuple[str, Any]], state: str = SUCCESS, *, expires: float | None = None
+    ) -> list[bool]:
+        """Store one state of many tasks with one call; for each, whether it was stored."""
+        return run(self._backend.store_many, results, state, expires=expires)
 
     def mark_as_started(self, task_id: str, **meta: Any) -> bool:
         """Store STARTED; ``meta`` says who runs it."""

@@ -83,6 +83,10 @@ class Adapter:
         """Store (and announce) them all at once."""
         raise Unsupported("has no way to store a result outside its worker")
 
+    def store_many(self, items: Sequence[tuple[str, Any]]) -> Any:
+        """The same with one call, where there is one."""
+        return self.store(items)
+
     def store_each(self, items: Sequence[tuple[str, Any]]) -> Any:
         """Store one after the other."""
         raise Unsupported("has no way to store a result outside its worker")

@@ -49,6 +49,9 @@ class Ours(CeleryFormat):
     async def store(self, items: Sequence[tuple[str, Any]]) -> None:
         await asyncio.gather(*[self.backend.mark_as_done(id, value) for id, value in items])
 
+    async def store_many(self, items: Sequence[tuple[str, Any]]) -> None:
+        await self.backend.store_many(items)
+
     async def store_each(self, items: Sequence[tuple[str, Any]]) -> None:
         for id, value in items:
             await self.backend.mark_as_done(id, value)

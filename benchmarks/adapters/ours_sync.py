@@ -33,6 +33,9 @@ class OursSync(CeleryFormat):
         for id, value in items:
             self.backend.mark_as_done(id, value)
 
+    def store_many(self, items: Sequence[tuple[str, Any]]) -> None:
+        self.backend.store_many(items)
+
     store_each = store
 
 
