@@ -29,7 +29,7 @@ FOLDERS = {
 
 #: Test file: the modules that are tested through what it is about.
 THROUGH = {
-    "backends/test_acl.py": "_redis.errors",
+    "backends/test_acl.py": "_redis.errors _redis.exceptions",
     "backends/test_cluster.py": "_redis.scattered _redis.shard",
     "backends/test_contract.py": "_checks _handles.base _handles.handle _handles.known _handles.reads _handles.result"
     " _handles.waiting _storage.engine _storage.memory _storage.store errors",

@@ -151,6 +151,8 @@ async def test_only_workers_reply(app: Celery) -> None:
         with pytest.raises(BackendError, match="only the worker"):
             await backend.store_result("x", 1, "SUCCESS")
         with pytest.raises(BackendError, match="only the worker"):
+            await backend.store_many([("x", 1)])
+        with pytest.raises(BackendError, match="only the worker"):
             backend.track("x")
 
 

@@ -31,6 +31,11 @@ class TestBackend:
         assert backend.forget("t", "u") == 1
         assert backend.results(["a", "b"]) == ResultSet([backend.result("a"), AsyncResult("b")])
 
+    def test_many_records(self, backend: Backend) -> None:
+        assert backend.store_many([("a", 1), ("b", 2)]) == [True, True]
+        assert backend.store_many([("a", 3)], "PROGRESS", expires=60) == [False]
+        assert [meta.result for meta in backend.get_many(["a", "b"])] == [1, 2]
+
     def test_closing_ends_waits(self, backend: Backend) -> None:
         closer = when_waiting(backend, backend.close)
         with pytest.raises(BackendClosed):
