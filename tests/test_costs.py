@@ -22,7 +22,7 @@ import hiredis
 import pytest
 
 import asyncresult
-from asyncresult import AsyncResult, Backend, ResultSet
+from asyncresult import AsyncResult, Backend, ResultSet, _portal, sync
 from asyncresult._redis.wire import Wire
 from asyncresult._storage.store import engine_of
 from tests.tools.servers import RedisServer
@@ -158,6 +158,61 @@ async def test_calls_and_callbacks(
         assert arriving.callbacks < 10
     else:
         compare("gather: callbacks of the loop", arriving.callbacks / N)
+
+
+async def store_each(backend: Backend) -> None:
+    for id in IDS:
+        await backend.mark_as_done(id, {"n": 1})
+
+
+async def store_at_once(backend: Backend) -> None:
+    await asyncio.gather(*[backend.mark_as_done(id, {"n": 1}) for id in IDS])
+
+
+async def store_many(backend: Backend) -> None:
+    assert await backend.store_many([(id, {"n": 1}) for id in IDS]) == [True] * N
+
+
+@pytest.mark.parametrize("way", [store_each, store_at_once, store_many])
+async def test_calls_and_callbacks_of_a_store(
+    way: Callable[[Backend], Any], redis_url: str, counting: Callable[[], Counting], compare: Compare
+) -> None:
+    """In Redis, from the call to the reply. One alone has three: the caller, the pump, the socket."""
+    async with asyncresult.connect(redis_url) as backend:
+        await warm(backend)
+        with counting() as storing:
+            await way(backend)
+    compare(f"{way.__name__}: Python calls", storing.calls / N)
+    if way is store_many:
+        assert storing.callbacks < N / 20
+    else:
+        compare(f"{way.__name__}: callbacks of the loop", storing.callbacks / N)
+
+
+def test_calls_of_a_store_through_the_blocking_face(redis_url: str, compare: Compare) -> None:
+    """In the caller's thread; and turns of the loop's: the call, the pump, the socket, the answer."""
+    calls = turns = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        run_once()
+
+    with sync.connect(redis_url) as backend:
+        backend.mark_as_done("warm", 1)
+        loop: Any = _portal._the_portal().loop
+        run_once, loop._run_once = loop._run_once, turn
+        sys.setprofile(count)
+        for id in IDS[:100]:
+            backend.mark_as_done(id, {"n": 1})
+        sys.setprofile(None)
+    _portal.stop()
+    compare("sync: Python calls of a store", calls / 100)
+    assert 400 <= turns <= 440
 
 
 @pytest.mark.parametrize("way", [join, gather])

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, overload
 from weakref import WeakValueDictionary
 
 from .. import backend as backends
-from .._portal import run
+from .._portal import refuse_running_loop, run, run_future
 from .._storage.engine import BackendStats, Health
 from ..meta import TaskMeta
 from ..probe import Probe
@@ -149,8 +149,9 @@ class Backend(Blocking):
         expires: float | None = None,
     ) -> bool:
         """Store a state of a task and announce it, in one atomic step; whether it was stored."""
-        return run(
-            self._backend.store_result, task_id, result, state, traceback=traceback, request=request, expires=expires
+        refuse_running_loop(self._backend.store_result)
+        return run_future(
+            self._backend._store, task_id, result, state, traceback=traceback, request=request, expires=expires
         )
 
     def store_many(
@@ -165,7 +166,8 @@ class Backend(Blocking):
 
     def mark_as_done(self, task_id: str, result: Any, *, request: Any = None, expires: float | None = None) -> bool:
         """Store SUCCESS with the value."""
-        return run(self._backend.mark_as_done, task_id, result, request=request, expires=expires)
+        refuse_running_loop(self._backend.mark_as_done)
+        return self.store_result(task_id, result, SUCCESS, request=request, expires=expires)
 
     def mark_as_failure(
         self,
