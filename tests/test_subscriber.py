@@ -52,7 +52,8 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Transport(asyncio.Transport):
-    def __init__(self, protocol: asyncio.Protocol) -> None:
+    def __init__(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
         super().__init__()
         self.protocol = protocol
         self.sent = hiredis.Reader()
@@ -136,7 +137,7 @@ class World:
     async def _wire(self) -> Wire:
         return Wire(password="secret")
 
-    async def dial(self, factory: Callable[[], asyncio.Protocol]) -> object:
+    async def dial(self, factory: Callable[[], asyncio.BaseProtocol]) -> object:
         self.dialled.append(self.clock.now)
         if self.trouble is not None:
             raise self.trouble
@@ -336,10 +337,10 @@ async def test_credentials_that_never_come(world: World) -> None:
 
 async def test_a_dial_that_never_ends(world: World) -> None:
     """The budget covers it; what comes up too late is hung up on."""
-    late: list[Callable[[], asyncio.Protocol]] = []
+    late: list[Callable[[], asyncio.BaseProtocol]] = []
     answer = world.dial
 
-    async def dial(factory: Callable[[], asyncio.Protocol]) -> object:
+    async def dial(factory: Callable[[], asyncio.BaseProtocol]) -> object:
         world.subscriber._dial = answer
         late.append(factory)
         return await asyncio.get_running_loop().create_future()
@@ -479,7 +480,7 @@ async def test_closing_in_any_state(world: World, state: str) -> None:
         await world.clock.settle()
     elif state == "dialling":
 
-        async def dial(factory: Callable[[], asyncio.Protocol]) -> object:
+        async def dial(factory: Callable[[], asyncio.BaseProtocol]) -> object:
             return await asyncio.get_running_loop().create_future()
 
         subscriber._dial = dial

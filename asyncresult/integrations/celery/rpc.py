@@ -226,7 +226,7 @@ class RpcBackend(Backend):
     def _store(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise BackendError("rpc:// stores nothing: only the worker that got a task can reply to who sent it")
 
-    def _bulk(self, *args: Any) -> NoReturn:
+    def _bulk(self, *args: Any, **kwargs: Any) -> NoReturn:
         self._store()
 
     def track(self, *args: Any, **kwargs: Any) -> NoReturn:
