@@ -1,4 +1,4 @@
-"""Many results of one caller: encoded and sent in portions, the errors told apart.
+"""Many results of one caller: encoded and sent in portions, each with an outcome of its own.
 
 While the store works on one portion the next one is encoded; two are under way at the most, so that a million results
 need no memory for a million records, and the event loop has its turn in between.
