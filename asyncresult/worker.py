@@ -38,7 +38,7 @@ from ._storage.keys import REVOKE
 from ._storage.store import Store, engine_of
 from .codec.tracebacks import traceback_text
 from .control import Revocation
-from .errors import AsyncResultError, BackendClosed, BackendError, ResultDecodeError, ResultEncodeError, TaskRevoked
+from .errors import AsyncResultError, BackendClosed, BackendError, ResultEncodeError, TaskRevoked
 from .probe import outcome_of_state
 from .states import EXCEPTION_STATES, FAILURE, PROGRESS, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
 
@@ -454,8 +454,8 @@ class TaskContext:
         if not payload:
             return True
         try:
-            found = self._backend.codec.decode_small(self.id, payload)
-        except ResultDecodeError:
+            found = engine_of(self._backend).decoder.at_once(self.id, payload)
+        except AsyncResultError:
             return True
         if found is None:  # a large one is not worth a thread: later runs begin with a small one
             return True

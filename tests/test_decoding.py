@@ -101,9 +101,9 @@ async def test_a_record_of_any_size_has_one_way() -> None:
         for value in (None, "small", "x" * LARGE_PAYLOAD_BYTES):
             got: asyncio.Future[TaskMeta | ResultDecodeError] = asyncio.get_running_loop().create_future()
             meta = TaskMeta(task_id="t", status="SUCCESS" if value else "PENDING", result=value)
-            engine.decode_then("t", codec.encode(meta) if value else None, got.set_result)
+            engine.decoder.then("t", codec.encode(meta) if value else None, got.set_result)
             assert got.done() is (value != "x" * LARGE_PAYLOAD_BYTES)
             assert await got == meta
         refused = asyncio.get_running_loop().create_future()
-        engine.decode_then("t", b"{", refused.set_result)
+        engine.decoder.then("t", b"{", refused.set_result)
         assert isinstance(refused.result(), ResultDecodeError)

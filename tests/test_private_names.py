@@ -22,7 +22,6 @@ MOST = 3.0
 BETWEEN_FOLDERS = {
     # What Store, Backend and TaskContext have for the package: not for users, so no public name.
     ("_handles", "_revive"): "a handle from its form, made by the backend",
-    ("_handles", "_decoded"): "a record of the history, as the store reads it",
     ("_handles", "_serves"): "whether a table of waiters is still in use",
     ("", "_engines"): "control: the engines of a store",
     ("", "_serves"): "as above",

@@ -12,6 +12,7 @@ import pytest
 
 import asyncresult
 from asyncresult import Backend, Probe, ResultTimeout, TaskMeta, TaskRevoked, WaitEnded
+from asyncresult._storage.decoding import Decoder
 from asyncresult._storage.waiters import Waiters
 from asyncresult.codec import Codec
 from asyncresult.probe import Outcome
@@ -207,7 +208,8 @@ class Table:
             key: codec.encode(TaskMeta(task_id=key.decode(), status="SUCCESS", result=1)) for key in listeners
         }
         self._timers: list[Callable[[], None]] = []
-        self.waiters = Waiters(self, codec.decode_small, loop=self, safety_interval=30.0)  # type: ignore[arg-type]
+        both: Any = self  # the connections, and the loop
+        self.waiters = Waiters(both, Decoder(codec, both), loop=both, safety_interval=30.0)
         self.waiters.connected()
         for key, listener in listeners.items():
             self.waiters.add(key, key.decode(), listener)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -328,7 +329,8 @@ class Table(Waiters):
 
         source: Any = self
         loop: Any = self.loop
-        super().__init__(source, decode, loop=loop, safety_interval=30.0, verify_key=verify_key)
+        decoder: Any = SimpleNamespace(at_once=decode, later=lambda id, payload, done: self.decoding.append(done))
+        super().__init__(source, decoder, loop=loop, safety_interval=30.0, verify_key=verify_key)
         self.connected()
 
     def subscribe(self, keys: list[bytes]) -> None:
@@ -341,11 +343,6 @@ class Table(Waiters):
 
     def fetch(self, keys: list[bytes]) -> None:
         self.asked += keys
-
-    def decode_large(
-        self, task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], object]
-    ) -> None:
-        self.decoding.append(done)
 
 
 class Waiter:

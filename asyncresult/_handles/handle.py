@@ -445,7 +445,7 @@ def read_record(handle: Handle[Any]) -> asyncio.Future[TaskMeta]:
         nonlocal payload
         try:
             payload = reply.result()
-            engine.decode_then(handle.id, payload, seen)
+            engine.decoder.then(handle.id, payload, seen)
         except asyncio.CancelledError:
             look.cancel()
         except Exception as error:

@@ -230,8 +230,9 @@ class Many:
             done = False
             if payload:
                 try:
-                    meta = engine.codec.decode_small(handle.id, payload)
-                    done = meta is not None and learn(handle, meta) and not needs_cause(handle)
+                    meta = engine.decoder.at_once(handle.id, payload)
+                    if meta is not None and learn(handle, meta):
+                        done = meta.status == SUCCESS or not needs_cause(handle)
                 except Exception:
                     pass
                 # What is large or unreadable the table reads again, and sees to it.

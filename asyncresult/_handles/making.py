@@ -21,7 +21,7 @@ async def make_handles(store: Store, form: Any, make: Callable[[], T]) -> T:
     ``make`` raises nothing but ResultDecodeError.
     """
     if _is_large(form):
-        return await engine_of(store).on_thread(make)
+        return await engine_of(store).decoder.on_thread(make)
     return make()
 
 

@@ -168,7 +168,8 @@ class Updates(Stream[TaskMeta]):
 
     async def _read_kept(self) -> list[tuple[str, TaskMeta]]:
         backend, task_id = self._handle.backend, self._handle.id
-        reading = engine_of(backend).history(backend.key_beside(task_id, HISTORY), self.last_id or "0")
+        engine = engine_of(backend)
+        reading = engine.history(backend.key_beside(task_id, HISTORY), self.last_id or "0")
         try:
             left = None if self._deadline is None else max(0.0, self._deadline - asyncio.get_running_loop().time())
             await asyncio.wait([reading], timeout=left)
@@ -176,7 +177,7 @@ class Updates(Stream[TaskMeta]):
                 raise self._timed_out()
         finally:
             reading.cancel()
-        return [(id, await backend._decoded(task_id, payload)) for id, payload in reading.result()]
+        return [(id, await engine.decoder.whole(task_id, payload)) for id, payload in reading.result()]
 
     def _is_news(self, meta: TaskMeta) -> bool:
         """Whether more has changed than the time of the last heartbeat; or that came too late."""

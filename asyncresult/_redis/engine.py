@@ -59,7 +59,7 @@ class RedisEngine(Engine):
         self._reads: dict[bytes, list[asyncio.Future[bytes | None]]] = {}
         self.waiters = Waiters(
             self,
-            self.codec.decode_small,
+            self.decoder,
             loop=self.loop,
             safety_interval=backend.safety_interval,
             # Channels know no databases: a message may be about a record in another one. The key decides.
@@ -194,7 +194,7 @@ class RedisEngine(Engine):
             return
         given = write.terms.attempt
         attempt = given if isinstance(given, int) else None
-        if await self.on_thread(lambda: self._backend.precedes(key, old, write.status, attempt)):
+        if await self.decoder.on_thread(self._backend.precedes, key, old, write.status, attempt):
             write.end(False)
         else:
             write.terms = write.terms._replace(seen=sha1(old or b"", usedforsecurity=False).hexdigest())

@@ -1,28 +1,86 @@
-"""A thread that decodes large records, one after another, while the event loop goes on.
+"""Decoding for an event loop: small records at once, large ones on a thread while the loop goes on.
 
-Not the loop's default executor: that is the application's, and may be full of its own blocking calls for any time. One
-record at a time, because each may become many times its size in memory, and because two at once would not be faster:
-they share the GIL. The thread ends when there is nothing left to decode, so nothing has to be closed; a program that
-ends does not wait for it.
+Whoever runs on a loop reads records through a :class:`Decoder`. Nothing else uses what the codec has for small and for
+large records (``tests/test_layers.py``), so none can be decoded on a loop that has no time for it.
+
+The thread is not the loop's default executor: that is the application's, and may be full of its own blocking calls for
+any time. One record at a time, because each may become many times its size in memory, and because two at once would
+not be faster: they share the GIL. The thread ends when there is nothing left to decode, so nothing has to be closed; a
+program that ends does not wait for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ..codec.codec import Codec
 from ..errors import ResultDecodeError
+from ..meta import TaskMeta
+from ..states import PENDING
 
-__all__ = ["DecodingThread"]
+__all__ = ["Decoder", "DecodingThread"]
 
 T = TypeVar("T")
 
 
+class Decoder:
+    """Decodes for one event loop, on which its methods are called.
+
+    Attributes:
+        at_once: Gives the record of a task, or None for one that the loop has no time for, which is for :meth:`later`.
+            Raises ResultDecodeError. It is the codec's own method: a call more for each of 10,000 results is
+            measurable (benchmarks: join, join-stored). Where that does not matter: :meth:`then`, :meth:`whole`.
+    """
+
+    def __init__(self, codec: Codec, loop: asyncio.AbstractEventLoop) -> None:
+        self.at_once: Callable[[str, bytes], TaskMeta | None] = codec.decode_small
+        self._codec = codec
+        self._loop = loop
+        self._thread = DecodingThread(loop)
+
+    def later(self, task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], object]) -> None:
+        """Decode a large record on the thread, in pieces, then call ``done`` on the loop."""
+        self._thread.submit(functools.partial(self._codec.decode_large, task_id, payload), done)
+
+    def then(self, task_id: str, payload: bytes | None, done: Callable[[TaskMeta | ResultDecodeError], object]) -> None:
+        """Decode a record whatever its size, then call ``done``: at once for a small one, later for a large one."""
+        outcome: TaskMeta | ResultDecodeError | None
+        try:
+            outcome = self.at_once(task_id, payload) if payload else TaskMeta(task_id=task_id, status=PENDING)
+        except ResultDecodeError as error:
+            outcome = error
+        if outcome is None:
+            self.later(task_id, payload or b"", done)
+        else:
+            done(outcome)
+
+    async def whole(self, task_id: str, payload: bytes | None) -> TaskMeta:
+        """The record, whatever its size. Raises ResultDecodeError."""
+        meta = self.at_once(task_id, payload) if payload else TaskMeta(task_id=task_id, status=PENDING)
+        return await self.on_thread(self._codec.decode_large, task_id, payload) if meta is None else meta
+
+    async def on_thread(self, decode: Callable[..., T], *args: Any) -> T:
+        """What ``decode`` returns, or the ResultDecodeError that it raises, on the thread."""
+        decoded: asyncio.Future[T | ResultDecodeError] = self._loop.create_future()
+
+        def done(outcome: T | ResultDecodeError) -> None:
+            if not decoded.done():  # given up meanwhile
+                decoded.set_result(outcome)
+
+        self._thread.submit(functools.partial(decode, *args), done)
+        outcome = await decoded
+        if isinstance(outcome, ResultDecodeError):
+            raise outcome
+        return outcome
+
+
 class DecodingThread:
-    """Decodes for one event loop. :meth:`submit` is called on that loop only."""
+    """Runs what takes long, for one event loop. :meth:`submit` is called on that loop only."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

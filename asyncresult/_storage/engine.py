@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from ..codec.codec import Codec
-from ..errors import ResultDecodeError
-from ..meta import TaskMeta
-from ..states import PENDING
-from .decoding import DecodingThread
+from .decoding import Decoder
 
 if TYPE_CHECKING:
     from .waiters import Waiters
@@ -65,9 +62,6 @@ class BackendStats(msgspec.Struct, frozen=True):
     thread_reason: str | None = None
 
 
-T = TypeVar("T")
-
-
 class Health(msgspec.Struct, frozen=True):
     """What :meth:`Backend.health` has found.
 
@@ -100,7 +94,7 @@ class Engine(ABC):
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.forks: int = Engine.fork_count
         self.codec = codec
-        self.decoding: DecodingThread = DecodingThread(self.loop)
+        self.decoder: Decoder = Decoder(codec, self.loop)
 
     @abstractmethod
     def read(self, key: bytes) -> asyncio.Future[bytes | None]:
@@ -182,42 +176,6 @@ class Engine(ABC):
     def last_error(self) -> str | None:
         """Why the subscription is down, if it is. (``stats()`` counts the waits, which takes long for many.)"""
         return None
-
-    def decode_large(
-        self, task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], object]
-    ) -> None:
-        """Decode a record on the engine's decoding thread, in pieces, then call ``done`` on the loop."""
-        self.decoding.submit(lambda: self.codec.decode_large(task_id, payload), done)
-
-    async def on_thread(self, decode: Callable[[], T]) -> T:
-        """What `decode` returns, or the ResultDecodeError that it raises, on the engine's decoding thread."""
-        decoded: asyncio.Future[T | ResultDecodeError] = self.loop.create_future()
-
-        def done(outcome: T | ResultDecodeError) -> None:
-            if not decoded.done():  # given up meanwhile
-                decoded.set_result(outcome)
-
-        self.decoding.submit(decode, done)
-        outcome = await decoded
-        if isinstance(outcome, ResultDecodeError):
-            raise outcome
-        return outcome
-
-    def decode_then(
-        self, task_id: str, payload: bytes | None, done: Callable[[TaskMeta | ResultDecodeError], object]
-    ) -> None:
-        """Decode a record whatever its size, then call ``done``: at once for a small one, later for a large one."""
-        outcome: TaskMeta | ResultDecodeError | None
-        try:
-            outcome = (
-                self.codec.decode_small(task_id, payload) if payload else TaskMeta(task_id=task_id, status=PENDING)
-            )
-        except ResultDecodeError as error:
-            outcome = error
-        if outcome is None:
-            self.decode_large(task_id, payload or b"", done)
-        else:
-            done(outcome)
 
 
 def _after_fork_in_child() -> None:

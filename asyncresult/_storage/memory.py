@@ -217,7 +217,7 @@ class MemoryEngine(Engine):
         self._channels: set[bytes] = set()
         self.waiters: Waiters = Waiters(
             self,
-            self.codec.decode_small,
+            self.decoder,
             loop=self.loop,
             safety_interval=backend.safety_interval,
             verify_key=backend.verify_key,

@@ -11,11 +11,8 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
-from ..errors import ResultDecodeError
-from ..meta import TaskMeta
 from .entries import (
     ACKED,
     EARLY,
@@ -59,11 +56,6 @@ class Source(Protocol):
 
     def fetch(self, keys: list[bytes]) -> None:
         """Have :meth:`Waiters.fetched`, or ``not_fetched``, called for all of them, in any number of slices."""
-
-    def decode_large(
-        self, task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], object]
-    ) -> None:
-        """Decode away from the loop, then call ``done`` on it."""
 
 
 class Rounds:

@@ -139,7 +139,8 @@ class Store(Marks, Bulk, Probed, Keys):
 
         Wire: one MGET for all reads of a loop tick.
         """
-        return await self._decoded(task_id, await engine_of(self).read(self.task_key(task_id)))
+        engine = engine_of(self)
+        return await engine.decoder.whole(task_id, await engine.read(self.task_key(task_id)))
 
     async def get_many(self, ids: Iterable[str]) -> list[TaskMeta]:
         """The records of many tasks, in the order of ``ids``.
@@ -149,13 +150,14 @@ class Store(Marks, Bulk, Probed, Keys):
         Wire: one MGET for each 1,000 ids.
         """
         ids = list(ids)
-        payloads = await engine_of(self).read_many([self.task_key(id) for id in ids])
-        decode = self.codec.decode_small
+        engine = engine_of(self)
+        payloads = await engine.read_many([self.task_key(id) for id in ids])
+        decode = engine.decoder.at_once
         metas: list[TaskMeta] = []
         size = 0
         for id, payload in zip(ids, payloads, strict=True):
             meta = decode(id, payload) if payload else TaskMeta(task_id=id, status=PENDING)
-            metas.append(await self._decoded(id, payload) if meta is None else meta)
+            metas.append(await engine.decoder.whole(id, payload) if meta is None else meta)
             size += len(payload) if payload else 64
             if size >= LARGE_PAYLOAD_BYTES:  # many small records add up: let other tasks run
                 size = 0
@@ -240,13 +242,6 @@ class Store(Marks, Bulk, Probed, Keys):
             return Health(ok=False, connected=False, reason=str(error))
         stats = self.stats()
         return Health(ok=True, latency=latency, connected=stats.last_error is None, reason=stats.last_error)
-
-    async def _decoded(self, task_id: str, payload: bytes | None) -> TaskMeta:
-        """The record, whatever its size."""
-        meta = self.codec.decode_small(task_id, payload or b"")
-        if meta is not None:
-            return meta
-        return await engine_of(self).on_thread(lambda: self.codec.decode_large(task_id, payload or b""))
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -394,7 +389,8 @@ class Store(Marks, Bulk, Probed, Keys):
 
         Wire: one MGET for all reads of a loop tick.
         """
-        return (await self._decoded(task_id, await engine_of(self).read(self.own_key(task_id, name)))).result
+        engine = engine_of(self)
+        return (await engine.decoder.whole(task_id, await engine.read(self.own_key(task_id, name)))).result
 
     async def save_group(self, group: Any) -> None:
         """Store which results belong to a group, in Celery's form.
@@ -422,7 +418,7 @@ class Store(Marks, Bulk, Probed, Keys):
             return None
         if len(payload) < LARGE_PAYLOAD_BYTES:
             return self.codec.decode_group(id, payload)
-        return await engine_of(self).on_thread(lambda: self.codec.decode_group(id, payload))
+        return await engine_of(self).decoder.on_thread(self.codec.decode_group, id, payload)
 
     async def delete_group(self, id: str) -> None:
         """Delete a saved group; its members' results stay.

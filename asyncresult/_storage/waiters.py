@@ -40,6 +40,7 @@ from ..codec.codec import LARGE_PAYLOAD_BYTES
 from ..errors import AsyncResultError, ResultDecodeError
 from ..meta import TaskMeta
 from ..states import READY_STATES
+from .decoding import Decoder
 from .delivery import Delivery
 from .entries import (
     ACKED,
@@ -80,7 +81,7 @@ class Waiters(Delivery):
 
     Args:
         source: Where subscriptions and reads go.
-        decode: :meth:`.codec.Codec.decode_small`, or one like it: None for a record that is too large for the loop.
+        decoder: What decodes the records.
         loop: Its ``call_soon``, ``call_later`` and nothing else.
         safety_interval: Seconds between two sweeps that read every waited-for key again.
         verify_key: Take a published final record as a hint only and read the key.
@@ -89,7 +90,7 @@ class Waiters(Delivery):
     def __init__(
         self,
         source: Source,
-        decode: Callable[[str, bytes], TaskMeta | None],
+        decoder: Decoder,
         *,
         loop: asyncio.AbstractEventLoop,
         safety_interval: float,
@@ -102,7 +103,8 @@ class Waiters(Delivery):
         self.decode_errors: int = 0
         #: Called after each new connection, if set.
         self.on_connected: Callable[[], object] | None = None
-        self._decode = decode
+        self._decoder = decoder
+        self._decode = decoder.at_once
 
     # -- the handles' side ----------------------------------------------------------------------------
 
@@ -392,7 +394,7 @@ class Waiters(Delivery):
                     self._read_record(entry, other, its_read)
             self._caught_up(entry)
 
-        self._source.decode_large(entry.task_id, payload, done)
+        self._decoder.later(entry.task_id, payload, done)
 
     def _caught_up(self, entry: Entry) -> None:
         """What came behind a large record has been looked at; a barrier that was passed meanwhile did not count."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import hiredis
@@ -138,7 +139,8 @@ class World:
         self.waiters = [_Waiter(follows=number in followers) for number in range(waiters)]
         self.waiting: set[int] = set()
         self.had: set[int] = set()
-        self.table = Waiters(self, _decode, loop=self.loop, safety_interval=30.0)  # type: ignore[arg-type]
+        decoder: Any = SimpleNamespace(at_once=_decode)
+        self.table = Waiters(self, decoder, loop=self.loop, safety_interval=30.0)  # type: ignore[arg-type]
 
     # -- the table's source
 
@@ -157,9 +159,6 @@ class World:
     def fetch(self, keys: list[bytes]) -> None:
         assert self.asked is None and self.found is None, "one chunk in flight"
         self.asked = keys
-
-    def decode_large(self, *_: Any) -> None:
-        raise NotImplementedError
 
     def _send(self) -> None:
         assert self.wire is not None

@@ -15,7 +15,6 @@ from ..._storage.keys import HISTORY
 from ..._storage.memory import Records
 from ..._storage.store import Store, lifetime_of
 from ...backend import Backend
-from ...codec.codec import LARGE_PAYLOAD_BYTES
 from ...errors import BackendError, ResultDecodeError
 from ...states import PENDING, READY_STATES
 from .receiver import Receiver
@@ -234,8 +233,7 @@ class Replies:
         # What cannot be read is kept as well: who waits for it gets the reason.
         status, lifetime = PENDING, rules.expires
         try:
-            decode = rules.codec.decode_large if len(payload) >= LARGE_PAYLOAD_BYTES else rules.codec.decode
-            status = decode(task_id, payload).status
+            status = rules.codec.decode(task_id, payload).status
             lifetime = lifetime_of(rules, status, None)
         except ResultDecodeError as error:
             self._refuse(f"{message.content_type} is not accepted, or: {error}", task_id)
