@@ -11,9 +11,11 @@ __all__ = [
     "DetachOrRevoke",
     "ReturnWhen",
     "check_choice",
+    "check_count",
     "check_lifetime",
     "check_seconds",
     "check_task_id",
+    "check_timeout",
     "looks_once",
 ]
 
@@ -58,13 +60,26 @@ def looks_once(timeout: float | None) -> bool:
     """Whether a wait with this budget only looks at what is stored now.
 
     Raises:
-        ValueError: It is NaN, of which no comparison is true, so no wait would ever end.
+        ValueError: As :func:`check_timeout`.
     """
     if timeout is None:
         return False
-    if math.isnan(timeout):
-        raise ValueError("timeout must not be NaN")
+    check_timeout(timeout)
     return timeout <= 0
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Raise unless ``timeout`` is a budget: None or a number, which may be negative or infinite.
+
+    Raises:
+        ValueError: It is NaN, of which no comparison is true, so no wait would ever end; or no clock can hold it.
+    """
+    try:
+        is_nan = timeout is not None and math.isnan(timeout)
+    except OverflowError:
+        raise ValueError(f"timeout must not be {_short(timeout)}") from None
+    if is_nan:
+        raise ValueError("timeout must not be NaN")
 
 
 def check_seconds(name: str, seconds: object, *, least: float | None = None) -> None:
@@ -90,6 +105,12 @@ def check_lifetime(name: str, seconds: float | None) -> None:
     check_seconds(name, seconds, least=0.0)
     if 0 < seconds < 1:
         raise ValueError(f"{name} must be 0 (for ever) or at least 1 second, not {_short(seconds)}")
+
+
+def check_count(name: str, number: object, *, least: int = 1) -> None:
+    """Raise ValueError unless ``number`` is a whole number from ``least``: NaN and infinity count nothing."""
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
+        raise ValueError(f"{name} must be a whole number from {least}, not {_short(number)}")
 
 
 def _short(value: object) -> str:

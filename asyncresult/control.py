@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _background
-from ._checks import check_task_id
+from ._checks import check_task_id, check_timeout
 from ._storage.engine import Engine
 from ._storage.keys import REVOKE as REVOKE_REQUEST
 from ._storage.store import Store, engine_of
@@ -115,8 +115,9 @@ async def revoke(
 
     Raises:
         BackendError: Nobody can be reached, or the request could not be sent.
-        TypeError, ValueError: One of ``ids`` cannot be a task's id.
+        TypeError, ValueError: One of ``ids`` cannot be a task's id, or ``timeout`` no budget.
     """
+    check_timeout(timeout)
     ids = [check_task_id(id) for id in ids]
     present = await engine_of(backend).exists(backend.workers_key())
     answers = [
@@ -140,6 +141,7 @@ async def revoke_by_stamped_headers(
 
     Stamps are Celery's: the request does not go to our own workers, which know none.
     """
+    check_timeout(timeout)
     answers = [
         way.revoke_by_stamped_headers(headers, terminate=terminate, signal=signal, wait=wait, timeout=timeout)
         for way in backend.controllers

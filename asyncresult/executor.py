@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
 import sys
 import uuid
 from collections.abc import Callable, Coroutine, Iterable
@@ -15,7 +14,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from ._calls import is_coroutine_function, is_handle
-from ._checks import check_task_id
+from ._checks import check_count, check_seconds, check_task_id
 from ._handles.base import handles_in
 from ._handles.groups import GroupResult
 from ._handles.result import AsyncResult
@@ -120,7 +119,8 @@ class Executor(Submitter):
         worker: The name of this worker in records and replies.
 
     Raises:
-        ValueError: ``concurrency`` or ``max_pending`` is less than 1, or ``shutdown_timeout`` is no number of seconds.
+        ValueError: ``concurrency`` or ``max_pending`` is no whole number from 1, or ``shutdown_timeout`` or
+            ``heartbeat`` no number of seconds.
     """
 
     def __init__(
@@ -134,11 +134,11 @@ class Executor(Submitter):
         heartbeat: float | None = None,
         worker: str | None = None,
     ) -> None:
-        for name, number in (("concurrency", concurrency), ("max_pending", max_pending)):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, not {number!r}")
-        if not 0 <= shutdown_timeout < math.inf:
-            raise ValueError(f"shutdown_timeout must be a finite number of seconds, not {shutdown_timeout!r}")
+        check_count("concurrency", concurrency)
+        check_count("max_pending", max_pending)
+        check_seconds("shutdown_timeout", shutdown_timeout, least=0.0)
+        if heartbeat is not None:
+            check_seconds("heartbeat", heartbeat)
         super().__init__(self, Options())
         self._backend = backend
         self._concurrency = concurrency
@@ -193,7 +193,16 @@ class Executor(Submitter):
             retry_on: Failures of other classes are final.
             process: Run a plain function in a worker process: it and its arguments must be picklable.
             history: See :meth:`Backend.track`.
+
+        Raises:
+            ValueError: One of the numbers is none that can be counted, or waited for.
         """
+        for option, seconds in (("timeout", timeout), ("expires", expires), ("backoff", backoff)):
+            if seconds is not None:
+                check_seconds(option, seconds, least=0.0)
+        check_count("retries", retries, least=0)
+        if history is not None:
+            check_count("history", history)
         classes = retry_on if isinstance(retry_on, tuple) else (retry_on,)
         chosen = Options(task_id, name, timeout, expires, retries, backoff, classes, process, history)
         return Submitter(self, chosen)

@@ -31,7 +31,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from . import _background
-from ._checks import check_lifetime, check_task_id
+from ._checks import check_count, check_lifetime, check_seconds, check_task_id
 from ._handles.base import Node
 from ._request import Request, TrackOptions
 from ._storage.keys import REVOKE
@@ -94,10 +94,11 @@ class TaskContext:
         history: int | None = None,
         progress_interval: float = 0.1,
     ) -> None:
-        if heartbeat is not None and not heartbeat > 0:
-            raise ValueError(f"heartbeat must be a number of seconds above 0, not {heartbeat!r}")
-        if history is not None and history < 1:
-            raise ValueError(f"history must be a number of states above 0, not {history!r}")
+        if heartbeat is not None:
+            check_seconds("heartbeat", heartbeat)
+        if history is not None:
+            check_count("history", history)
+        check_seconds("progress_interval", progress_interval, least=0.0)
         check_lifetime("expires", expires)
         check_lifetime("failure_expires", failure_expires)
         self.id: str = check_task_id(task_id if task_id is not None else uuid.uuid4())

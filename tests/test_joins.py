@@ -16,6 +16,7 @@ from asyncresult import (
     Backend,
     BackendClosed,
     BackendUnavailable,
+    EagerResult,
     GroupResult,
     ResultDecodeError,
     ResultSet,
@@ -351,6 +352,8 @@ async def test_a_join_of_very_many_begins_and_ends_in_turns_of_the_loop(
         await follow(0)
     # Those of the first read, which tells that most are not stored, may come at once.
     assert max(abs(a - b) for a, b in itertools.pairwise(pending)) <= READ_CHUNK + 100
+    some = [EagerResult(handle.id, number) for number, handle in enumerate(handles[:250])]
+    assert await ResultSet(some).get() == list(range(250))
 
 
 @pytest.mark.parametrize("turns", [1, 20, 40])

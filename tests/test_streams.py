@@ -11,6 +11,7 @@ import pytest
 
 import asyncresult
 from asyncresult import FIRST_EXCEPTION, AsyncResult, Backend, ResultDecodeError, ResultSet, as_completed, wait
+from asyncresult._handles import streams
 from asyncresult._storage.store import engine_of
 from tests.backends.waiting import until, waits_for
 
@@ -140,7 +141,7 @@ async def test_wait_counts_tasks(backend: Backend) -> None:
     assert len(done) + len(pending) == 2
     done, _ = await wait([first, first], count=5, timeout=5)
     assert len(done) == 1
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match="whole number from 0"):
         await wait([first], count=-1)
 
 
@@ -206,3 +207,23 @@ async def test_a_closed_stream_of_a_set_does_not_wait_for_what_came_before_its_t
         await anext(stream)
         assert backend.stats().pending
     assert not backend.stats().pending
+
+
+async def test_states_of_very_many_that_nobody_wants_any_more_while_they_are_begun(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are not begun; nor is the stream that has gone a failure of the loop."""
+    monkeypatch.setattr(streams, "LOOKS_AT_ONCE", 2)
+    for closed in (False, True):
+        stream = ResultSet(AsyncResult(f"t{number}") for number in range(100)).updates()
+        first = asyncio.ensure_future(anext(stream))
+        await until(lambda: backend.stats().pending)
+        first.cancel()
+        await asyncio.wait([first])
+        if closed:
+            await stream.aclose()
+        del stream, first
+        gc.collect()
+        begun = backend.stats().pending
+        assert begun < 100
+        await until(lambda: backend.stats().pending == 0)

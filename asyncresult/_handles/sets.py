@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, overload
 from weakref import WeakSet
 
-from .._checks import ReturnWhen, check_choice, looks_once
+from .._checks import ReturnWhen, check_choice, check_count, looks_once
 from .._extensions import integration_for
 from .._storage.store import Store
 from ..control import Reply, revoke
@@ -252,14 +252,14 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
             The handles that are done, and those that are not.
 
         Raises:
-            ValueError: ``return_when`` is none of these, or ``count`` is negative.
+            ValueError: ``return_when`` is none of these, or ``count`` is no number of tasks.
             RuntimeError, BackendClosed: As :meth:`AsyncResult.get`.
         """
         check_choice(
             "return_when", return_when, asyncio.FIRST_COMPLETED, asyncio.FIRST_EXCEPTION, asyncio.ALL_COMPLETED
         )
-        if count is not None and count < 0:
-            raise ValueError(f"count must not be negative, not {count}")
+        if count is not None:
+            check_count("count", count, least=0)
         leaves = list(self._leaves())
         tasks = len({leaf.id for leaf in leaves})
         wanted = min(tasks, 1 if return_when == asyncio.FIRST_COMPLETED else tasks)
@@ -309,7 +309,11 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
             del failures, failure  # they would hold this frame, which holds them
 
     def updates(self, *, timeout: float | None = None, maxsize: int = 1024) -> SetUpdates:
-        """The states of all members in one stream of ``(handle, record)``; see :class:`SetUpdates`."""
+        """The states of all members in one stream of ``(handle, record)``; see :class:`SetUpdates`.
+
+        Raises:
+            ValueError: ``maxsize`` or ``timeout`` is invalid.
+        """
         return SetUpdates(list(self._leaves()), groups_of([self]), timeout=timeout, maxsize=maxsize)
 
     def _promise(self) -> Promise[list[T]]:

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from .._checks import looks_once
+from .._checks import check_count, looks_once
 from ..errors import AsyncResultError, BackendUnavailable, copy_error
 from ..meta import TaskMeta
 from .base import ResultBase, handles_in
@@ -123,6 +123,7 @@ class SetUpdates(Stream[tuple[AsyncResult[Any], TaskMeta]]):
         self, handles: Sequence[Handle], groups: Sequence[Group], *, timeout: float | None, maxsize: int
     ) -> None:
         super().__init__()
+        check_count("maxsize", maxsize)
         unique = {id(handle): handle for handle in handles if not handle.ignored}
         self._handles = list(unique.values())
         self._groups = groups

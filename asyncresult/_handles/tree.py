@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
+from .._checks import check_timeout
 from ..errors import NotReady, ResultDecodeError
 from ..graph import DependencyGraph
 from ..meta import TaskMeta
@@ -49,6 +50,7 @@ async def iterdeps(root: Node[Any], intermediate: bool) -> AsyncIterator[tuple[N
 
 async def collect(root: Node[Any], intermediate: bool, timeout: float | None) -> AsyncIterator[tuple[Node[Any], Any]]:
     """See :meth:`AsyncResult.collect`."""
+    check_timeout(timeout)
     loop = asyncio.get_running_loop()
     deadline = None if timeout is None else loop.time() + timeout
     met = {root.id}

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from .._checks import looks_once
+from .._checks import check_count, looks_once
 from .._storage.keys import HISTORY
 from .._storage.store import engine_of
 from ..errors import AsyncResultError, BackendUnavailable, ResultTimeout, copy_error
@@ -58,8 +58,7 @@ class Updates(Stream[TaskMeta]):
 
     def __init__(self, handle: Handle[Any], *, timeout: float | None, maxsize: int, since: str | None = None) -> None:
         super().__init__()
-        if maxsize < 1:
-            raise ValueError(f"maxsize must be at least 1, not {maxsize!r}")
+        check_count("maxsize", maxsize)
         if since is not None and not _HISTORY_ID.fullmatch(since):
             raise ValueError(f"since is the last_id of another stream, or '0' for all there is; not {since!r}")
         self.last_id = since

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._checks import check_seconds
+from .._checks import check_count, check_seconds
 from .address import Address
 
 __all__ = ["Options", "cert_reqs", "make_options"]
@@ -146,12 +146,12 @@ def make_options(values: dict[str, Any], **fields: Any) -> Options:
     retry = values.get("retry", 5.0)
     if isinstance(retry, (int, float)):
         check_seconds("retry", retry, least=0.0)
+    elif retry is not None and not hasattr(retry, "call_with_retry"):
+        raise ValueError(f"retry is a number of seconds or a Retry of redis-py, not {type(retry).__name__}")
     for name in ("socket_timeout", "socket_connect_timeout"):
         if values.get(name) is not None:
             check_seconds(name, values[name])
-    db = fields.get("db", 0)
-    if not isinstance(db, int) or isinstance(db, bool) or db < 0:
-        raise ValueError(f"db must be a whole number from 0, not {db!r}")
+    check_count("db", fields.get("db", 0), least=0)
     made = Options(
         **fields,
         credential_provider=values.get("credential_provider"),

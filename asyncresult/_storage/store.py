@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .. import _background
-from .._checks import check_lifetime, check_seconds
+from .._checks import check_count, check_lifetime, check_seconds, check_timeout
 from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec
 from ..errors import AsyncResultError, BackendClosed, BackendError
 from ..meta import TaskMeta
@@ -85,8 +85,7 @@ class Store(Marks, Bulk, Probed, Keys):
         check_seconds("heartbeat", heartbeat)
         check_lifetime("expires", expires)
         check_lifetime("failure_expires", failure_expires)
-        if not max_result_bytes > 0:
-            raise ValueError(f"max_result_bytes must be a whole number above 0, not {max_result_bytes!r:.60}")
+        check_count("max_result_bytes", max_result_bytes)
         if register and not driver.keeps_notes:
             raise ValueError(f"{driver} keeps records only: register=True needs Redis, Valkey or memory://")
         self.registers = register
@@ -193,6 +192,7 @@ class Store(Marks, Bulk, Probed, Keys):
 
         Wire: SCAN, a thousand keys a step.
         """
+        check_count("limit", limit, least=0)
         prefix = self.task_key("")
         seen: set[bytes] = set()
         async for keys in engine_of(self).scan(prefix):
@@ -233,6 +233,7 @@ class Store(Marks, Bulk, Probed, Keys):
         Args:
             timeout: Seconds that it may take to answer.
         """
+        check_timeout(timeout)
         try:
             async with asyncio.timeout(timeout):
                 latency = await self.ping()
@@ -455,6 +456,7 @@ class Store(Marks, Bulk, Probed, Keys):
             timeout: Seconds that writes and revocations under way get to finish. The bound holds, also with a frozen
                 server.
         """
+        check_timeout(timeout)
         loop = asyncio.get_running_loop()
         begun = loop.time()
         try:

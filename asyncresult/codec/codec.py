@@ -30,6 +30,7 @@ from typing import Any
 
 import msgspec
 
+from .._checks import check_count
 from ..errors import ResultDecodeError, ResultEncodeError, ResultTooLarge
 from ..meta import TaskMeta
 from ..states import PENDING
@@ -101,8 +102,7 @@ class Codec:
         max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
         exceptions: Iterable[type[Exception]] = (),
     ) -> None:
-        if max_result_bytes <= 0:
-            raise ValueError(f"max_result_bytes is a positive number of bytes, not {max_result_bytes!r}")
+        check_count("max_result_bytes", max_result_bytes)
         load_compressions()
         self._limit = max_result_bytes
         self._serializer = known_serializer(serializer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import math
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from .._checks import check_task_id
+from .._checks import check_count, check_seconds, check_task_id
 from ..backend import Backend, current_backend
 from ..result import AsyncResult
 from .problems import Problem
@@ -84,12 +83,9 @@ class Settings:
                 " (or use tokens=Tokens(secret))"
             )
         for name in ("max_wait", "stream_life", "ping", "retry"):
-            number = getattr(self, name)
-            if not (isinstance(number, (int, float)) and math.isfinite(number) and number > 0):
-                raise ValueError(f"{name} must be a number of seconds above 0, not {number!r}")
+            check_seconds(name, getattr(self, name))
         for name in ("max_streams", "max_streams_per_client", "max_ids"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+            check_count(name, getattr(self, name))
         self.route_name = f"asyncresult-status-{next(_numbers)}"
 
     def are_served(self) -> None:

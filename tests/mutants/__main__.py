@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 Tests = tuple[str, ...]  # arguments of pytest
 
-_FAST: Tests = tuple(f"tests/test_{name}.py" for name in ("endings", "joins", "streams", "updates", "futures"))
+_FAST: Tests = tuple(f"tests/test_{name}.py" for name in ("endings", "feeds", "joins", "streams", "updates", "futures"))
 _WALK: Tests = ("tests/test_waiters.py",)
 _WIRE: Tests = ("tests/test_wire.py",)
 # The memory backend starts at once; what is common to all is the same with it.

@@ -1,0 +1,91 @@
+"""Numbers that make no sense are refused where they are given, not where a timer or a counter trips over them."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+import asyncresult
+from asyncresult import AsyncResult, Backend, Executor, ResultSet, as_completed, connect, gather, wait
+
+NAN, ENDLESS, HUGE = math.nan, math.inf, 10**400
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[Backend]:
+    async with asyncresult.connect("memory://") as backend:
+        yield backend
+
+
+async def drained(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
+def pair() -> ResultSet[Any]:
+    return ResultSet([AsyncResult("t"), AsyncResult("u")])
+
+
+#: A budget may be negative or infinite, but not NaN: a timer for that moment puts the loop's others out of order.
+BUDGETS: dict[str, Callable[[Backend, Any], Any]] = {
+    "get": lambda _, n: AsyncResult("t").get(n),
+    "until": lambda _, n: AsyncResult("t").until("STARTED", timeout=n),
+    "updates": lambda _, n: drained(AsyncResult("t").updates(timeout=n)),
+    "collect": lambda _, n: drained(AsyncResult("t").collect(timeout=n)),
+    "get_leaf": lambda _, n: AsyncResult("t").get_leaf(timeout=n),
+    "revoke": lambda _, n: AsyncResult("t").revoke(wait=True, timeout=n),
+    "revoke_by_stamped_headers": lambda _, n: AsyncResult("t").revoke_by_stamped_headers({"a": 1}, timeout=n),
+    "a set": lambda _, n: pair().get(n),
+    "updates of a set": lambda _, n: drained(pair().updates(timeout=n)),
+    "as_completed": lambda _, n: drained(pair().as_completed(timeout=n)),
+    "wait of a set": lambda _, n: pair().wait(timeout=n),
+    "first_success": lambda _, n: pair().first_success(timeout=n),
+    "gather": lambda _, n: gather(AsyncResult("t"), timeout=n),
+    "wait": lambda _, n: wait([AsyncResult("t")], timeout=n),
+    "as_completed()": lambda _, n: drained(as_completed([AsyncResult("t")], timeout=n)),
+    "health": lambda backend, n: backend.health(timeout=n),
+    "aclose": lambda backend, n: backend.aclose(timeout=n),
+}
+COUNTS: dict[str, Callable[[Backend, Any], Any]] = {
+    "maxsize": lambda _, n: AsyncResult("t").updates(maxsize=n),
+    "maxsize of a set": lambda _, n: pair().updates(maxsize=n),
+    "count": lambda _, n: pair().wait(count=n),
+    "limit": lambda backend, n: drained(backend.task_ids(limit=n)),
+    "history": lambda backend, n: backend.track("t", history=n),
+    "history of jobs": lambda _, n: Executor().options(history=n),
+    "retries": lambda _, n: Executor().options(retries=n),
+    "concurrency": lambda _, n: Executor(concurrency=n),
+    "max_pending": lambda _, n: Executor(max_pending=n),
+    "max_result_bytes": lambda _, n: connect("memory://", max_result_bytes=n),
+}
+SECONDS: dict[str, Callable[[Backend, Any], Any]] = {
+    "heartbeat": lambda backend, n: backend.track("t", heartbeat=n),
+    "progress_interval": lambda backend, n: backend.track("t", progress_interval=n),
+    "heartbeat of jobs": lambda _, n: Executor(heartbeat=n),
+    "shutdown_timeout": lambda _, n: Executor(shutdown_timeout=n),
+    "timeout of jobs": lambda _, n: Executor().options(timeout=n),
+    "expires of jobs": lambda _, n: Executor().options(expires=n),
+    "backoff": lambda _, n: Executor().options(backoff=n),
+}
+CASES = [
+    *((f"{name}({n!r:.5})", use, n) for name, use in BUDGETS.items() for n in (NAN, HUGE)),
+    *((f"{name}({n!r:.5})", use, n) for name, use in COUNTS.items() for n in (NAN, ENDLESS, -1, 0.5, True)),
+    *((f"{name}({n!r:.5})", use, n) for name, use in SECONDS.items() for n in (NAN, ENDLESS, -1, HUGE)),
+]
+
+
+@pytest.mark.parametrize(("use", "number"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+async def test_it_is_refused(backend: Backend, use: Callable[[Backend, Any], Any], number: Any) -> None:
+    with pytest.raises(ValueError, match="must "):
+        made = use(backend, number)
+        if inspect.isawaitable(made):
+            await made
+
+
+def test_what_tries_again_is_seconds_or_an_object_of_redis_py() -> None:
+    with pytest.raises(ValueError, match="retry is a number of seconds or a Retry of redis-py, not str"):
+        connect("redis://127.0.0.1:1", retry="5")
