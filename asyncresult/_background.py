@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import logging
 import weakref
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Mapping
 from typing import Any, TypeVar
 
 __all__ = ["finish", "finish_all", "keep_alive", "log_failure", "start"]
@@ -66,7 +66,11 @@ async def _finish(all_tasks: Collection[asyncio.Task[Any]], timeout: float) -> N
             task.cancel()
 
 
-def log_failure(future: asyncio.Future[Any], what: str) -> None:
-    """As a done callback: log that ``what`` failed, if it did."""
+def log_failure(future: asyncio.Future[Any], what: str, about: Mapping[str, str]) -> None:
+    """As a done callback: log that ``what`` failed, if it did.
+
+    Args:
+        about: The extra fields of the line.
+    """
     if not future.cancelled() and (error := future.exception()) is not None:
-        logger.warning("%s: %s", what, error)
+        logger.warning("%s: %s", what, error, extra=about)

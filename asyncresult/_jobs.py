@@ -164,7 +164,8 @@ class Session:
         self._unlooked.clear()
         if self.jobs:
             some = ", ".join(list(self.jobs)[:3])
-            logger.error("%d tasks did not end in time and were left behind: %s …", len(self.jobs), some)
+            about = {"event": "tasks left behind", "backend": str(self.backend)}
+            logger.error("%d tasks did not end in time and were left behind: %s …", len(self.jobs), some, extra=about)
 
     # -- for the jobs -----------------------------------------------------------------------------------
 
@@ -193,7 +194,7 @@ class Session:
         """Log a failure that nobody can look at any more; remember one that somebody still may."""
         handle = ref()
         if handle is None:
-            _report(id, traceback_text(error))
+            _report(self.backend, id, traceback_text(error))
         elif handle._table is None and not handle.done():
             self.backend.unseen_failures[id] = traceback_text(error)  # until a handle of this id learns of it
             self._unlooked[id] = weakref.ref(handle, functools.partial(self._handle_dropped, id))
@@ -215,7 +216,7 @@ class Session:
     def _report_unseen(self, id: str) -> None:
         text = self.backend.unseen_failures.pop(id, None)
         if text is not None:
-            _report(id, text)
+            _report(self.backend, id, text)
 
 
 def _close_all(processes: list[WorkerProcess]) -> None:
@@ -223,8 +224,9 @@ def _close_all(processes: list[WorkerProcess]) -> None:
         worker.close()
 
 
-def _report(id: str, text: str) -> None:
-    logger.error("task %s failed, and nobody has looked at its result:\n%s", id, text)
+def _report(backend: Store, id: str, text: str) -> None:
+    about = {"event": "failure unseen", "backend": str(backend), "task_id": id}
+    logger.error("task %s failed, and nobody has looked at its result:\n%s", id, text, extra=about)
 
 
 class Job:
@@ -265,7 +267,9 @@ class Job:
         backend, id = self._session.backend, self._context.id
         keys = [backend.task_key(id), backend.key_beside(id, HISTORY)]
         future = engine_of(backend).delete(keys, forever=True)
-        future.add_done_callback(functools.partial(_background.log_failure, what=f"task {id}: its earlier run"))
+        what = f"task {id}: its earlier run"
+        about = {"event": "not deleted", "backend": str(backend), "task_id": id}
+        future.add_done_callback(functools.partial(_background.log_failure, what=what, about=about))
         return future
 
     def abort(self, reason: str, *, terminate: bool) -> tuple[bool, str]:
@@ -327,7 +331,8 @@ class Job:
         try:
             await self._context.end_failed(error)
         except AsyncResultError as stored:
-            logger.error("task %s failed, which could not be stored: %s", self._context.id, stored)
+            about = {"event": "not stored", "backend": str(self._session.backend), "task_id": self._context.id}
+            logger.error("task %s failed, which could not be stored: %s", self._context.id, stored, extra=about)
         self._note_failure(error)
 
     def _note_failure(self, error: BaseException) -> None:

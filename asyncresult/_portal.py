@@ -175,7 +175,7 @@ class _Call(Generic[T]):
 
     def _begin(self, portal: _Portal) -> None:
         # Runs in the context that call_soon_threadsafe copied in the caller's thread, and so does the task.
-        self._task = portal.loop.create_task(self._await())
+        self._task = portal.loop.create_task(self._await(), name="asyncresult blocking call")
         self._task.add_done_callback(lambda _: self.end(portal))
 
     async def _await(self) -> None:

@@ -170,6 +170,7 @@ def revoke_in_background(backend: Store, ids: Sequence[str]) -> None:
 
     async def send() -> None:
         some = ", ".join(ids[:3])
+        about = {"event": "not revoked", "backend": str(backend)}
         table = engine_of(backend).waiters
         try:
             try:
@@ -179,9 +180,9 @@ def revoke_in_background(backend: Store, ids: Sequence[str]) -> None:
                     raise
                 await _revoke_at_the_end(backend, ids)
         except AsyncResultError as error:
-            logger.warning("tasks %s could not be revoked: %s", some, error)
+            logger.warning("tasks %s could not be revoked: %s", some, error, extra=about)
         except (asyncio.CancelledError, TimeoutError):
-            logger.warning("tasks %s could not be revoked before the backend was closed", some)
+            logger.warning("tasks %s could not be revoked before the backend was closed", some, extra=about)
             raise
 
     _background.start(backend, send(), name="revoke")
@@ -238,7 +239,8 @@ class Revocation:
             return
         id = request.get("id")
         if not (isinstance(id, str) and _REQUEST_ID.match(id)):
-            logger.warning("task %s: a request to revoke it is ignored, as asyncresult did not write it", self._task_id)
+            text = "task %s: a request to revoke it is ignored, as asyncresult did not write it"
+            logger.warning(text, self._task_id, extra=self._about("request ignored"))
             return
         if id == self._seen:
             return
@@ -248,14 +250,20 @@ class Revocation:
             answer = {"worker": self._worker, "ok": ok, "detail": f"{self._task_id}: {detail}"}
             payload = self._backend.codec.encode(TaskMeta(task_id=self._task_id, status=REPLY, result=answer))
             sent = self._engine.put(self._backend.reply_key(self._task_id, id), payload, REPLY_EXPIRES)
-            sent.add_done_callback(functools.partial(_background.log_failure, what="a reply could not be sent"))
+            about = self._about("not sent")
+            sent.add_done_callback(
+                functools.partial(_background.log_failure, what="a reply could not be sent", about=about)
+            )
 
     def _follower(self) -> None:
         """Requests are stored in no final state."""
 
     def _on_error(self, error: AsyncResultError) -> None:
         if not isinstance(error, BackendClosed):
-            logger.warning("task %s cannot be revoked: %s", self._task_id, error)
+            logger.warning("task %s cannot be revoked: %s", self._task_id, error, extra=self._about("not revocable"))
+
+    def _about(self, event: str) -> dict[str, str]:
+        return {"event": event, "backend": str(self._backend), "task_id": self._task_id}
 
 
 async def _revoke_own(
@@ -356,4 +364,7 @@ def _announce_now(backend: Store, engine_ref: weakref.ref[Engine]) -> None:
     if engine is not None:
         _announced[engine] = engine.loop.time()
         sent = engine.put(backend.workers_key(), b"1", PRESENCE_EXPIRES)
-        sent.add_done_callback(functools.partial(_background.log_failure, what="workers could not be announced"))
+        about = {"event": "not sent", "backend": str(backend)}
+        sent.add_done_callback(
+            functools.partial(_background.log_failure, what="workers could not be announced", about=about)
+        )

@@ -47,6 +47,8 @@ class TaskMeta(
         name, args, kwargs, worker, queue, retries: Recorded with Celery's ``result_extended``.
         heartbeat: Who runs the task promised heartbeats: ``{"at": when the last one was given (seconds since
             the epoch, the worker's clock), "interval": seconds between two}``. Our own addition to the format.
+        traceparent: The span that stored it, in the form of W3C's header, where :mod:`asyncresult.integrations.otel`
+            makes spans. Our own addition to the format.
     """
 
     status: str
@@ -66,6 +68,7 @@ class TaskMeta(
     retries: int | None = None
     queue: str | None = None
     heartbeat: Any = None
+    traceparent: Any = None
     _extra: dict[str, Any] | None = None
 
     @property
@@ -183,6 +186,7 @@ _JSON_SCHEMA: dict[str, Any] = {
     "retries": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
     "queue": _TEXT,
     "heartbeat": {},
+    "traceparent": {},
     "extra": {"type": "object"},
 }
 _PUBLIC_FIELDS = tuple(name for name in _JSON_SCHEMA if name != "date_done")

@@ -285,7 +285,7 @@ class TaskContext:
         except RuntimeError:
             running = False
         if not running:  # garbage, found after the loop's end or by another thread
-            logger.error("task %s was given up without a final state: its event loop is gone", self.id)
+            self._log(logging.ERROR, "not stored", "task %s was given up without a final state: its event loop is gone")
             return
         self._leave()
         if not (self.over or self._retrying):
@@ -308,7 +308,7 @@ class TaskContext:
             except asyncio.CancelledError:
                 pass  # once more, or by an anyio scope at every await: it goes on when this is done
         if not future.done():
-            logger.error("task %s was %s, which could not be stored in time", self.id, self.revoked)
+            self._log(logging.ERROR, "not stored", "task %s was %s, which could not be stored in time", self.revoked)
 
     def end_unattended(self, result: Any, state: str) -> asyncio.Future[bool]:
         """Store a final state that is not waited for. Never raises; what fails is logged, and tried again."""
@@ -370,7 +370,9 @@ class TaskContext:
             except BackendError as error:
                 if not self.patient:
                     raise
-                delays.log(logging.ERROR, "task %s: %s could not be stored, trying again: %s", self.id, state, error)
+                if delays.first:
+                    text = "task %s: %s could not be stored, trying again: %s"
+                    self._log(logging.ERROR, "store delayed", text, state, error)
             await delays.sleep()
 
     def _store_last(self, result: Any, state: str, traceback: str | None) -> asyncio.Future[bool]:
@@ -407,11 +409,12 @@ class TaskContext:
         """Go on with storing a final state, in the background, if the ``first`` attempt met an outage."""
         error = None if first.cancelled() else first.exception()
         if isinstance(error, BackendError):
-            logger.error("task %s has ended, but %s could not be stored, trying again: %s", self.id, state, error)
+            text = "task %s has ended, but %s could not be stored, trying again: %s"
+            self._log(logging.ERROR, "store delayed", text, state, error)
             again = self._store_again(result, state, traceback)
             self._keeping = _background.start(self._backend, again, name="store")
         elif isinstance(error, BackendClosed):
-            logger.error("task %s has ended, but %s was never stored: %s", self.id, state, error)
+            self._log(logging.ERROR, "not stored", "task %s has ended, but %s was never stored: %s", state, error)
 
     async def _store_again(self, result: Any, state: str, traceback: str | None) -> None:
         delays = _Delays()
@@ -422,10 +425,11 @@ class TaskContext:
                     await self._store(result, state, traceback)
                 except BackendError:
                     continue
-                logger.warning("task %s: %s is stored now", self.id, state)
+                self._log(logging.WARNING, "stored late", "task %s: %s is stored now", state)
                 return
         except (asyncio.CancelledError, BackendClosed):
-            logger.error("task %s: %s was never stored, as the backend was closed", self.id, state)
+            text = "task %s: %s was never stored, as the backend was closed"
+            self._log(logging.ERROR, "not stored", text, state)
             raise
 
     def _beat(self) -> None:
@@ -435,7 +439,7 @@ class TaskContext:
         try:
             reading = engine_of(self._backend).read(self._backend.task_key(self.id))
         except AsyncResultError as error:
-            logger.warning("task %s: its heartbeat could not be stored: %s", self.id, error)
+            self._log(logging.WARNING, "not stored", "task %s: its heartbeat could not be stored: %s", error)
         else:
             reading.add_done_callback(self._beat_after)
 
@@ -448,7 +452,7 @@ class TaskContext:
             try:
                 self._store(*shown, beat=True).add_done_callback(self._log_failure)
             except AsyncResultError as error:
-                logger.warning("task %s: its heartbeat could not be stored: %s", self.id, error)
+                self._log(logging.WARNING, "not stored", "task %s: its heartbeat could not be stored: %s", error)
 
     def _is_ours(self, payload: bytes | None) -> bool:
         """Whether this run has written the record. (One that is gone, or cannot be read, is nobody else's.)"""
@@ -481,24 +485,33 @@ class TaskContext:
         try:
             self._send_progress()
         except AsyncResultError as error:
-            logger.warning("task %s: its progress could not be stored: %s", self.id, error)
+            self._log(logging.WARNING, "not stored", "task %s: its progress could not be stored: %s", error)
 
     def _log_failure(self, future: asyncio.Future[Any]) -> None:
-        _background.log_failure(future, f"task {self.id}: a state could not be stored")
+        what = f"task {self.id}: a state could not be stored"
+        _background.log_failure(future, what, self._about("not stored"))
+
+    def _about(self, event: str) -> dict[str, str]:
+        """The extra fields of a line of the log."""
+        return {"event": event, "backend": str(self._backend), "task_id": self.id}
+
+    def _log(self, level: int, event: str, text: str, *arguments: object) -> None:
+        """A line whose text begins with the task's id."""
+        logger.log(level, text, self.id, *arguments, extra=self._about(event))
 
 
 class _Delays:
-    """Pauses between attempts: doubled each time, with jitter. Logs only the first failure."""
+    """Pauses between attempts: doubled each time, with jitter.
+
+    Attributes:
+        first: Whether none was made yet.
+    """
 
     def __init__(self) -> None:
+        self.first: bool = True
         self._delay = STORE_AGAIN_FIRST
-        self._logged = False
-
-    def log(self, level: int, message: str, *args: object) -> None:
-        if not self._logged:
-            self._logged = True
-            logger.log(level, message, *args)
 
     async def sleep(self) -> None:
+        self.first = False
         await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))
         self._delay = min(self._delay * 2, STORE_AGAIN_LAST)

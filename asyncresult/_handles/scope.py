@@ -65,7 +65,8 @@ async def _revoke(tasks: ResultSet[Any], exc: BaseException) -> None:
     try:
         await tasks.revoke(terminate=True)
     except AsyncResultError as error:
-        logger.warning("%d tasks of a failed scope were not revoked: %s", len(tasks), error)
+        about = {"event": "not revoked", "backend": str(tasks[0].backend)}
+        logger.warning("%d tasks of a failed scope were not revoked: %s", len(tasks), error, extra=about)
         exc.add_note(f"asyncresult: the scope's tasks were not revoked: {error}")
 
 

@@ -80,7 +80,8 @@ async def _look_up(loop: asyncio.AbstractEventLoop, host: str, port: int) -> lis
     """The socket addresses of a host, as getaddrinfo gives them."""
     with contextlib.suppress(socket.gaierror):  # a number needs no thread
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    lookups: set[asyncio.Future[Any]] = {asyncio.ensure_future(loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))}
+    query = loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    lookups: set[asyncio.Future[Any]] = {loop.create_task(query, name=f"asyncresult lookup {host}")}
     try:
         done, _ = await asyncio.wait(lookups, timeout=LOOKUP_PATIENCE)
         if not done:

@@ -129,7 +129,8 @@ class Cluster(Topology):
             try:
                 trouble = await self._look()
             except Exception as error:  # a dead keeper would be waits that never end: go on, and loudly
-                logger.exception("%s: unexpected error", self._links.name)
+                about = {"event": "unexpected error", "backend": self._links.name}
+                logger.exception("%s: unexpected error", self._links.name, extra=about)
                 trouble = error
             self._release_parts(trouble)
             unassigned, self._unassigned = self._unassigned, set()

@@ -88,7 +88,8 @@ class RedisDriver(Driver):
                 engine.loop.call_soon_threadsafe(engine.login_again, username, password)
 
     async def _credentials_not_renewed(self, error: Exception) -> None:
-        logger.warning("%s: the credential provider failed: %s", self, type(error).__name__)
+        about = {"event": "credentials", "backend": str(self)}
+        logger.warning("%s: the credential provider failed: %s", self, type(error).__name__, extra=about)
 
     def __str__(self) -> str:
         scheme = "rediss" if self.options.tls else self.scheme

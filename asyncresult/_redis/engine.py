@@ -80,7 +80,8 @@ class RedisEngine(Engine):
 
     def _logged_in(self, replies: list[Any]) -> None:
         if error := first_error(replies, self._name):
-            logger.warning("%s: the renewed credentials are refused: %s", self._name, error)
+            about = {"event": "credentials", "backend": self._name}
+            logger.warning("%s: the renewed credentials are refused: %s", self._name, error, extra=about)
 
     # -- the table's source -----------------------------------------------------------------------------
 
@@ -180,7 +181,7 @@ class RedisEngine(Engine):
             self._topology.submit(self._filling)
 
     def _look_at_predecessor(self, write: Write) -> None:
-        task = self.loop.create_task(self._store_with_look(write))
+        task = self.loop.create_task(self._store_with_look(write), name=f"asyncresult store {self._name}")
         self._looking.add(task)
         task.add_done_callback(self._looking.discard)
 

@@ -270,7 +270,8 @@ class Pump:
             return error
         if not isinstance(error, RedisError | BackendError | OSError):
             # A bug must not end the pump, and with it every wait.
-            logger.exception("%s: unexpected error", self._address, exc_info=error)
+            about = {"event": "unexpected error", "backend": self._address}
+            logger.exception("%s: unexpected error", self._address, exc_info=error, extra=about)
             self._reset("unexpected error")
         jobs = list(self._round)
         self._round.clear()
@@ -338,7 +339,8 @@ class Pump:
         try:
             job.done(replies)
         except Exception:
-            logger.exception("%s: unexpected reply", self._address)
+            about = {"event": "unexpected error", "backend": self._address}
+            logger.exception("%s: unexpected reply", self._address, extra=about)
             job.failed(BackendError(f"{self._address}: unexpected reply to {_verb(job)}"))
 
     def _put_back(self, error: Exception) -> None:

@@ -119,7 +119,10 @@ class Sentinel(OneServer):
             return address
 
     async def _query_sentinels(self) -> Address:
-        queries = {self._loop.create_task(self._query_sentinel(address)) for address in self._sentinels.addresses}
+        queries = {
+            self._loop.create_task(self._query_sentinel(address), name=f"asyncresult sentinel {address}")
+            for address in self._sentinels.addresses
+        }
         answers: list[tuple[int, Address]] = []
         troubles: list[Exception] = []
         try:

@@ -256,7 +256,8 @@ class Subscriber:
                         continue
                     if not isinstance(error, OSError | BackendError):
                         # A dead subscriber would be a wait that never ends: go on, and loudly.
-                        logger.exception("subscription to %s: unexpected error", self._address)
+                        about = {"event": "unexpected error", "backend": self._address}
+                        logger.exception("subscription to %s: unexpected error", self._address, extra=about)
                     self._note(describe(error))
                 else:
                     self._health.proven = True

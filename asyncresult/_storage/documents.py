@@ -74,7 +74,10 @@ def document_of(
 
 def with_fields(document: TaskMeta, fields: Mapping[str, str]) -> TaskMeta:
     """The document with further fields; one that it has already stays as it is."""
-    return msgspec.structs.replace(document, _extra={**fields, **document.extra}) if fields else document
+    if not fields:
+        return document
+    own = {**fields, **document.extra}
+    return msgspec.structs.replace(document, traceparent=own.pop("traceparent", None), _extra=own or None)
 
 
 def _storable(codec: Codec, result: Any, state: str) -> Any:

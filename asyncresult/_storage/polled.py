@@ -280,7 +280,10 @@ class PolledEngine(MemoryEngine):
             if watch.key not in self._put_off_before:
                 self._put_off_before.add(watch.key)
                 logger.warning(
-                    "task %s alone: %s; its wait goes on", watch.task_id, self._error(refused[watch.task_id])
+                    "task %s alone: %s; its wait goes on",
+                    watch.task_id,
+                    self._error(refused[watch.task_id]),
+                    extra={"event": "record refused", "backend": str(self._driver), "task_id": watch.task_id},
                 )
 
     def _report(self, reads: list[tuple[Watch, bytes | None]], now: float) -> None:

@@ -66,11 +66,15 @@ class Rounds:
         loop: Its ``call_soon``, ``call_later`` and nothing else.
         safety_interval: Seconds between two sweeps that read every waited-for key again.
         read_chunk: Keys a read, at most.
+
+    Attributes:
+        backend: The address of the store, for the log.
     """
 
     def __init__(
         self, source: Source, *, loop: asyncio.AbstractEventLoop, safety_interval: float, read_chunk: int
     ) -> None:
+        self.backend: str = ""
         self.sweeps: int = 0
         #: Results that a sweep has found, and whose notification never came.
         self.lost: int = 0
@@ -255,7 +259,7 @@ class Rounds:
             logger.info(
                 "a sweep has found %d results whose notification never came",
                 len(self._overdue),
-                extra={"event": "lost notifications"},
+                extra={"event": "lost notifications", "backend": self.backend},
             )
         self._overdue, self._unannounced = self._unannounced, set()
         if self._overdue:

@@ -438,6 +438,7 @@ class Store(Marks, Bulk, Probed, Keys):
 
     def _start_engine(self) -> Engine:
         engine = self.driver.start_engine(self)
+        engine.waiters.backend = self._address
         self._sample_lag(engine)
         return engine
 

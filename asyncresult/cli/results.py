@@ -113,7 +113,9 @@ async def _as_they_come(
             async for handle in done:
                 yield handle.id, await _settled(handle)
         return
-    waits = {asyncio.ensure_future(_settled_until(backend.result(id), state)) for id in ids}
+    waits = {
+        asyncio.create_task(_settled_until(backend.result(id), state), name=f"asyncresult wait {id}") for id in ids
+    }
     try:
         for next_one in asyncio.as_completed(waits):
             yield await next_one

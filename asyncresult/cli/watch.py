@@ -45,7 +45,10 @@ async def _watch(arguments: argparse.Namespace) -> int:
             asyncio.TaskGroup() as group,
         ):
             view.open()
-            follows = [group.create_task(_follow(backend, id, view, arguments.since)) for id in ids]
+            follows = [
+                group.create_task(_follow(backend, id, view, arguments.since), name=f"asyncresult watch {id}")
+                for id in ids
+            ]
     except TimeoutError as error:
         raise CommandError(f"not all had ended after {arguments.timeout:g} seconds", Status.TIMEOUT) from error
     except ExceptionGroup as errors:

@@ -60,7 +60,10 @@ _fast_decode = msgspec.json.Decoder(TaskMeta).decode
 
 _TYPED_FIELDS = ("traceback", "group_id", "parent_id", "name", "worker", "queue", "retries")
 #: In Celery's order. They come between the five fields that are always there and task_id.
-_OPTIONAL_FIELDS = ("group_id", "parent_id", "name", "args", "kwargs", "worker", "retries", "queue", "heartbeat")
+_OPTIONAL_FIELDS = (
+    *("group_id", "parent_id", "name", "args", "kwargs", "worker", "retries", "queue"),
+    *("heartbeat", "traceparent"),  # ours
+)
 _FIELDS = {"status", "result", "traceback", "children", "date_done", *_OPTIONAL_FIELDS, "task_id"}
 
 _REFUSED = {

@@ -44,7 +44,7 @@ class Display:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._shown = importlib.import_module("IPython.display").display(result, display_id=True)
-        self._task = self._loop.create_task(self._follow())
+        self._task = self._loop.create_task(self._follow(), name="asyncresult jupyter")
 
     def __await__(self) -> Generator[Any, None, None]:
         return asyncio.shield(self._task).__await__()

@@ -321,9 +321,11 @@ class _Spans(Probe):
         return [Link(span) for span in list(found.values())[:MAX_LINKS]]
 
     def _writer(self, meta: TaskMeta | None) -> SpanContext | None:
-        if meta is None or not isinstance(meta.extra.get("traceparent"), str):
+        if meta is None or not isinstance(meta.traceparent, str):
             return None
-        fields = {name: text for name, text in meta.extra.items() if name in self._fields.fields}
+        fields = {"traceparent": meta.traceparent}
+        if isinstance(state := meta.extra.get("tracestate"), str):
+            fields["tracestate"] = state
         return trace.get_current_span(self._fields.extract(fields, contexts.Context())).get_span_context()
 
 

@@ -314,7 +314,8 @@ class _Started(TaskiqMiddleware):
             try:
                 await results.backend.mark_as_started(message.task_id, pid=os.getpid(), hostname=platform.node())
             except AsyncResultError as error:  # the task runs all the same
-                logger.warning("task %s: %s could not be stored: %s", message.task_id, STARTED, error)
+                about = {"event": "not stored", "backend": str(results.backend), "task_id": message.task_id}
+                logger.warning("task %s: %s could not be stored: %s", message.task_id, STARTED, error, extra=about)
         return message
 
 

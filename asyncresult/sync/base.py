@@ -155,7 +155,7 @@ class ResultBase(Blocking):
                     return called(self) if called is not None else None
                 except Exception as raised:
                     if handler is None:
-                        logger.exception("a callback of %r failed", self)
+                        logger.exception("a callback of %r failed", self, extra={"event": "callback failed"})
                         raise
                     error = raised
             return handler(error)

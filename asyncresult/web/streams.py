@@ -172,7 +172,10 @@ class EventStream(Response):
 
     async def _follow_all(self, send: Send) -> None:
         async with asyncio.TaskGroup() as group:
-            following = [group.create_task(self._follow(task, send)) for task in self._tasks]
+            following = [
+                group.create_task(self._follow(task, send), name="asyncresult web: stream of one")
+                for task in self._tasks
+            ]
         if all(task.result() for task in following):
             await self._send(send, end_event(self._form, str(self._position)))
 

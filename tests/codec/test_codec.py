@@ -341,7 +341,7 @@ def test_a_record_as_a_mapping() -> None:
     assert fields == {
         "status": "SUCCESS", "task_id": ID, "result": 1, "traceback": None, "children": [], "group_id": None,
         "parent_id": None, "name": "n", "args": None, "kwargs": None, "worker": None, "retries": None, "queue": None,
-        "heartbeat": None, "extra": {"stamp": "s"}, "date_done": "2024-01-02T00:00:00+00:00",
+        "heartbeat": None, "traceparent": None, "extra": {"stamp": "s"}, "date_done": "2024-01-02T00:00:00+00:00",
     }  # fmt: skip
 
 

@@ -131,7 +131,7 @@ async def test_metrics(redis_url: str, seen: Seen) -> None:
             "s"
         }
         assert seen.spans("") == []
-        assert (await backend.get_meta("t")).extra == {}
+        assert (await backend.get_meta("t")).traceparent is None
         instrumentation.uninstrument()
         assert backend.probe is None
         await backend.result("t").get()
@@ -223,7 +223,7 @@ async def test_a_task_of_a_queue_of_ones_own(redis_url: str, seen: Seen) -> None
         instrumentation.uninstrument()
         with seen.span("writer"):
             await backend.mark_as_done("u", 1)
-        assert (await backend.get_meta("u")).extra == {}
+        assert (await backend.get_meta("u")).traceparent is None
 
 
 async def test_what_a_record_says_of_its_trace_is_not_believed(seen: Seen) -> None:

@@ -91,7 +91,7 @@ async def round_trip(backend: Backend, id: str, *, slow: float = LAG_SECONDS) ->
 
 async def _lag(backend: Backend, id: str) -> float:
     """Seconds from storing a record until it is announced. Raises what waiting and storing raise."""
-    announced = asyncio.ensure_future(backend.result(id).until("SUCCESS", timeout=10))
+    announced = asyncio.create_task(backend.result(id).until("SUCCESS", timeout=10), name="asyncresult doctor")
     try:
         # The subscription comes first: a refusal of it must not be taken for one of storing.
         while not (announced.done() or backend.stats().subscribed):  # noqa: ASYNC110 - it sets no event

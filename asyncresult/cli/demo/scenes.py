@@ -132,7 +132,8 @@ class _Task:
 
     async def adelay(self, *arguments: Any) -> AsyncResult[Any]:
         handle: AsyncResult[Any] = self._backend.result(f"{self._name}-{len(self._running)}")
-        self._running.add(asyncio.ensure_future(_work(self._backend, handle.id, self._name, arguments)))
+        work = _work(self._backend, handle.id, self._name, arguments)
+        self._running.add(asyncio.create_task(work, name=f"asyncresult demo {handle.id}"))
         return handle
 
 

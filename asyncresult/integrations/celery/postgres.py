@@ -211,14 +211,17 @@ class PostgresEngine(PolledEngine):
                 if self.listening:
                     backoff = BACKOFF_FIRST
             except Exception as error:
-                logger.exception("%s: LISTEN: unexpected error", self._driver)
+                about = {"event": "unexpected error", "backend": str(self._driver)}
+                logger.exception("%s: LISTEN: unexpected error", self._driver, extra=about)
                 installed, problem = True, str(error)
             else:
                 problem = f"no trigger {TRIGGER!r} on {self._driver.table}; see install_trigger()"
             self._set_listening(False)
             if problem != self._problem:
                 self._log_level = logging.WARNING if installed else logging.INFO
-                logger.log(self._log_level, "%s does not notify: %s; results are polled", self._driver, problem)
+                text = "%s does not notify: %s; results are polled"
+                about = {"event": "polled", "backend": str(self._driver)}
+                logger.log(self._log_level, text, self._driver, problem, extra=about)
                 self._problem = problem
             await asyncio.sleep(backoff if installed else LOOK_AGAIN)
             backoff = min(2 * backoff, BACKOFF_LAST)
@@ -252,7 +255,8 @@ class PostgresEngine(PolledEngine):
         schedule, driver = self._schedule, self._driver
         schedule.fill = not listening  # what is announced is read by itself, and so sooner
         if listening:
-            logger.log(self._log_level, "%s notifies", driver)
+            about = {"event": "notified", "backend": str(driver)}
+            logger.log(self._log_level, "%s notifies", driver, extra=about)
             self._problem, self._log_level = "", logging.INFO
             schedule.min_interval = schedule.max_interval = max(SWEEP, driver.max_interval)
         else:

@@ -38,6 +38,9 @@ __all__ = ["Receiver"]
 
 logger: logging.Logger = logging.getLogger("asyncresult.rpc")
 
+#: How the backend is named; a broker's own address may hold a password.
+ADDRESS = "rpc://"
+
 #: Messages that the broker sends ahead of their acknowledgement.
 PREFETCH = 1000
 #: AMQP acknowledges many at once: so many, or those of so many seconds.
@@ -207,7 +210,7 @@ class Receiver:
         self.last_error = None
         if self._failures:
             self._failures = 0
-            logger.warning("connected again; replies are received", extra={"event": "back"})
+            logger.warning("connected again; replies are received", extra={"event": "back", "backend": ADDRESS})
         self._drain(connection)
         self._acknowledge()
         self._consumer.cancel()
@@ -249,7 +252,7 @@ class Receiver:
         try:
             self._take(message)
         except Exception:
-            logger.exception("a reply could not be taken", extra={"event": "reply refused"})
+            logger.exception("a reply could not be taken", extra={"event": "reply refused", "backend": ADDRESS})
         if not self._acks_many:
             message.ack()
             return
@@ -291,7 +294,7 @@ class Receiver:
                 "no replies can be received (failure %d): %s",
                 self._failures,
                 self.last_error,
-                extra={"event": "lost"},
+                extra={"event": "lost", "backend": ADDRESS},
             )
 
 

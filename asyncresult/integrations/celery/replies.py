@@ -17,7 +17,7 @@ from ..._storage.store import Store, lifetime_of
 from ...backend import Backend
 from ...errors import BackendError, ResultDecodeError
 from ...states import PENDING, READY_STATES
-from .receiver import Receiver
+from .receiver import ADDRESS, Receiver
 
 __all__ = ["Replies", "ReplyRecords"]
 
@@ -101,7 +101,7 @@ class ReplyRecords(Records):
                     " Send tasks whose results nobody wants with ignore_result=True",
                     self._dropped,
                     self.max_unread,
-                    extra={"event": "results dropped"},
+                    extra={"event": "results dropped", "backend": ADDRESS},
                 )
 
     def _discard(self, table: dict[bytes, bytes]) -> None:
@@ -250,7 +250,8 @@ class Replies:
 
     def _refuse(self, why: str, task_id: object) -> None:
         self.refused += 1
-        logger.warning("a reply was refused: %s", why, extra={"event": "reply refused", "task_id": task_id})
+        about = {"event": "reply refused", "backend": ADDRESS, "task_id": task_id}
+        logger.warning("a reply was refused: %s", why, extra=about)
 
     def _fail_all(self, error: BackendError) -> None:
         for engine in self.records.engines():

@@ -31,6 +31,7 @@ from ..._storage.store import Driver, Store
 from ...backend import Backend
 from ...errors import BackendError
 from ...meta import stored_fields
+from .receiver import ADDRESS
 from .replies import Replies
 from .waiting import Waiting
 
@@ -187,7 +188,7 @@ class RpcDriver(Driver):
         return RpcEngine(store, self.replies)
 
     def __str__(self) -> str:
-        return "rpc://"
+        return ADDRESS
 
 
 class RpcBackend(Backend):
@@ -274,7 +275,7 @@ class RpcEngine(MemoryEngine):
             "nothing has come for task %s, which was not sent from here. rpc:// results reach only the process that"
             " sent the task (or the chain or group that it is of): any other waits in vain",
             task_id,
-            extra={"event": "unknown task", "task_id": task_id},
+            extra={"event": "unknown task", "backend": ADDRESS, "task_id": task_id},
         )
 
     def stats(self) -> BackendStats:

@@ -18,7 +18,7 @@ async def main() -> None:
         async with backend.track("t", name="shop.buy") as task:
             task.set_result(5)
         assert await backend.result("t") == 5
-        assert (await backend.get_meta("t")).extra == {}
+        assert (await backend.get_meta("t")).traceparent is None
         instrumentation.uninstrument()
 
 
