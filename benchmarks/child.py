@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 BEGAN = time.monotonic_ns()
+CPU_WHEN_BEGUN = time.process_time()
 
 
 def say(event: str, **facts: Any) -> None:
@@ -75,6 +76,7 @@ def client(job: dict[str, Any]) -> None:
             "cpu": time.process_time(),
             "cpu_used": time.process_time() - cpu,
             "began": BEGAN,
+            "cpu_began": CPU_WHEN_BEGUN,
         }
         if method == "single":
             facts["times"] = [when for _, when in returned]

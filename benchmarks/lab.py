@@ -15,11 +15,15 @@ from tests.tools.servers import RedisServer
 
 from .contenders import ROOT, Contender
 
-__all__ = ["Child", "Failed", "Lab"]
+__all__ = ["ENVIRONMENT", "Child", "Failed", "Lab"]
 
 SECONDS_FOR_A_CHILD = 60
 #: Between "all of them wait" and the first result: whatever the contender still has to do then is done.
 SETTLING = 0.3
+
+
+#: What children may do: keep bytecode, as there is for any installed package. Without it the first get compiles us anew.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 class Failed(Exception):
@@ -34,6 +38,7 @@ class Child:
         self._process = subprocess.Popen(
             [contender.python, "-m", "benchmarks.child", json.dumps(job)],
             cwd=ROOT,
+            env=ENVIRONMENT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -5,7 +5,6 @@ Times are those of CLOCK_MONOTONIC, which is the same in all processes of the ma
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import time
@@ -15,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from .contenders import ROOT, Contender
-from .lab import Failed, Lab
+from .lab import ENVIRONMENT, Failed, Lab
 
 __all__ = ["SCENARIOS", "Scenario"]
 
@@ -192,11 +191,10 @@ print(time.perf_counter() - began)
 {"from asyncresult import AsyncResult, connect" if contender.name == "asyncresult" else ""}
 print(time.perf_counter() - began)
 """
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def once() -> list[float]:
         command = [contender.python, "-c", program]
-        output = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True).stdout
+        output = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, check=True).stdout
         return [float(line) * 1000 for line in output.splitlines()]
 
     once()
@@ -211,7 +209,7 @@ def first_get(lab: Lab, contender: Contender) -> Numbers:
         client.go()
         client.expect("ready")
         done = client.expect("done")
-    return {"ms": (done["ended"] - done["began"]) / 1e6}
+    return {"ms": (done["ended"] - done["began"]) / 1e6, "cpu_ms": (done["cpu"] - done["cpu_began"]) * 1000}
 
 
 @dataclass(frozen=True)
