@@ -22,7 +22,7 @@ SECONDS_FOR_A_CHILD = 60
 SETTLING = 0.3
 
 
-#: What children may do: keep bytecode, as there is for any installed package. Without it the first get compiles us anew.
+#: Children may keep bytecode, as there is for any installed package: else each first get would compile asyncresult.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
