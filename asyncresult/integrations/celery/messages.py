@@ -38,10 +38,19 @@ class UnsupportedBroker(Exception):
 
 
 class Message(NamedTuple):
-    """What somebody may want to know of a message: its headers, and for how many seconds to try (None: for ever)."""
+    """What Celery told kombu's producer of a message.
 
-    headers: Mapping[str, Any]
+    Attributes:
+        patience: For how many seconds to try; None is for ever.
+        body: What is serialized.
+        serializer: The name of what does it.
+        compression: That of what compresses it; None or empty where nothing does.
+    """
+
     patience: float | None
+    body: Any
+    serializer: str
+    compression: str | None
 
 
 class Routed:
@@ -180,7 +189,9 @@ class _Producer(Producer):
 
     def publish(self, body: Any, *args: Any, retry: bool = False, retry_policy: Any = None, **options: Any) -> Any:
         result = super().publish(body, *args, **options)  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
-        self.messages.append(Message(options.get("headers") or {}, _patience(retry_policy or {}) if retry else 0.0))
+        patience = _patience(retry_policy or {}) if retry else 0.0
+        serializer, compression = options.get("serializer") or self.serializer, options.get("compression")
+        self.messages.append(Message(patience, body, serializer, compression or self.compression))
         return result
 
 

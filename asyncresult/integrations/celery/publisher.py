@@ -42,11 +42,12 @@ from .backend import sending, sent
 from .config import once
 from .control import in_thread
 from .coroutines import as_child
-from .messages import Composer, Message, Routed, UnsupportedBroker, composing, use_composers
+from .messages import Message, Routed, UnsupportedBroker, composing, use_composers
 from .notes import in_one_step, put, registering
 from .redis import connection_url
 from .results import from_celery, is_result
 from .rpc import settled
+from .templates import Plain, TemplateComposer
 
 __all__ = ["Publisher", "SendUnconfirmed", "publisher_of"]
 
@@ -91,12 +92,12 @@ class Publisher:
         self.sent: int = 0
         self.in_thread: int = 0
         self.reason: str | None = None
-        self._idle: list[Composer] = []
+        self._idle: list[TemplateComposer] = []
         self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = weakref.WeakKeyDictionary()
         self._own: Backend | None = None
         self._shares: tuple[Backend | None, bool] = (None, False)
         try:
-            composer = Composer(app)
+            composer = TemplateComposer(app)
             self._url, self._settings = _connection(composer)
             self._own = connect_url(self._url, **self._settings)
         except UnsupportedBroker as error:
@@ -107,11 +108,12 @@ class Publisher:
             self._idle.append(composer)
             use_composers(app)
 
-    async def send(self, call: Callable[[], Any], *, blocks: bool = False) -> Any:
+    async def send(self, call: Callable[[], Any], *, blocks: bool = False, plain: Plain | None = None) -> Any:
         """Call what sends a task or canvas with Celery's own code; send what it publishes; give the handle.
 
         Args:
             blocks: It may block, and is called in a thread. What it publishes is sent from here.
+            plain: What the call does, if it is no more than that: a template may do it instead.
 
         Raises:
             SendUnconfirmed: It may have been sent.
@@ -119,22 +121,22 @@ class Publisher:
             Exception: What Celery's code raises. Nothing was sent.
         """
         begun = time.perf_counter()
-        composed = await self._composed(call, blocks)
+        composed = await self._composed(call, blocks, plain)
         if composed.commands:
             await self._push(composed)
         self._report(begun, [composed.value])
         return composed.value
 
-    async def send_many(self, calls: Iterable[tuple[Callable[[], Any], bool]]) -> list[Any]:
-        """:meth:`send` for each pair of a call and whether it blocks: all messages are made before the first is sent.
+    async def send_many(self, calls: Iterable[tuple[Callable[[], Any], bool, Plain | None]]) -> list[Any]:
+        """:meth:`send` for each call, whether it blocks, and what it does: all messages are made before one is sent.
 
         Raises: as :meth:`send`; the text says how many tasks were sent, and how many may have been.
         """
         begun = time.perf_counter()
         composed: list[_Composed] = []
         try:
-            for call, blocks in calls:
-                composed.append(await self._composed(call, blocks))
+            for call, blocks, plain in calls:
+                composed.append(await self._composed(call, blocks, plain))
         except BaseException:
             self._idle.clear()  # what these have declared is not sent
             raise
@@ -204,20 +206,25 @@ class Publisher:
             turns = self._turns[loop] = _Turns(loop)
         return turns
 
-    async def _composed(self, call: Callable[[], Any], blocks: bool) -> _Composed:
-        compose = functools.partial(self._compose, call)
+    async def _composed(self, call: Callable[[], Any], blocks: bool, plain: Plain | None) -> _Composed:
+        compose = functools.partial(self._compose, call, plain)
         return await (in_thread(compose) if blocks else self._turn().take(compose))
 
-    def _compose(self, call: Callable[[], Any]) -> _Composed:
+    def _compose(self, call: Callable[[], Any], plain: Plain | None) -> _Composed:
         try:
             composer = self._idle.pop()
         except IndexError:
-            composer = Composer(self.app)
+            composer = TemplateComposer(self.app)
+        filled = self._filled(composer, plain) if plain is not None else None
+        if filled is not None:
+            return filled
         token = composing.set(composer)
         try:
             with settled(self.app), sending(self.app, always=True), as_child():
                 value = _handle(call())
             commands, messages, notes = composer.take()
+            if plain is not None:
+                composer.templates.learn(plain, commands, messages, value)
         except BaseException:
             # What it has declared is not sent: others must declare it again.
             if not composer.take()[0]:
@@ -227,6 +234,19 @@ class Publisher:
             composing.reset(token)
         self._idle.append(composer)
         return _Composed(value, commands, messages, notes)
+
+    def _filled(self, composer: TemplateComposer, plain: Plain) -> _Composed | None:
+        """The message of a template; the composer is idle again where there is one, or where the call is refused."""
+        try:
+            filled = composer.templates.fill(plain)
+        except BaseException:
+            self._idle.append(composer)
+            raise
+        if filled is None:
+            return None
+        self._idle.append(composer)
+        notes = [Note(filled.handle.id, plain.task.name)] if registering(self.app) is not None else []
+        return _Composed(filled.handle, [filled.command], [filled.message], notes)
 
     # -- sending ------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from celery import Task as StockTask
 from celery.canvas import Signature, _chain, chord, group
 
 from .publisher import Publisher, publisher_of
+from .templates import Plain, is_overridden
 
 if TYPE_CHECKING:
     from ...result import AsyncResult, GroupResult
@@ -25,13 +26,16 @@ MOST_ON_LOOP = 16
 _CONNECTIONS = ("producer", "publisher", "connection")
 
 
-async def send(sender: Any, call: Callable[[], Any], options: Mapping[str, Any]) -> Any:
+async def send(
+    sender: Any, call: Callable[[], Any], options: Mapping[str, Any], arguments: tuple[Any, Any] | None = None
+) -> Any:
     """Send a task or signature.
 
     Args:
         sender: The task or signature.
         call: Sends it with Celery's code.
         options: For sending.
+        arguments: Those of the task, by position and by name.
 
     Returns:
         The handle; what is no result as it is.
@@ -42,7 +46,8 @@ async def send(sender: Any, call: Callable[[], Any], options: Mapping[str, Any])
     publisher = publisher_of(app)
     if _needs_thread(publisher, options):
         return await publisher.send_in_thread(call)
-    return await publisher.send(call, blocks=_may_block(sender, app))
+    plain = Plain(sender, *arguments, options) if arguments is not None else _plain(sender, app)
+    return await publisher.send(call, blocks=_may_block(sender, app), plain=plain)
 
 
 @overload
@@ -84,7 +89,7 @@ async def send_many(signatures: Iterable[Any]) -> list[Any]:
             given = await publisher.send_many_in_thread([each.apply_async for each in own])
         else:
             # One by one, as messages are made: looking at all of them first would hold up the loop.
-            given = await publisher.send_many((each.apply_async, _may_block(each, app)) for each in own)
+            given = await publisher.send_many((each.apply_async, _may_block(each, app), _plain(each, app)) for each in own)
         for index, handle in zip(indices, given, strict=True):
             handles[index] = handle
     return handles
@@ -148,6 +153,14 @@ def _tasks(signature: Any) -> list[Any] | None:
     return [_task_of(signature)]
 
 
+def _plain(signature: Any, app: Any) -> Plain | None:
+    """What a signature of a task that is known here does, without a canvas."""
+    if type(signature) is not Signature:
+        return None
+    task = app._tasks.get(signature["task"])
+    return None if task is None else Plain(task, signature.args, signature.kwargs, signature.options)
+
+
 def _task_of(signature: Any) -> Any:
     name = signature.get("task") if isinstance(signature, dict) else None
     app = getattr(signature, "app", None)
@@ -156,17 +169,8 @@ def _task_of(signature: Any) -> Any:
 
 def _has_own_apply_async(task: Any) -> bool:
     """Whether a class of the application's sends tasks in a way of its own."""
-    return task is not None and _is_overridden(type(task), ("apply_async", "delay"), StockTask)
+    return task is not None and is_overridden(type(task), ("apply_async", "delay"), StockTask)
 
 
 def _has_own_send_task(app: Any) -> bool:
-    return _is_overridden(type(app), ("send_task",), Celery)
-
-
-def _is_overridden(cls: type, names: tuple[str, ...], stock: type) -> bool:
-    for ancestor in cls.__mro__:
-        if ancestor is stock:
-            return False
-        if not ancestor.__module__.startswith(__package__ or "") and any(name in vars(ancestor) for name in names):
-            return True
-    return False
+    return is_overridden(type(app), ("send_task",), Celery)

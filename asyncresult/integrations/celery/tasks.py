@@ -123,12 +123,13 @@ class _Methods(_Generic[P, R]):
             kombu.exceptions.OperationalError: The broker cannot be reached, or refuses; nothing was sent.
             Exception: What else ``delay`` raises; nothing was sent.
         """
-        handle: Handle[R] = await send(self, functools.partial(self.delay, *args, **kwargs), {})
+        handle: Handle[R] = await send(self, functools.partial(self.delay, *args, **kwargs), {}, (args, kwargs))
         return handle
 
     async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Handle[R]:
         """:meth:`adelay` with Celery's options for sending."""
-        handle: Handle[R] = await send(self, functools.partial(self.apply_async, args, kwargs, **options), options)
+        call = functools.partial(self.apply_async, args, kwargs, **options)
+        handle: Handle[R] = await send(self, call, options, (args, kwargs))
         return handle
 
     @property
