@@ -77,7 +77,7 @@ def _not_noted(error: Exception) -> OperationalError:
     return OperationalError(f"not sent, as it cannot be noted (register=True): {error}")
 
 
-def in_one_step(backend: Backend, notes: Iterable[Note], commands: list[Any]) -> list[Any]:
+def in_one_step(backend: Backend, notes: Iterable[Note], commands: Iterable[Any]) -> list[Any]:
     """The commands that write notes and do ``commands``: all, or none where the server refuses one."""
     written: list[Any] = []
     for note in notes:

@@ -1,11 +1,11 @@
 """Sending tasks without a thread, where the broker is Redis.
 
-Celery and kombu make the messages (:mod:`.messages`), on the event loop; they leave over an asyncio connection, those
-of one tick of the loop in one pipeline. Making a message takes about 0.1 ms, so many of them take turns with whatever
-else the loop has to do::
+Celery and kombu make the messages (:mod:`.messages`), or what differs from the last (:mod:`.templates`), on the event
+loop; they leave over an asyncio connection, those of one tick of the loop in one pipeline. Many of them take turns with
+whatever else the loop has to do (:mod:`.turns`)::
 
-    send ──turn free──> compose (Celery, kombu) ──> one job ──> the broker's pump ──> answer ──> handle
-     └──no──> queue ──next tick, for SLICE seconds──┘
+    send ──its turn──> compose (Celery, kombu; a template) ──> one job ──> the broker's pump ──> answer ──> handle
+     └──no──> place in the queue ──a later turn of the loop──┘
 
 Where it cannot be done so (another broker, code of the application that may block), Celery sends in a thread.
 """
@@ -13,15 +13,13 @@ Where it cannot be done so (another broker, code of the application that may blo
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import logging
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from celery.result import AsyncResult as CelerysResult
@@ -48,15 +46,12 @@ from .redis import connection_url
 from .results import from_celery, is_result
 from .rpc import settled
 from .templates import Plain, TemplateComposer
+from .turns import Turns
 
 __all__ = ["Publisher", "SendUnconfirmed", "publisher_of"]
 
 logger: logging.Logger = logging.getLogger("asyncresult")
 
-#: Seconds of composing between two turns of the loop. One message takes about 0.1 ms.
-SLICE = 0.002
-#: Commands that may be on their way before others are composed.
-MAX_IN_FLIGHT = 2000
 #: Commands that leave in one pipeline, of many tasks that are sent at once.
 BATCH = 1000
 
@@ -68,11 +63,39 @@ class SendUnconfirmed(OperationalError):
     """
 
 
-class _Composed(NamedTuple):
+class Composed(NamedTuple):
+    """The messages of one task or canvas.
+
+    Attributes:
+        value: The handle.
+        commands: What sends them.
+        messages: What kombu's producer was told of each.
+        notes: Notes about them.
+    """
+
     value: Any
-    commands: list[Any]
-    messages: list[Message]
-    notes: list[Note]
+    commands: Sequence[Any]
+    messages: Sequence[Message]
+    notes: Sequence[Note]
+
+
+class Bulk:
+    """Messages of many tasks and canvases, in the parts in which they are sent: of about BATCH commands each."""
+
+    def __init__(self) -> None:
+        self.begun = time.perf_counter()
+        self.parts: list[Composed] = []
+
+    def add(self, composed: Composed) -> None:
+        """Put one task or canvas behind the others."""
+        if not self.parts or len(self.parts[-1].commands) >= BATCH:
+            self.parts.append(Composed([], [], [], []))
+        # Nothing is kept of each but this: thousands of objects more would have the garbage collector go through all.
+        handles, commands, messages, notes = (cast("list[Any]", part) for part in self.parts[-1])
+        handles.append(composed.value)
+        commands += composed.commands
+        messages += composed.messages
+        notes += composed.notes
 
 
 class Publisher:
@@ -93,7 +116,7 @@ class Publisher:
         self.in_thread: int = 0
         self.reason: str | None = None
         self._idle: list[TemplateComposer] = []
-        self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = weakref.WeakKeyDictionary()
+        self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = weakref.WeakKeyDictionary()
         self._own: Backend | None = None
         self._shares: tuple[Backend | None, bool] = (None, False)
         try:
@@ -121,36 +144,30 @@ class Publisher:
             Exception: What Celery's code raises. Nothing was sent.
         """
         begun = time.perf_counter()
-        composed = await self._composed(call, blocks, plain)
+        composed = await self.compose(call, blocks=blocks, plain=plain)
         if composed.commands:
             await self._push(composed)
         self._report(begun, [composed.value])
         return composed.value
 
-    async def send_many(self, calls: Iterable[tuple[Callable[[], Any], bool, Plain | None]]) -> list[Any]:
-        """:meth:`send` for each call, whether it blocks, and what it does: all messages are made before one is sent.
+    async def send_bulk(self, bulk: Bulk) -> list[Any]:
+        """Send messages that :meth:`compose` has made; give the handles.
 
         Raises: as :meth:`send`; the text says how many tasks were sent, and how many may have been.
         """
-        begun = time.perf_counter()
-        composed: list[_Composed] = []
-        try:
-            for call, blocks, plain in calls:
-                composed.append(await self._composed(call, blocks, plain))
-        except BaseException:
-            self._idle.clear()  # what these have declared is not sent
-            raise
-        for first, batch in _batches(composed):
+        handles: list[Any] = []
+        for part in bulk.parts:
             try:
-                await self._push(batch)
+                if part.commands:
+                    await self._push(part)
             except OperationalError as error:
                 words = "may have been sent" if isinstance(error, SendUnconfirmed) else "were not sent"
-                count = len(batch.value)
+                count, total = len(part.value), sum(len(each.value) for each in bulk.parts)
                 raise type(error)(
-                    f"{error} ({first} of {len(composed)} tasks were sent, the next {count} {words}, the rest were not)"
+                    f"{error} ({len(handles)} of {total} tasks were sent, the next {count} {words}, the rest were not)"
                 ) from error
-        handles = [each.value for each in composed]
-        self._report(begun, handles)
+            handles += part.value
+        self._report(bulk.begun, handles)
         return handles
 
     async def send_in_thread(self, call: Callable[[], Any]) -> Any:
@@ -199,18 +216,30 @@ class Publisher:
 
     # -- composing ----------------------------------------------------------------------------------------
 
-    def _turn(self) -> _Turns:
+    @property
+    def turns(self) -> Turns:
+        """Those of the running loop. Whoever sends waits for a place before."""
         loop = asyncio.get_running_loop()
         turns = self._turns.get(loop)
         if turns is None:
-            turns = self._turns[loop] = _Turns(loop)
+            turns = self._turns[loop] = Turns(loop, self.app)
         return turns
 
-    async def _composed(self, call: Callable[[], Any], blocks: bool, plain: Plain | None) -> _Composed:
-        compose = functools.partial(self._compose, call, plain)
-        return await (in_thread(compose) if blocks else self._turn().take(compose))
+    async def compose(self, call: Callable[[], Any], *, blocks: bool = False, plain: Plain | None = None) -> Composed:
+        """Make the messages that :meth:`send` sends. Raises: as it does."""
+        if blocks:
+            return await in_thread(functools.partial(self._compose, call, None))
+        turns, begun = self.turns, time.perf_counter()
+        try:
+            return self._compose(call, None if turns.settings.announces else plain)
+        finally:
+            turns.made(time.perf_counter() - begun)
 
-    def _compose(self, call: Callable[[], Any], plain: Plain | None) -> _Composed:
+    def discard(self) -> None:
+        """What was composed, and declared on the way, is not sent: whoever composes next declares it again."""
+        self._idle.clear()
+
+    def _compose(self, call: Callable[[], Any], plain: Plain | None) -> Composed:
         try:
             composer = self._idle.pop()
         except IndexError:
@@ -233,9 +262,9 @@ class Publisher:
         finally:
             composing.reset(token)
         self._idle.append(composer)
-        return _Composed(value, commands, messages, notes)
+        return Composed(value, commands, messages, notes)
 
-    def _filled(self, composer: TemplateComposer, plain: Plain) -> _Composed | None:
+    def _filled(self, composer: TemplateComposer, plain: Plain) -> Composed | None:
         """The message of a template; the composer is idle again where there is one, or where the call is refused."""
         try:
             filled = composer.templates.fill(plain)
@@ -245,8 +274,8 @@ class Publisher:
         if filled is None:
             return None
         self._idle.append(composer)
-        notes = [Note(filled.handle.id, plain.task.name)] if registering(self.app) is not None else []
-        return _Composed(filled.handle, [filled.command], [filled.message], notes)
+        notes = (Note(filled.handle.id, plain.task.name),) if registering(self.app) is not None else ()
+        return Composed(filled.handle, (filled.command,), (filled.message,), notes)
 
     # -- sending ------------------------------------------------------------------------------------------
 
@@ -270,29 +299,29 @@ class Publisher:
         if self._own is not None and self._own not in backend.companions:
             backend.companions.append(self._own)
 
-    async def _push(self, composed: _Composed) -> None:
+    async def _push(self, composed: Composed) -> None:
         engine: Any = engine_of(self.store)
         patience = composed.messages[-1].patience if composed.messages else 0.0
-        turns = self._turn()
+        turns = self.turns
         commands = composed.commands
-        turns.in_flight += len(commands)
+        turns.departed(len(commands))
         try:
             if any(isinstance(command, Routed) for command in commands):
                 commands = await _routed(engine, commands, patience)
             if commands:
                 await self._send(engine, commands, patience, composed.notes)
         except BaseException as error:
-            self._idle.clear()  # declarations may be lost: whoever composes next makes them again
+            self.discard()  # declarations may be lost
             if isinstance(error, (Unanswered, BackendClosed)):
                 raise SendUnconfirmed(f"the task may have been sent: {error}") from error
             if isinstance(error, BackendError):
                 raise OperationalError(str(error)) from error
             raise
         finally:
-            turns.landed(len(composed.commands))
+            turns.arrived(len(composed.commands))
         self.sent += len(composed.messages)
 
-    async def _send(self, engine: Any, commands: list[Any], patience: float | None, notes: list[Note]) -> None:
+    async def _send(self, engine: Any, commands: Sequence[Any], patience: float | None, notes: Sequence[Note]) -> None:
         registrar = registering(self.app) if notes else None
         if registrar is None:
             await engine.send_once(commands, patience)
@@ -305,19 +334,7 @@ class Publisher:
                 raise error
 
 
-def _batches(composed: list[_Composed]) -> Iterator[tuple[int, _Composed]]:
-    """Those that are sent together, of about BATCH commands, behind the index of their first."""
-    first, commands, messages, notes = 0, list[Any](), list[Message](), list[Note]()
-    for index, each in enumerate(composed, 1):
-        commands += each.commands
-        messages += each.messages
-        notes += each.notes
-        if commands and (len(commands) >= BATCH or index == len(composed)):
-            yield first, _Composed(composed[first:index], commands, messages, notes)
-            first, commands, messages, notes = index, [], [], []
-
-
-async def _routed(engine: RedisEngine, commands: list[Any], patience: float | None) -> list[Command]:
+async def _routed(engine: RedisEngine, commands: Sequence[Any], patience: float | None) -> list[Command]:
     """The commands, with those in place of each :class:`Routed` that deliver it.
 
     What is declared in front of it has to be on the server before its table is read.
@@ -336,63 +353,6 @@ async def _routed(engine: RedisEngine, commands: list[Any], patience: float | No
     return routed
 
 
-class _Turns:
-    """Composing on one event loop, for no more than SLICE seconds between two of its turns."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.in_flight = 0
-        self._loop = loop
-        self._used = 0.0
-        self._scheduled = False
-        self._queue: deque[tuple[asyncio.Future[_Composed], contextvars.Context, Callable[[], _Composed]]] = deque()
-
-    @property
-    def _free(self) -> bool:
-        return self._used < SLICE and self.in_flight < MAX_IN_FLIGHT
-
-    async def take(self, compose: Callable[[], _Composed]) -> _Composed:
-        """Compose now, or when the turn has come."""
-        if self._free and not self._queue:
-            return self._timed(compose)
-        future: asyncio.Future[_Composed] = self._loop.create_future()
-        self._queue.append((future, contextvars.copy_context(), compose))
-        self._schedule()
-        return await future
-
-    def landed(self, commands: int) -> None:
-        """So many commands are not under way any more."""
-        self.in_flight -= commands
-        if self._queue:
-            self._schedule()
-
-    def _timed(self, compose: Callable[[], _Composed]) -> _Composed:
-        begun = self._loop.time()
-        try:
-            return compose()
-        finally:
-            self._used += self._loop.time() - begun
-            self._schedule()
-
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._next)
-
-    def _next(self) -> None:
-        self._scheduled = False
-        self._used = 0.0
-        while self._queue and self._free:
-            future, context, compose = self._queue.popleft()
-            if future.done():  # given up: not sent
-                continue
-            try:
-                composed = context.run(self._timed, compose)
-            except Exception as error:
-                future.set_exception(error)
-            else:
-                future.set_result(composed)
-
-
 def publisher_of(app: Any) -> Publisher:
     """The publisher of an app, made at its first use."""
     publisher: Publisher = once(app, "_asyncresult_publisher", lambda: Publisher(app))
@@ -406,7 +366,7 @@ def _handle(result: Any) -> Any:
     return from_celery(sent(result) if isinstance(result, CelerysResult) else result)
 
 
-def _connection(composer: Composer) -> tuple[str, dict[str, Any]]:
+def _connection(composer: TemplateComposer) -> tuple[str, dict[str, Any]]:
     """URL and options of our connections to the broker, from those that kombu's would have.
 
     Raises:

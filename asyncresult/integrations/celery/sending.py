@@ -9,8 +9,8 @@ from celery import Celery
 from celery import Task as StockTask
 from celery.canvas import Signature, _chain, chord, group
 
-from .publisher import Publisher, publisher_of
-from .templates import Plain, is_overridden
+from .publisher import Bulk, Publisher, publisher_of
+from .templates import Plain, is_overridden, plain_signature
 
 if TYPE_CHECKING:
     from ...result import AsyncResult, GroupResult
@@ -44,9 +44,11 @@ async def send(
     """
     app = sender.app
     publisher = publisher_of(app)
+    if (place := publisher.turns.place()) is not None:
+        await place
     if _needs_thread(publisher, options):
         return await publisher.send_in_thread(call)
-    plain = Plain(sender, *arguments, options) if arguments is not None else _plain(sender, app)
+    plain = Plain(sender, *arguments, options) if arguments is not None else plain_signature(sender, app)
     return await publisher.send(call, blocks=_may_block(sender, app), plain=plain)
 
 
@@ -76,23 +78,60 @@ async def send_many(signatures: Iterable[Any]) -> list[Any]:
         Exception: What ``delay`` raises, of the first for which it does. Where the broker is Redis nothing was sent,
             else a note says how many were.
     """
-    chosen = list(signatures)
-    by_app: dict[int, list[int]] = {}
-    for index, signature in enumerate(chosen):
-        by_app.setdefault(id(signature.app), []).append(index)
-    handles = list[Any](chosen)
-    for indices in by_app.values():
-        app = chosen[indices[0]].app
-        publisher = publisher_of(app)
-        own = [chosen[index] for index in indices]
-        if _needs_thread(publisher, *(each.options for each in own)):
-            given = await publisher.send_many_in_thread([each.apply_async for each in own])
-        else:
-            # One by one, as messages are made: looking at all of them first would hold up the loop.
-            given = await publisher.send_many((each.apply_async, _may_block(each, app), _plain(each, app)) for each in own)
-        for index, handle in zip(indices, given, strict=True):
-            handles[index] = handle
+    handles: list[Any] = []
+    bulks: dict[int, _Outgoing] = {}
+    try:
+        # One by one, as messages are made: to collect or to look at all of them first would hold up the loop.
+        for index, signature in enumerate(signatures):
+            handles.append(None)
+            app = signature.app
+            bulk = bulks.get(id(app))
+            if bulk is None:
+                bulk = bulks[id(app)] = _Outgoing(app)
+            await bulk.add(index, signature)
+    except BaseException:
+        for bulk in bulks.values():
+            bulk.publisher.discard()
+        raise
+    for bulk in bulks.values():
+        await bulk.send(handles)
     return handles
+
+
+class _Outgoing:
+    """What :func:`send_many` sends of one app."""
+
+    def __init__(self, app: Any) -> None:
+        self.publisher: Publisher = publisher_of(app)
+        self._app = app
+        self._bulk = Bulk()
+        self._bulk_at: list[int] = []
+        self._by_thread: list[Any] = []
+        self._by_thread_at: list[int] = []
+
+    async def add(self, index: int, signature: Any) -> None:
+        """Make the messages of a signature; ``index`` is its place among all."""
+        if (place := self.publisher.turns.place()) is not None:
+            await place
+        call = signature.apply_async
+        if _needs_thread(self.publisher, signature.options):
+            self._by_thread.append(call)
+            self._by_thread_at.append(index)
+            return
+        app = self._app
+        blocks, plain = _may_block(signature, app), plain_signature(signature, app)
+        self._bulk.add(await self.publisher.compose(call, blocks=blocks, plain=plain))
+        self._bulk_at.append(index)
+
+    async def send(self, handles: list[Any]) -> None:
+        """Send them, and put the handles in their places."""
+        sent: list[Any] = []
+        if self._bulk.parts:
+            sent += await self.publisher.send_bulk(self._bulk)
+        if self._by_thread:
+            sent += await self.publisher.send_many_in_thread(self._by_thread)
+        for index, handle in zip(self._bulk_at + self._by_thread_at, sent, strict=True):
+            handles[index] = handle
 
 
 async def asend_task(app: Any, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
@@ -104,6 +143,8 @@ async def asend_task(app: Any, name: str, args: Any = None, kwargs: Any = None, 
     Raises: as :meth:`.publisher.Publisher.send`.
     """
     publisher = publisher_of(app)
+    if (place := publisher.turns.place()) is not None:
+        await place
 
     def call() -> Any:
         return app.send_task(name, args, kwargs, **options)
@@ -115,7 +156,7 @@ async def asend_task(app: Any, name: str, args: Any = None, kwargs: Any = None, 
 
 def _needs_thread(publisher: Publisher, *options: Mapping[str, Any]) -> bool:
     """Whether Celery has to send it itself, or call it where tasks are eager."""
-    if publisher.reason is not None or publisher.app.conf.task_always_eager:
+    if publisher.reason is not None or publisher.turns.settings.always_eager:
         return True
     return any(map(_brings_connection, options))
 
@@ -151,14 +192,6 @@ def _tasks(signature: Any) -> list[Any] | None:
             return None
         return [_task_of(member) for member in members]
     return [_task_of(signature)]
-
-
-def _plain(signature: Any, app: Any) -> Plain | None:
-    """What a signature of a task that is known here does, without a canvas."""
-    if type(signature) is not Signature:
-        return None
-    task = app._tasks.get(signature["task"])
-    return None if task is None else Plain(task, signature.args, signature.kwargs, signature.options)
 
 
 def _task_of(signature: Any) -> Any:

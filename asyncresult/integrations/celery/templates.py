@@ -4,8 +4,8 @@ Celery and kombu take most of a millisecond's third for each message, and nearly
 found for the last: routes, options, headers, properties, the queue. So a task that is sent again with the same options
 gets the last message's text, with the new values in their places::
 
-    first message (Celery, kombu) ──> template ──> second (Celery, kombu): what the template gives? ──> used from then on
-                                                     └── no ──> Celery and kombu make each
+    first message (Celery, kombu) ──> template ──> second (Celery, kombu): the same? ──> used from then on
+                                                                           └── no ──> Celery and kombu make each
 
 What depends on more than that is always made by Celery: stamps, links, countdowns, groups, chords, messages of a
 running task, routers that are functions, events and signals somebody has connected to, classes with methods of their
@@ -18,8 +18,10 @@ import inspect
 import re
 import threading
 from collections.abc import Mapping
+from json.encoder import encode_basestring_ascii as _quoted  # what kombu's JSON makes of text
 from typing import Any, NamedTuple
 
+import celery
 from celery import Task as StockTask
 from celery import signals
 from celery._state import _task_stack
@@ -28,17 +30,18 @@ from celery.app.base import Celery
 from celery.app.routes import MapRoute
 from celery.backends.base import Backend as StockBackend
 from celery.backends.redis import RedisBackend
+from celery.canvas import Signature
 from celery.utils import uuid
 from celery.utils.saferepr import saferepr
-from kombu.serialization import dumps
-from kombu.utils import json
+from kombu import serialization
+from kombu.utils import json as kombu_json
 
 from .coroutines import running_task
 from .messages import Composer, Message
 from .results import CeleryAsyncResult
 from .waiting import Waiting
 
-__all__ = ["Filled", "Plain", "Templates", "TemplateComposer", "is_overridden"]
+__all__ = ["Filled", "Plain", "TemplateComposer", "Templates", "is_overridden", "plain_signature"]
 
 #: Options that are the same for each message with the same value, and so may be part of a template.
 _OPTIONS = frozenset(
@@ -50,6 +53,8 @@ _OPTIONS = frozenset(
 _CONSTANT_TYPES = (str, int, float, bool, type(None))
 #: Templates that one composer keeps; a task whose options vary without end is none for them.
 _MOST = 1000
+#: Where Celery's code is.
+_CELERY = inspect.getfile(celery).removesuffix("__init__.py")
 _METHODS = ("apply_async", "delay", "AsyncResult", "shadow_name", "_get_exec_options")
 
 
@@ -67,6 +72,20 @@ class Plain(NamedTuple):
     args: Any
     kwargs: Any
     options: Mapping[str, Any]
+
+
+#: What kombu writes messages with, and the messages' bodies.
+_json: Any = kombu_json
+_serialize: Any = serialization.dumps
+
+
+def plain_signature(signature: Any, app: Any) -> Plain | None:
+    """What a signature of a task that is known here does, if it is no canvas."""
+    cls: type = type(signature)
+    if cls is not Signature or not _is_unwrapped(Signature.apply_async):
+        return None
+    task = signature._type or app._tasks.get(signature["task"])
+    return None if task is None else Plain(task, signature.args, signature.kwargs, signature.options)
 
 
 class Filled(NamedTuple):
@@ -122,7 +141,7 @@ class Templates:
         self._known: dict[Any, Any] = {}
 
     def fill(self, plain: Plain) -> Filled | None:
-        """The message for a call; None where Celery has to make it.
+        """The message for a call; None where Celery has to make it. (``task_send_sent_event`` is off.)
 
         Raises:
             TypeError: The task does not take the arguments.
@@ -130,7 +149,7 @@ class Templates:
         """
         key = _key(plain)
         template = self._known.get(key)
-        if type(template) is not _Template or not _is_simple(plain, self._app) or self._is_stale(template, plain):
+        if type(template) is not _Template or not _is_simple(plain) or self._is_stale(template, plain):
             return None
         task, args, kwargs = plain.task, plain.args or (), plain.kwargs or {}
         if task.typing and (check := getattr(task, "__header__", None)) is not None:
@@ -142,7 +161,7 @@ class Templates:
     def learn(self, plain: Plain, commands: list[Any], messages: list[Message], handle: Any) -> None:
         """Take note of what Celery and kombu made of a call."""
         key = _key(plain)
-        if key is None or self._known.get(key) is _REFUSED or not _is_simple(plain, self._app):
+        if key is None or self._known.get(key) is _REFUSED or not _is_simple(plain):
             return
         if len(commands) != 1 or len(messages) != 1 or commands[0][0] != "LPUSH" or len(commands[0]) != 3:
             return  # the queue has just been declared, say
@@ -174,7 +193,7 @@ class Templates:
 
     def _gives(self, template: _Template, plain: Plain, command: Any) -> bool:
         """Whether the template gives a message that Celery and kombu have made."""
-        made = json.loads(command[2])
+        made = _json.loads(command[2])
         id, tag = made["headers"]["id"], made["properties"]["delivery_tag"]
         text = self._text(template, id, plain.args or (), plain.kwargs or {}, tag)
         return bool((template.key, text) == command[1:])
@@ -187,7 +206,7 @@ class Templates:
 
     def _text(self, template: _Template, task_id: str, args: Any, kwargs: Any, tag: str) -> str:
         amqp, levels = self._app.amqp, template.levels
-        body = dumps((args, kwargs, template.embed), template.serializer)[2]
+        body = _serialize((args, kwargs, template.embed), template.serializer)[2]
         values = {
             "id": _quoted(task_id),
             "args": _quoted(_representation(args, amqp.argsrepr_maxsize, levels)),
@@ -214,8 +233,8 @@ class TemplateComposer(Composer):
 
 def _with_places(text: str, task_id: str) -> str | None:
     """The text of a message with places for what is new in each; None where it is not as kombu's are."""
-    message = json.loads(text)
-    if json.dumps(message) != text:
+    message = _json.loads(text)
+    if _json.dumps(message) != text:
         return None
     headers, properties, mark = message["headers"], message["properties"], uuid()
     if not {"id", "root_id", "argsrepr", "kwargsrepr"} <= headers.keys():  # protocol 1
@@ -232,19 +251,14 @@ def _with_places(text: str, task_id: str) -> str | None:
         if place == "id" and fields.get(name) != task_id:
             return None
         fields[name] = mark + place
-    marked = json.dumps(message).replace("%", "%%")
+    marked = _json.dumps(message).replace("%", "%%")
     return re.sub(f'"{mark}([a-z]+)"', r"%(\1)s", marked)
 
 
 def _handle_like(handle: CeleryAsyncResult[Any], task_id: str) -> CeleryAsyncResult[Any]:
-    made: CeleryAsyncResult[Any] = CeleryAsyncResult(
-        task_id, app=handle._app, theirs=handle._theirs, type=handle._type
-    )
+    made: CeleryAsyncResult[Any] = CeleryAsyncResult(task_id, app=handle._app, theirs=handle._theirs, type=handle._type)
     made.ignored = handle.ignored
     return made
-
-
-_quoted: Any = json.dumps
 
 
 def _representation(value: Any, most: int, levels: int | None) -> str:
@@ -313,15 +327,15 @@ def _name(item: tuple[str, Any, Any]) -> str:
     return item[0]
 
 
-def _is_simple(plain: Plain, app: Any) -> bool:
+def _is_simple(plain: Plain) -> bool:
     """Whether this call depends on nothing but its task, options and arguments."""
     if type(plain.args or ()) not in (tuple, list) or type(plain.kwargs or {}) is not dict:
         return False
     if _task_stack.stack or running_task() is not None:  # it will be a child
         return False
-    if signals.before_task_publish.receivers or signals.after_task_publish.receivers or signals.task_sent.receivers:
-        return False
-    return not app.conf.task_send_sent_event
+    return not (
+        signals.before_task_publish.receivers or signals.after_task_publish.receivers or signals.task_sent.receivers
+    )
 
 
 def _circumstances(task: Any, app: Any) -> _Circumstances:
@@ -352,7 +366,7 @@ def _is_celerys_own(task: Any, app: Any) -> bool:
 
 
 def _is_quiet(backend: Any, app: Any) -> bool:
-    """Whether a result backend does nothing when a task is sent; Celery's for Redis is replaced meanwhile (sending())."""
+    """Whether a result backend does nothing when a task is sent. Celery's for Redis is replaced meanwhile."""
     if isinstance(backend, RedisBackend) and app._backend_cache is None:
         return True
     return getattr(backend.on_task_call, "__func__", None) in (StockBackend.on_task_call, Waiting.on_task_call)
@@ -360,7 +374,7 @@ def _is_quiet(backend: Any, app: Any) -> bool:
 
 def _is_unwrapped(function: Any) -> bool:
     """Whether a function of Celery's has not been replaced, by a library for tracing, say: wrappers copy its name."""
-    return inspect.isfunction(function) and "/celery/app/" in function.__code__.co_filename.replace("\\", "/")
+    return inspect.isfunction(function) and function.__code__.co_filename.startswith(_CELERY)
 
 
 def is_overridden(cls: type, names: tuple[str, ...], stock: type) -> bool:
