@@ -79,10 +79,12 @@ _json: Any = kombu_json
 _serialize: Any = serialization.dumps
 
 
+_Signature: Any = Signature
+
+
 def plain_signature(signature: Any, app: Any) -> Plain | None:
     """What a signature of a task that is known here does, if it is no canvas."""
-    cls: type = type(signature)
-    if cls is not Signature or not _is_unwrapped(Signature.apply_async):
+    if type(signature) is not _Signature or not _is_unwrapped(_Signature.apply_async):
         return None
     task = signature._type or app._tasks.get(signature["task"])
     return None if task is None else Plain(task, signature.args, signature.kwargs, signature.options)
