@@ -38,7 +38,7 @@ class UnsupportedBroker(Exception):
 
 
 class Message(NamedTuple):
-    """What Celery told kombu's producer of a message.
+    """What Celery gave kombu's producer of a message.
 
     Attributes:
         patience: For how many seconds to try; None is for ever.

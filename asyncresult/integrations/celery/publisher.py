@@ -69,7 +69,7 @@ class Composed(NamedTuple):
     Attributes:
         value: The handle.
         commands: What sends them.
-        messages: What kombu's producer was told of each.
+        messages: What kombu's producer was given of each.
         notes: Notes about them.
     """
 
