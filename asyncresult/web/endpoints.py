@@ -73,11 +73,13 @@ async def status(request: Request, handle: AsyncResult[Any], *, base: str | None
     """The status document of a task, from a handler of your own, which has decided who may see it.
 
     A failed task is 200 too: its status was read well. Honours ``Prefer: wait=N`` (or ``?wait=N``) and
-    ``If-None-Match``. There are links where the same app serves tasks, see :func:`accepted`.
+    ``If-None-Match``. There are links where the same app serves tasks, see :func:`accepted`. Where the backend notes what
+    is sent (``register=True``), an id of no task is 404.
 
     Raises:
         Problem, BackendError, BackendClosed, ResultDecodeError: See :func:`.exception_handlers`.
     """
+    await refuse_unknown(handle)
     settings, place = find_served(request, base)
     settings = settings or _defaults
     name = settings.name_of(request, handle.id)

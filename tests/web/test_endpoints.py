@@ -305,3 +305,15 @@ async def test_an_unknown_id_is_not_found_where_tasks_are_registered(serve: Serv
                 assert (await client.get(f"/tasks/{id}")).status_code == code
             assert (await client.get("/tasks/unknown/events")).status_code == 404
             assert (await client.get("/tasks/page?id=sent&id=unknown")).status_code == 404
+
+
+async def test_a_handler_of_ones_own_refuses_an_unknown_id_too() -> None:
+    async def mine(request: Request) -> Response:
+        return await status(request, AsyncResult(request.path_params["id"]))
+
+    async with connect("memory://", register=True) as backend:
+        await backend.register("sent")
+        app = Starlette(routes=[Route("/{id}", mine)], exception_handlers=exception_handlers())
+        async with serving(app) as client:
+            assert (await client.get("/sent")).status_code == 200
+            assert (await client.get("/unknown")).status_code == 404

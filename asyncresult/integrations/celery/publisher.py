@@ -83,7 +83,7 @@ class Bulk:
     """Messages of many tasks and canvases, in the parts in which they are sent: of about BATCH commands each."""
 
     def __init__(self) -> None:
-        self.begun = time.perf_counter()
+        self.begun: float = time.perf_counter()
         self.parts: list[Composed] = []
 
     def add(self, composed: Composed) -> None:

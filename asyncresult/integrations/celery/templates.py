@@ -230,7 +230,7 @@ class TemplateComposer(Composer):
 
     def __init__(self, app: Any) -> None:
         super().__init__(app)
-        self.templates = Templates(app, self.channel)
+        self.templates: Templates = Templates(app, self.channel)
 
 
 def _with_places(text: str, task_id: str) -> str | None:
