@@ -73,8 +73,8 @@ async def status(request: Request, handle: AsyncResult[Any], *, base: str | None
     """The status document of a task, from a handler of your own, which has decided who may see it.
 
     A failed task is 200 too: its status was read well. Honours ``Prefer: wait=N`` (or ``?wait=N``) and
-    ``If-None-Match``. There are links where the same app serves tasks, see :func:`accepted`. Where the backend notes what
-    is sent (``register=True``), an id of no task is 404.
+    ``If-None-Match``. There are links where the same app serves tasks, see :func:`accepted`. An id of no task is 404
+    where the backend notes what is sent (``register=True``).
 
     Raises:
         Problem, BackendError, BackendClosed, ResultDecodeError: See :func:`.exception_handlers`.
