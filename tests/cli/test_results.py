@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
+from datetime import datetime
 
 import pytest
 
+from asyncresult import connect
 from tests.tools.command_line import Outcome, asyncresult, command, environment, in_process, on_terminal
 from tests.tools.processes import wait_until
 from tests.tools.servers import RedisServer
@@ -99,6 +102,18 @@ def test_info_names_key_size_and_lifetime(url: str) -> None:
     assert 3590 < known["ttl"] <= 3600
     assert known["size"] > 50
     assert in_process("info", "ok", "--url", url).out.splitlines()[0].split() == ["status", "SUCCESS"]
+
+
+def test_info_of_a_task_that_was_sent_and_has_no_record_yet(url: str) -> None:
+    async def register() -> None:
+        async with connect(url, register=True) as backend:
+            await backend.register("waits", name="add")
+
+    asyncio.run(register())
+    known = json.loads(in_process("info", "waits", "--json", "--url", url).out)
+    assert (known["status"], known["name"], known["size"]) == ("PENDING", "add", 0)
+    assert datetime.fromisoformat(known["sent"]).tzinfo is not None
+    assert in_process("info", "nobody", "--url", url).status == 4
 
 
 def test_ten_thousand_ids_from_stdin_over_one_client(redis_server: RedisServer, url: str) -> None:

@@ -55,7 +55,7 @@ async def a_failure(tasks: Any, stage: Stage) -> None:
 async def many_at_once(tasks: Any, stage: Stage) -> None:
     start = time.perf_counter()
     handles = await asyncio.gather(*(tasks.add.adelay(n, n) for n in range(1000)))
-    stage.show(f"1,000 sent after {time.perf_counter() - start:.2f} s")
+    stage.show(f"1,000 sent in {time.perf_counter() - start:.2f} s")
     values = await ResultSet(handles).get(timeout=60)
     assert values == [2 * n for n in range(1000)]
     stage.show(f"all there, in order, after {time.perf_counter() - start:.2f} s")

@@ -86,8 +86,11 @@ def plain_signature(signature: Any, app: Any) -> Plain | None:
     """What a signature of a task that is known here does, if it is no canvas."""
     if type(signature) is not _Signature or not _is_unwrapped(_Signature.apply_async):
         return None
-    task = signature._type or app._tasks.get(signature["task"])
-    return None if task is None else Plain(task, signature.args, signature.kwargs, signature.options)
+    try:
+        task = signature.type
+    except KeyError:  # it is sent by its name
+        return None
+    return Plain(task, signature.args, signature.kwargs, signature.options) if task.app is app else None
 
 
 class Filled(NamedTuple):
@@ -116,6 +119,7 @@ class _Template(NamedTuple):
     embed: Any
     levels: int | None
     handle: CeleryAsyncResult[Any]
+    type: Any
 
 
 class _Candidate(NamedTuple):
@@ -158,7 +162,7 @@ class Templates:
             check(*args, **kwargs)
         task_id = plain.options.get("task_id") or uuid()
         text = self._text(template, task_id, args, kwargs, self._channel._next_delivery_tag())
-        return Filled(_handle_like(template.handle, task_id), ("LPUSH", template.key, text), template.message)
+        return Filled(_handle(template, task_id), ("LPUSH", template.key, text), template.message)
 
     def learn(self, plain: Plain, commands: list[Any], messages: list[Message], handle: Any) -> None:
         """Take note of what Celery and kombu made of a call."""
@@ -184,14 +188,15 @@ class Templates:
         embed = message.body[2] if isinstance(message.body, tuple) and len(message.body) == 3 else None
         if not _is_celerys_own(plain.task, self._app) or not isinstance(embed, dict) or any(embed.values()):
             return None
-        if message.compression or type(handle) is not CeleryAsyncResult or handle.parent is not None:
+        if message.compression or handle.__class__ is not CeleryAsyncResult or handle.parent is not None:
             return None
         text = _with_places(command[2], handle.id)
         if text is None:
             return None
         levels = self._app.conf.get("task_repr_maxlevels")
+        type = plain.task._value_type if getattr(plain.task, "convert", False) else Any
         self._thread = threading.get_ident()
-        return _Template(circumstances, command[1], text, message, message.serializer, embed, levels, handle)
+        return _Template(circumstances, command[1], text, message, message.serializer, embed, levels, handle, type)
 
     def _gives(self, template: _Template, plain: Plain, command: Any) -> bool:
         """Whether the template gives a message that Celery and kombu have made."""
@@ -257,9 +262,11 @@ def _with_places(text: str, task_id: str) -> str | None:
     return re.sub(f'"{mark}([a-z]+)"', r"%(\1)s", marked)
 
 
-def _handle_like(handle: CeleryAsyncResult[Any], task_id: str) -> CeleryAsyncResult[Any]:
-    made: CeleryAsyncResult[Any] = CeleryAsyncResult(task_id, app=handle._app, theirs=handle._theirs, type=handle._type)
-    made.ignored = handle.ignored
+def _handle(template: _Template, task_id: str) -> CeleryAsyncResult[Any]:
+    """The handle of another task that is sent like the template's."""
+    like = template.handle
+    made: CeleryAsyncResult[Any] = CeleryAsyncResult(task_id, app=like._app, theirs=like._theirs, type=template.type)
+    made.ignored = like.ignored
     return made
 
 
