@@ -23,11 +23,13 @@ from tests.tools.servers import RedisServer
 from .charts import draw
 from .contenders import CONTENDERS, QUICK, ROOT, Contender, prepare
 from .lab import Failed, Lab
-from .report import markdown, summary
+from .report import headline, markdown, peers, summary
 from .scenarios import SCENARIOS, Scenario
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = ROOT / "docs" / "explanation" / "performance.md"
+FILLED = {PAGE: summary, PAGE.with_name("comparison.md"): peers, ROOT / "README.md": headline}
+"""What the newest run writes into pages, between two marks."""
 BEGIN, END = "<!-- results: written by the benchmarks -->", "<!-- end of the results -->"
 
 
@@ -132,14 +134,19 @@ def describe(server: RedisServer, contenders: list[Contender]) -> dict[str, Any]
 
 
 def publish(results: dict[str, Any], path: Path) -> None:
-    """The tables beside the results; charts and the short table in the documentation."""
+    """The tables beside the results; charts, and what FILLED says, in the documentation."""
     tables = markdown(results)
     path.with_suffix(".md").write_text(tables, encoding="utf-8")
     print(tables)
     draw(results, PAGE.with_suffix(""))
-    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    tail = rest.partition(END)[2]
-    PAGE.write_text(f"{head}{BEGIN}\n\n{summary(results)}\n{END}{tail}", encoding="utf-8")
+    fill(results)
+
+
+def fill(results: dict[str, Any]) -> None:
+    for page, text in FILLED.items():
+        head, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+        tail = rest.partition(END)[2]
+        page.write_text(f"{head}{BEGIN}\n\n{text(results)}\n{END}{tail}", encoding="utf-8")
 
 
 def say(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -188,6 +189,62 @@ def summary(results: dict[str, Any]) -> str:
             cells = ["" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" for value in values]
             lines.append(f"| {contender.label} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *_targets_table(samples)])
+
+
+def headline(results: dict[str, Any]) -> str:
+    """The sentence of the README: ratios within this run, of the version that it measured."""
+    samples = Samples(results)
+
+    def times(over: str, under: str, scenario: str, metric: str) -> str:
+        ratio = samples.ratio((scenario, over, metric), (scenario, under, metric))
+        return "(not measured)" if ratio is None else f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.3g}"
+
+    machine = results["machine"]
+    text = (
+        f"**It is fast**: measured on {machine['date'][:10]} with version {machine['versions']['asyncresult']}, "
+        f"a result was there after {times('asyncresult', 'raw', 'single', 'p50_ms')} times what the bare protocol "
+        f"takes, {times('asyncresult', 'celery', 'single', 'p50_ms')} times what Celery's `get()` takes; a join of "
+        f"50,000 was {times('celery', 'asyncresult', 'join-50000', 'wall_s')} times faster than Celery's "
+        f"({times('celery-nosleep', 'asyncresult', 'join-50000', 'wall_s')} times without the sleep in it)."
+    )
+    return textwrap.fill(text, 118, break_on_hyphens=False) + "\n"
+
+
+#: How each waits, for the comparison in the documentation.
+WAITS_BY = {
+    "asyncresult": "push, subscribed before it reads",
+    "celery": "push, a thread blocked",
+    "taskiq": "polling, 0.2 s",
+    "arq": "polling, 0.5 s",
+    "aio-celery": "polling",
+    "saq": "push",
+    "streaq": "a stream",
+    "dramatiq": "a thread blocked",
+    "rq": "a thread blocked",
+}
+
+
+def peers(results: dict[str, Any]) -> str:
+    """The table of the comparison: how each waits, and what that costs."""
+    samples = Samples(results)
+    machine = results["machine"]
+    labels = {contender.name: contender.label for contender in CONTENDERS}
+    lines = [
+        f"Measured on {machine['date'][:10]} with asyncresult {machine['versions']['asyncresult']}.",
+        "",
+        "| | waits by | one result, p50 | join of 10,000 |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, way in WAITS_BY.items():
+        cells = [
+            "not measured" if value is None else f"{value:.2g} {unit}" if value < 100 else f"{value:.0f} {unit}"
+            for value, unit in (
+                (samples.median("single", name, "p50_ms"), "ms"),
+                (samples.median("join-10000", name, "wall_s"), "s"),
+            )
+        ]
+        lines.append(f"| {labels[name]} | {way} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 def _machine(results: dict[str, Any]) -> str:

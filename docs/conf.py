@@ -84,7 +84,15 @@ _BARRIERS = {
     # What scrolls sideways must be reached by the keyboard, too.
     "<pre": '<pre tabindex="0"',
     '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
+    '<div id="search-results"></div>': '<h1>Search</h1>\n<div id="search-results"></div>',
 }
+_PARAMETERS = re.compile(r"<dl>\n((?:<dd>.*</dd>\n)+)</dl>")
+"""A long signature: a list of definitions without terms, which is none."""
+
+
+def _as_lines(parameters: re.Match[str]) -> str:
+    lines = parameters[1].replace("<dd>", '<div style="margin-left: 2rem">').replace("</dd>", "</div>")
+    return f"<div>\n{lines}</div>"
 
 
 def _remove_barriers(app: Any, error: Exception | None) -> None:
@@ -92,7 +100,7 @@ def _remove_barriers(app: Any, error: Exception | None) -> None:
         text = page.read_text(encoding="utf-8")
         for found, instead in _BARRIERS.items():
             text = text.replace(instead, found).replace(found, instead)  # once, also where the page was not built anew
-        page.write_text(text, encoding="utf-8")
+        page.write_text(_PARAMETERS.sub(_as_lines, text), encoding="utf-8")
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -24,7 +24,7 @@ import pytest
 
 import asyncresult
 import asyncresult.sync
-from asyncresult import AsyncResult, Backend, _portal
+from asyncresult import Backend
 from asyncresult._redis import urls
 from asyncresult._storage import options as store_options
 from asyncresult.backend import KNOWN_SCHEMES
@@ -122,43 +122,6 @@ async def test_readme_waiting(redis_url: str, capsys: pytest.CaptureFixture[str]
         assert (names["value"], names["values"]) == (1, [0, 1, 2])
         assert await uploaded == 10
         assert capsys.readouterr().out == "SUCCESS 1\n"
-
-
-async def test_readme_celery(celery_worker: CeleryWorker) -> None:
-    from celery import Celery
-
-    from tests.tools.celery_app import close_app
-
-    declaration, _, code = README[1].partition("\n\n")
-    given = await run_block(
-        declaration, "", Celery=lambda *args, **options: Celery(*args, set_as_current=False, **options)
-    )
-    app = given["app"]
-    app.conf.update(celery_worker.config)
-    add = app.tasks["tests.add"]  # a shared task: of the class that this app wants
-    try:
-        ran = await run_block(code, "", asyncresult=asyncresult, app=app, add=add)
-        assert ran["value"] == 5
-        async with asyncresult.connect(app):
-            assert await ran["handle"].get(timeout=20) == 5
-    finally:
-        close_app(app)
-
-
-async def test_readme_executor(redis_url: str) -> None:
-    ran = await run_block(README[2], redis_url, make_thumbnails=len, album=["a", "b"])
-    assert ran["thumbnails"] == 2
-    async with asyncresult.connect(redis_url):
-        assert await AsyncResult(ran["handle"].id).get(timeout=10) == 2
-
-
-async def test_readme_sync(redis_url: str) -> None:
-    async with asyncresult.connect(redis_url) as backend:
-        await backend.mark_as_done("task", 1)
-        try:
-            await asyncio.to_thread(exec, compile(README[3], "README.md", "exec"), {"task_id": "task"})
-        finally:
-            await asyncio.to_thread(_portal.stop)  # its thread would serve the next test, too
 
 
 @each_page()

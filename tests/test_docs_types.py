@@ -33,17 +33,10 @@ LEFT_OUT = 14
 GIVEN = {
     "README.md": """
         from collections.abc import Callable
-        import asyncresult
-        from celery import Celery
-        from asyncresult.integrations.celery import task
         task_id: str
         ids: list[str]
         resize: Callable[[object], int]
         upload: Callable[[int], None]
-        album: list[bytes]
-        def make_thumbnails(album: list[bytes]) -> list[bytes]: return album
-        @task(Celery())
-        def add(x: int, y: int) -> int: return x + y
     """,
     "docs/index.md": """
         import asyncresult
