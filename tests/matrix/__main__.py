@@ -177,7 +177,7 @@ def prepare(venv: Path, combination: Combination, python: str) -> None:
     print(f"{combination.name}: installing", file=sys.stderr, flush=True)
     shutil.rmtree(venv, ignore_errors=True)
     subprocess.run([python, "-m", "venv", venv], check=True, capture_output=True, text=True)
-    install = [venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    install: list[str | Path] = [venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "-q"]
     if uv := shutil.which("uv"):  # minutes less
         install = [uv, "pip", "install", "-q", "--python", venv / "bin" / "python"]
     subprocess.run([*install, "--editable", ROOT, *requirements], check=True, capture_output=True, text=True, cwd=ROOT)
