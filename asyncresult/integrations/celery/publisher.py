@@ -377,7 +377,7 @@ def _connection(composer: TemplateComposer) -> tuple[str, dict[str, Any]]:
     transport = composer.app.conf.broker_transport_options
     sentinels = None
     if composer.is_sentinel:
-        known = [client.connection_pool.connection_kwargs for client in channel._sentinel_manager.sentinels]
+        known = [client.connection_pool.connection_kwargs for client in channel.pool.sentinel_manager.sentinels]
         sentinels = [{"host": params["host"], "port": params["port"]} for params in known]
     return connection_url(params, transport, {}, sentinels)
 
