@@ -38,8 +38,9 @@ from ._checks import check_task_id, check_timeout
 from ._storage.engine import Engine
 from ._storage.keys import REVOKE as REVOKE_REQUEST
 from ._storage.store import Store, engine_of
-from .errors import AsyncResultError, BackendClosed, BackendError
+from .errors import AsyncResultError, BackendClosed, BackendError, ResultDecodeError
 from .meta import TaskMeta
+from .states import READY_STATES
 
 if TYPE_CHECKING:
     from ._storage.waiters import Waiters
@@ -54,6 +55,8 @@ REVOKE, REPLY = "REVOKE", "REPLY"
 REQUEST_EXPIRES = PRESENCE_EXPIRES = 86400.0
 #: Seconds after which a worker that takes a task announces itself again: the key may be gone without a reconnect.
 ANNOUNCE_INTERVAL = 60.0
+#: Seconds after which a worker listens again for requests, where what lies in their place ended its listening.
+LISTEN_AGAIN = 0.5
 #: Seconds that a reply is kept: longer than any wait for it.
 REPLY_EXPIRES = 60.0
 #: Seconds to wait for replies by default. As Celery.
@@ -226,14 +229,36 @@ class Revocation:
         self._abort = abort
         self._seen: str | None = None  # the last request: it is read again in each sweep
         self._engine = engine_of(backend)
-        self._engine.waiters.add(backend.key_beside(task_id, REVOKE_REQUEST), task_id, self)
+        self._key = backend.key_beside(task_id, REVOKE_REQUEST)
+        self._again: asyncio.TimerHandle | None = None
+        self._engine.waiters.add(self._key, task_id, self)
         _announce(backend, self._engine)
 
     def close(self) -> None:
         """Stop listening. Harmless when repeated."""
-        self._engine.waiters.discard(self._backend.key_beside(self._task_id, REVOKE_REQUEST), self)
+        if self._again is not None:
+            self._again.cancel()
+        self._engine.waiters.discard(self._key, self)
+
+    def _listen_again(self, reason: object) -> None:
+        """What is stored in place of a request has ended the wait, as a result does: a request may replace it."""
+        if self._again is None:
+            logger.warning(
+                "task %s cannot be revoked until a request replaces what asyncresult did not write: %s",
+                self._task_id,
+                reason,
+                extra=self._about("not revocable"),
+            )
+        self._again = self._engine.loop.call_later(LISTEN_AGAIN, self._listen)
+
+    def _listen(self) -> None:
+        if self._backend._serves(self._engine.waiters):
+            self._engine.waiters.add(self._key, self._task_id, self)
 
     def _on_record(self, meta: TaskMeta) -> None:
+        if meta.status in READY_STATES:
+            self._listen_again(f"a record in the state {meta.status}")
+            return
         request = meta.result
         if meta.status != REVOKE or not isinstance(request, dict):
             return
@@ -259,7 +284,9 @@ class Revocation:
         """Requests are stored in no final state."""
 
     def _on_error(self, error: AsyncResultError) -> None:
-        if not isinstance(error, BackendClosed):
+        if isinstance(error, ResultDecodeError):
+            self._listen_again(error)
+        elif not isinstance(error, BackendClosed):
             logger.warning("task %s cannot be revoked: %s", self._task_id, error, extra=self._about("not revocable"))
 
     def _about(self, event: str) -> dict[str, str]:

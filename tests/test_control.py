@@ -270,6 +270,25 @@ class TestNonsense:
         assert holder.seen == [False]
         holder.close()
 
+    @pytest.mark.parametrize(
+        "payload", [b'{"status": "SUCCESS", "result": 1, "task_id": "a"}', b"{"], ids=["a final record", "unreadable"]
+    )
+    async def test_what_ends_a_wait(
+        self, backend: Backend, payload: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The request that comes after it arrives all the same."""
+        monkeypatch.setattr(control, "LISTEN_AGAIN", 0.01)
+        holder = Holder(backend, "a")
+        await engine_of(backend).put(backend.key_beside("a", "revoke"), payload, None)
+        await until(lambda: "task a cannot be revoked" in caplog.text)
+        assert await revoke(backend, ["a"], wait=True, timeout=20) == [Reply("w", True, "a: done")]
+        assert caplog.text.count("cannot be revoked") == 1
+        await engine_of(backend).put(backend.key_beside("a", "revoke"), payload, None)
+        await until(lambda: not engine_of(backend).waiters.pending)
+        holder.close()
+        await asyncio.sleep(0.05)
+        assert not engine_of(backend).waiters.pending  # whoever has let go of the task listens no more
+
     async def test_unreadable(self, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
         """The task cannot be revoked then; it says so, and runs."""
         async with Executor() as executor:
