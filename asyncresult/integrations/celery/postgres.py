@@ -11,7 +11,6 @@ second.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import importlib.util
 import logging
@@ -233,7 +232,7 @@ class PostgresEngine(PolledEngine):
         connection = await psycopg.AsyncConnection.connect(
             self._driver.listen_dsn, autocommit=True, connect_timeout=int(CONNECT_TIMEOUT)
         )
-        async with connection:
+        try:
             found = await connection.execute(
                 "SELECT 1 FROM pg_trigger WHERE tgname = %s AND tgrelid = to_regclass(%s) AND tgenabled <> 'D'",
                 (TRIGGER, self._driver.table),
@@ -247,6 +246,8 @@ class PostgresEngine(PolledEngine):
                     self._hint(notice.payload)
                 async with asyncio.timeout(self._backend.heartbeat):  # quiet for so long: is it alive?
                     await connection.execute("SELECT 1")
+        finally:
+            await connection.close()  # never suspends; "async with" would roll back first, and may be interrupted
 
     def _set_listening(self, listening: bool) -> None:
         if listening is self.listening:
@@ -272,7 +273,8 @@ class PostgresEngine(PolledEngine):
             self._wake()
 
     async def aclose(self, timeout: float) -> None:
+        deadline = self.loop.time() + timeout
         self._listener.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._listener
-        await super().aclose(timeout)
+        # Not "await": who gives up on us would cancel it again, in the middle of ending its query.
+        await asyncio.wait([self._listener], timeout=timeout)
+        await super().aclose(max(0.0, deadline - self.loop.time()))
