@@ -18,7 +18,7 @@ from asyncresult import Backend
 from asyncresult._storage import memory
 from asyncresult.integrations.celery import receiver
 from asyncresult.integrations.celery.config import make_backend as celery_backend
-from tests.tools.databases import PostgresServer, memcached
+from tests.tools.databases import PostgresServer, memcached, mongodb
 from tests.tools.servers import Cluster, Sentinels
 
 from . import stores
@@ -26,9 +26,9 @@ from .replied import ReplyingApp, ReplyingBackend
 
 MakeBackend = Callable[..., Backend]
 
-#: Stores that announce nothing; and those among them that have rows and columns.
-POLLED = ("sqlite", "django", "postgresql", "memcached")
-ROWS = ("sqlite", "django", "postgresql")
+#: Stores that announce nothing; and those among them that store fields, not bytes.
+POLLED = ("sqlite", "django", "postgresql", "memcached", "mongodb")
+ROWS = ("sqlite", "django", "postgresql", "mongodb")
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +74,12 @@ def postgres_server() -> Iterator[PostgresServer]:
 def memcached_address() -> Iterator[tuple[str, int]]:
     with memcached() as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def mongodb_url() -> Iterator[str]:
+    with mongodb() as url:
+        yield url
 
 
 @pytest.fixture
@@ -126,6 +132,8 @@ def _polled_app(kind: str, fixture: Callable[[str], Any]) -> Any:
         return stores.postgres_app(fixture("postgres_server"))
     if kind == "memcached":
         return stores.memcached_app(fixture("memcached_address"))
+    if kind == "mongodb":
+        return stores.mongodb_app(fixture("mongodb_url"))
     open_app = stores.sqlite_app if kind == "sqlite" else stores.django_app
     return open_app(fixture("store_directory") / f"{kind}.sqlite")
 

@@ -50,6 +50,11 @@ def memcached_app(address: tuple[str, int]) -> Celery:
     return app_storing_in(f"cache+pymemcache://{address[0]}:{address[1]}/")
 
 
+def mongodb_app(url: str) -> Celery:
+    """Results in a new database of MongoDB's."""
+    return app_storing_in(f"{url}/tests-{uuid.uuid4().hex}")
+
+
 def django_app(path: Path) -> Celery:
     """Results in django-celery-results' tables in an SQLite file, which are emptied."""
     configure_django(path)

@@ -32,7 +32,9 @@ from .waiting import until, waits_for
 
 pytestmark = [
     pytest.mark.not_over("rpc", reason="only workers reply"),
-    pytest.mark.not_over("django", "postgresql", "memcached", reason="as over SQLite: what differs is in the contract"),
+    pytest.mark.not_over(
+        "django", "postgresql", "memcached", "mongodb", reason="as over SQLite: what differs is in the contract"
+    ),
 ]
 
 

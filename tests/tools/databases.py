@@ -1,13 +1,15 @@
-"""Private PostgreSQL clusters and memcached processes, like the servers in :mod:`.servers`."""
+"""Private PostgreSQL clusters, memcached processes and what speaks MongoDB's protocol, like :mod:`.servers`."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any, Self
 from .processes import Child, private_directory, wait_until
 from .servers import ServerMissing, free_port
 
-__all__ = ["PostgresServer", "memcached"]
+__all__ = ["PostgresServer", "memcached", "mongodb"]
 
 _PROGRAMS = Path("/usr/lib/postgresql")  # where Debian has it, apart from PATH and by version
 
@@ -115,9 +117,32 @@ def memcached() -> Generator[tuple[str, int]]:
     program = shutil.which("memcached")
     if program is None:
         raise ServerMissing("no memcached on this machine (Debian: apt install memcached)")
-    directory, port = private_directory(), free_port()
+    port = free_port()
     as_root = ["-u", "root"] if os.geteuid() == 0 else []
-    child = Child([program, "-l", "127.0.0.1", "-p", str(port), "-U", "0", *as_root], log=directory / "log")
+    with _listening([program, "-l", "127.0.0.1", "-p", str(port), "-U", "0", *as_root], port):
+        yield "127.0.0.1", port
+
+
+@contextmanager
+def mongodb() -> Generator[str]:
+    """NX-27017, which speaks MongoDB's protocol and keeps its documents in SQLite, in memory; its URL.
+
+    Raises:
+        ServerMissing: It is not installed, or pymongo is not.
+    """
+    if not all(importlib.util.find_spec(name) for name in ("nx_27017", "pymongo")):
+        raise ServerMissing("nothing here speaks MongoDB's protocol (pip install nx-27017)")
+    directory, port = private_directory(), free_port()
+    command = [sys.executable, "-m", "nx_27017.nx_27017", "--host", "127.0.0.1", "--port", str(port), "--db", "memory"]
+    command += ["--log-file", str(directory / "server.log"), "--pid-file", str(directory / "pid")]
+    with _listening(command, port):
+        yield f"mongodb://127.0.0.1:{port}"
+
+
+@contextmanager
+def _listening(command: list[str], port: int) -> Generator[None]:
+    """A process, once it takes connections on its port."""
+    child = Child(command, log=private_directory() / "log")
 
     def answers() -> bool:
         try:
@@ -127,7 +152,7 @@ def memcached() -> Generator[tuple[str, int]]:
         return True
 
     try:
-        wait_until(answers, "memcached answers")
-        yield "127.0.0.1", port
+        wait_until(answers, f"{command[0]} answers")
+        yield
     finally:
         child.kill()

@@ -32,5 +32,10 @@ class MongoReader(Reader):
             fields["result"] = as_bytes(result) if result is not None else None
         return document(self.codec, record["_id"], fields)
 
+    def close(self) -> None:
+        # Also the client's threads, which watch the servers.
+        if self.backend._connection is not None:
+            self.backend._connection.close()
+
     def _serialized(self, value: Any) -> bytes:
         return self.codec.encode_value(value)
