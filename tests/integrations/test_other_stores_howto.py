@@ -41,12 +41,26 @@ def programs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("broker", [pytest.param("rabbitmq", marks=pytest.mark.rabbitmq), "redis"])
-def test_rpc(broker: str, request: pytest.FixtureRequest, programs: Path) -> None:
+@pytest.mark.rabbitmq
+def test_rpc_over_rabbitmq(rabbitmq_url: str, programs: Path) -> None:
+    run(list(PROGRAMS), programs, broker=rabbitmq_url, backend="rpc://")
+
+
+@pytest.mark.slow
+def test_rpc_over_redis(redis_url: str, programs: Path) -> None:
+    run(list(PROGRAMS), programs, broker=redis_url, backend="rpc://")
+
+
+@pytest.mark.rabbitmq
+def test_results_in_redis(rabbitmq_url: str, redis_url: str, programs: Path) -> None:
+    """But for the first, which reads states that are over: Redis keeps the latest."""
+    run(list(PROGRAMS)[1:], programs, broker=rabbitmq_url, backend=redis_url)
+
+
+def run(names: list[str], programs: Path, *, broker: str, backend: str) -> None:
     """All at the same time: each gets what it has sent."""
-    url = request.getfixturevalue("rabbitmq_url" if broker == "rabbitmq" else "redis_url")
-    env = {"BROKER": url, "PYTHONPATH": os.pathsep.join([str(programs), str(ROOT)])}
-    with CeleryWorker(broker=url, backend="rpc://", app="demo:app", env=env), ExitStack() as stack:
+    env = {"BROKER": broker, "BACKEND": backend, "PYTHONPATH": os.pathsep.join([str(programs), str(ROOT)])}
+    with CeleryWorker(broker=broker, backend=backend, app="demo:app", env=env), ExitStack() as stack:
         running = {
             name: stack.enter_context(
                 subprocess.Popen(
@@ -57,7 +71,7 @@ def test_rpc(broker: str, request: pytest.FixtureRequest, programs: Path) -> Non
                     text=True,
                 )
             )
-            for name in PROGRAMS
+            for name in names
         }
         for process in running.values():
             stack.callback(process.kill)
