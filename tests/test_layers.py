@@ -8,12 +8,16 @@ what a higher one defines.
 from __future__ import annotations
 
 import ast
+import itertools
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.tools import homes
 
 PACKAGE = Path(__file__).parents[1] / "asyncresult"
 
@@ -511,3 +515,53 @@ def test_a_right_import_is_not(module: str, source: str) -> None:
 def test_a_forbidden_name_is_found(source: str) -> None:
     assert forbidden_names("result", source)
     assert not forbidden_names("result", f"'''{source}'''")
+
+
+# --- the drawing of the layers
+
+
+def drawn_rows() -> Iterator[list[int]]:
+    """For each line of the drawing, the rows of the table that its modules are in."""
+    page = PACKAGE.parent / "docs" / "explanation" / "how-it-works.md"
+    drawing = page.read_text(encoding="utf-8").partition("## The layers of the code")[2].split("```")[1]
+    folder = ""
+    for line in drawing.splitlines()[1:]:
+        first, *others = re.split(r" {2,}", line.strip())
+        if first.endswith("/"):
+            folder = first.replace("/", ".")
+            names = [first[:-1] if not first.startswith("_") else "", *(folder + word for word in others)]
+        elif line.startswith("    "):
+            names = [folder + word for word in (first, *others)]
+        else:
+            names = [first, *others]
+        yield [row for name in names if name in MODULES and (row := find_row(name)) is not None]
+
+
+def test_the_drawing_agrees_with_the_table() -> None:
+    lines = [rows for rows in drawn_rows() if rows]
+    assert sum(map(len, lines)) > 40
+    for above, below in itertools.pairwise(lines):
+        assert max(above) <= min(below), f"rows {above} of the table are drawn above {below}"
+
+
+# --- the tests of each module
+
+
+@pytest.mark.parametrize("module", [module for module, source in MODULES.items() if homes.does_something(source)])
+def test_a_module_has_its_tests(module: str) -> None:
+    assert bool(homes.own_files(module)) + homes.LISTED[module] == 1, (
+        "test_<module>.py, or a line of THROUGH in tests/tools/homes.py, and not both"
+    )
+
+
+def test_what_is_listed_is_there() -> None:
+    assert homes.LISTED.keys() - MODULES.keys() == set()
+    for file in homes.THROUGH:
+        assert re.search(r"^ *(async )?def test_", (homes.TESTS / file).read_text(encoding="utf-8"), re.MULTILINE), file
+
+
+def test_a_module_without_tests_is_found() -> None:
+    assert homes.own_files("_redis.wire") == [homes.TESTS / "test_wire.py"]
+    assert homes.own_files("cli.checks.redis") == []
+    assert not homes.does_something('"""A package."""\nfrom .a import b\nC = 1')
+    assert homes.does_something("async def f(): ...")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from types import SimpleNamespace
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from asyncresult.codec import codec
 from asyncresult.errors import AsyncResultError, BackendError, ResultDecodeError
 from asyncresult.meta import TaskMeta
 from tests.tools.simulation import PAUSED, PROGRESS, STARTED, Violation, explore
+from tests.tools.tables import Table, Waiter
 
 
 @pytest.mark.parametrize("late", [*(pytest.param(late, marks=pytest.mark.slow) for late in [(), (0,), (1,)]), (0, 1)])
@@ -272,105 +272,6 @@ def test_the_simulation_notices_a_state_that_is_skipped(mutation: Any, monkeypat
 
 
 # Rules beside the order of events: what the simulation does not have in it.
-
-
-class Loop:
-    """Runs what is due when it is told to."""
-
-    def __init__(self) -> None:
-        self.due: list[Callable[[], None]] = []
-        self.trouble: list[dict[str, Any]] = []
-
-    def call_exception_handler(self, context: dict[str, Any]) -> None:
-        self.trouble.append(context)
-
-    def call_soon(self, fn: Callable[[], None]) -> Loop:
-        self.due.append(fn)
-        return self
-
-    def call_later(self, delay: float, fn: Callable[[], None]) -> Loop:
-        if delay == _rounds.LINGER:
-            self.due.append(fn)
-        return self
-
-    def cancel(self) -> None:
-        """As a handle: nothing here is cancelled."""
-
-    def run(self) -> None:
-        while self.due:
-            self.run_once()
-
-    def run_once(self) -> None:
-        due, self.due = self.due, []
-        for fn in due:
-            fn()
-
-
-class Table(Waiters):
-    """A table that is its own source, with a connection that stands."""
-
-    def __init__(self, *, verify_key: bool = False) -> None:
-        self.loop = Loop()
-        self.subscribed_to: list[bytes] = []
-        self.given_up: list[bytes] = []
-        self.asked: list[bytes] = []
-        self.decoding: list[Callable[[TaskMeta | ResultDecodeError], object]] = []
-
-        def decode(task_id: str, payload: bytes) -> TaskMeta | None:
-            if len(payload) >= codec.LARGE_PAYLOAD_BYTES:
-                return None
-            if payload == b"garbage":
-                raise ResultDecodeError("garbage")
-            if payload == b"crash":
-                raise RecursionError("secret")
-            # A payload is the state, and what makes it differ from others of that state.
-            status = payload.split()[0].decode() if payload[:1].isupper() else "SUCCESS"
-            return TaskMeta(task_id=task_id, status=status, result=payload)
-
-        source: Any = self
-        loop: Any = self.loop
-        decoder: Any = SimpleNamespace(at_once=decode, later=lambda id, payload, done: self.decoding.append(done))
-        super().__init__(source, decoder, loop=loop, safety_interval=30.0, verify_key=verify_key)
-        self.connected()
-
-    def subscribe(self, keys: list[bytes]) -> None:
-        self.subscribed_to += keys
-
-    def wake(self) -> None: ...
-
-    def unsubscribe(self, keys: list[bytes]) -> None:
-        self.given_up += keys
-
-    def fetch(self, keys: list[bytes]) -> None:
-        self.asked += keys
-
-
-class Waiter:
-    """Waits for a key; ``again`` makes it wait once more when it is told of an error."""
-
-    _follows = False
-
-    def __init__(self, table: Waiters, key: bytes, *, again: bool = False) -> None:
-        self.table, self.key, self.again = table, key, again
-        self.metas: list[TaskMeta] = []
-        self.errors: list[AsyncResultError] = []
-        table.add(key, "t", self)
-
-    @property
-    def states(self) -> list[str]:
-        """What was seen, with what makes it differ."""
-        return [meta.result.decode() if isinstance(meta.result, bytes) else meta.status for meta in self.metas]
-
-    def _follower(self) -> Waiter | None:
-        return self if self._follows else None
-
-    def _on_record(self, meta: TaskMeta) -> None:
-        self.metas.append(meta)
-
-    def _on_error(self, error: AsyncResultError) -> None:
-        self.errors.append(error)
-        if self.again:
-            self.table.add(self.key, "t", self)
 
 
 def test_a_wait_begun_from_inside_a_refusal_is_subscribed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -250,6 +251,42 @@ def test_a_password_is_required_and_there_is_none() -> None:
     wire = Wire(resp3=False)
     assert commands(wire.start()) == [[b"PING"]]
     assert wire.receive(error("NOAUTH Authentication required.")) == ([], [Denied("NOAUTH Authentication required.")])
+
+
+ANSWERS = {
+    "accepted": HELLO,
+    "refused": error(DENIALS[0]),
+    "unknown": error(NO_RESP3[1]),
+    "forbidden": error("NOPERM User default has no permissions to run the command"),
+    "broken": error(PASSING[0]),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("sent", ["HELLO", "AUTH"])
+@pytest.mark.parametrize("password", [None, SECRET])
+def test_the_handshake_follows_its_table(sent: str, answer: str, password: str | None) -> None:
+    wire = Wire(password=password, resp3=sent == "HELLO")
+    wire.start()
+    try:
+        _, events = wire.receive(ANSWERS[answer])
+    except ProtocolError:
+        following = "lost"
+    else:
+        following = {Ready: "ready", Denied: "denied"}[type(events[0])] if events else "login"
+    assert following == _wire._HANDSHAKE[sent, answer]
+    assert wire.ready is (following == "ready")
+    if following == "login":
+        assert commands(wire.data_to_send()) == [[b"AUTH", SECRET.encode()] if password else [b"PING"]]
+        assert wire.receive(b"+OK\r\n") == ([], [Ready()])
+
+
+def test_the_table_of_the_handshake_is_the_documented_one() -> None:
+    rows = re.findall(
+        r"^(HELLO|AUTH) +(accepted|refused|unknown|forbidden|broken) +(\w+)", _wire.__doc__ or "", re.MULTILINE
+    )
+    assert {(sent, answer): then for sent, answer, then in rows} == _wire._HANDSHAKE
+    assert len(rows) == 2 * len(ANSWERS)
 
 
 def test_login_again() -> None:

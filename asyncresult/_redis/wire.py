@@ -8,12 +8,30 @@ from then on :meth:`Wire.receive` turns what came in into messages and events, w
 :meth:`Wire.unsubscribe` and :meth:`Wire.ping` note what is wanted and :meth:`Wire.data_to_send` gives the
 bytes for it. Nothing here waits, retries or knows the time; a broken wire is thrown away.
 
-::
+The handshake, by what was sent and how the server answered; :data:`_HANDSHAKE` is the same table as code:
 
-    GREETING ──HELLO 3 accepted──────────────────────> READY
-        └──HELLO refused──> LOGIN (AUTH, SETNAME) ───> READY       RESP2, or a user without +hello
-    any of them ──"no" to the credentials──> Denied event
-    any of them ──anything out of order────> ProtocolError
+===== ========= ====== ==========================================================================
+sent  answer    then
+===== ========= ====== ==========================================================================
+HELLO accepted  ready  in RESP3
+HELLO refused   denied
+HELLO unknown   login  a server before Redis 6, or a proxy without RESP3: AUTH, in RESP2
+HELLO forbidden login  a user without +hello
+HELLO broken    lost   LOADING, "max number of clients reached": the server's trouble, which passes
+AUTH  accepted  ready  in RESP2
+AUTH  refused   denied
+AUTH  unknown   lost   no server lacks AUTH and PING
+AUTH  forbidden ready  a user without +ping is logged in all the same
+AUTH  broken    lost
+===== ========= ====== ==========================================================================
+
+AUTH is a PING where there is no password. *ready* and *denied* are the events :class:`Ready` and :class:`Denied`,
+*lost* is a :class:`ProtocolError`, as is anything out of order. Once it is ready, an error in answer to fresh
+credentials is :class:`Denied` as well.
+
+    "If we specify a connection version that is too big and unsupported by the server, it should reply with a -NOPROTO
+    error. […] Similarly, the client can easily detect a server that is only able to speak RESP2: […] -ERR unknown
+    command 'HELLO'" (Redis serialization protocol specification, "Client handshake")
 
 Redis answers strictly in order, so the commands in flight are kept in one queue (``_sent``), and every
 acknowledgement or error belongs to its head. One command names up to 1,000 channels and is answered by
@@ -136,10 +154,7 @@ _HELLO, _AUTH, _PING, _DONT_CARE = "HELLO", "AUTH", "PING", "any"
 #: Kinds of replies in the handshake, see :func:`_kind`.
 _ACCEPTED, _REFUSED, _UNKNOWN, _FORBIDDEN, _BROKEN = "accepted", "refused", "unknown", "forbidden", "broken"
 
-#: The handshake: what was sent and how it was answered, and the state that follows.
-#: HELLO is refused by servers before Redis 6 ("ERR unknown command"), by proxies that know no RESP3 ("NOPROTO", or
-#: "ERR Protocol version is not an integer or out of range") and for users without +hello ("NOPERM"). The second way in
-#: is AUTH, or without a password PING; a user without +ping is in all the same.
+#: What was sent, how it was answered, and what follows: see the table at the top of the file.
 _HANDSHAKE = {
     (_HELLO, _ACCEPTED): "ready",
     (_HELLO, _REFUSED): "denied",
@@ -150,12 +165,16 @@ _HANDSHAKE = {
     (_AUTH, _REFUSED): "denied",
     (_AUTH, _UNKNOWN): "lost",
     (_AUTH, _FORBIDDEN): "ready",
-    (_AUTH, _BROKEN): "lost",  # LOADING, "max number of clients reached": the server's trouble, not ours
+    (_AUTH, _BROKEN): "lost",
 }
 
 
 def _kind(reason: str | None) -> str:
-    """What a reply in the handshake says; ``reason`` is the text of an error."""
+    """What a reply in the handshake says; ``reason`` is the text of an error.
+
+    HELLO is unknown before Redis 6 ("ERR unknown command"), and refused by proxies without RESP3: "NOPROTO", or "ERR
+    Protocol version is not an integer or out of range".
+    """
     if reason is None:
         return _ACCEPTED
     if refuses_the_login(reason):
