@@ -365,14 +365,15 @@ def assignments_to_others(module: str, source: str) -> list[str]:
 # --- the tests
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_run_downward(module: str) -> None:
-    assert wrong_imports(module, MODULES[module]) == []
+# One test for all modules, not one for each: what a test costs beside its body is a hundred times what this one does.
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_what_no_module_does(module: str) -> None:
-    assert forbidden_names(module, MODULES[module]) == []
+def test_imports_run_downward() -> None:
+    assert [wrong for module, source in MODULES.items() for wrong in wrong_imports(module, source)] == []
+
+
+def test_what_no_module_does() -> None:
+    assert [wrong for module, source in MODULES.items() for wrong in forbidden_names(module, source)] == []
 
 
 def test_every_module_is_in_the_table_once() -> None:
@@ -381,9 +382,8 @@ def test_every_module_is_in_the_table_once() -> None:
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_is_one_idea_that_fits_on_a_few_pages(module: str) -> None:
-    assert MODULES[module].count("\n") <= MOST_LINES
+def test_a_module_is_one_idea_that_fits_on_a_few_pages() -> None:
+    assert [module for module, source in MODULES.items() if source.count("\n") > MOST_LINES] == []
 
 
 def test_every_use_of_a_forbidden_name_is_needed() -> None:
@@ -411,9 +411,8 @@ def test_a_circle_is_found(arrows: dict[str, set[str]], expected: list[list[str]
     assert circles(arrows) == expected
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_nothing_is_assigned_to_another_module(module: str) -> None:
-    assert assignments_to_others(module, MODULES[module]) == []
+def test_nothing_is_assigned_to_another_module() -> None:
+    assert [wrong for module, source in MODULES.items() for wrong in assignments_to_others(module, source)] == []
 
 
 @pytest.mark.parametrize(
@@ -547,11 +546,13 @@ def test_the_drawing_agrees_with_the_table() -> None:
 # --- the tests of each module
 
 
-@pytest.mark.parametrize("module", [module for module, source in MODULES.items() if homes.does_something(source)])
-def test_a_module_has_its_tests(module: str) -> None:
-    assert bool(homes.own_files(module)) + homes.LISTED[module] == 1, (
-        "test_<module>.py, or a line of THROUGH in tests/tools/homes.py, and not both"
-    )
+def test_each_module_has_its_tests() -> None:
+    """In ``test_<module>.py``, or as tests/tools/homes.py says; not in both."""
+    of_their_own = {module for module, source in MODULES.items() if homes.does_something(source)}
+    named = {module for module in of_their_own if homes.own_files(module)}
+    assert of_their_own - named - homes.LISTED.keys() == set(), "no test file has their names"
+    assert named & homes.LISTED.keys() == set(), "a test file has their names: they are not to be listed"
+    assert [module for module, times in homes.LISTED.items() if times > 1] == []
 
 
 def test_what_is_listed_is_there() -> None:

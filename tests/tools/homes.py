@@ -55,7 +55,7 @@ THROUGH = {
     " integrations.celery.settings",
     "integrations/test_celery_rpc.py": "integrations.celery.receiver",
     "integrations/test_celery_sending.py": "integrations.celery.messages integrations.celery.publisher",
-    "integrations/test_celery_tasks.py": "integrations.celery.canvas integrations.celery.values",
+    "integrations/test_celery_tasks.py": "integrations.celery.canvas",
     "integrations/test_django_tasks.py": "integrations.django integrations.django.apps integrations.django.base"
     " integrations.django.celery_backend integrations.django.checks integrations.django.documents"
     " integrations.django.exchange integrations.django.executor_backend integrations.django.foreign"
