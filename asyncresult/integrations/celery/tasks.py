@@ -71,6 +71,10 @@ class _Methods(_Generic[P, R]):
 
     if TYPE_CHECKING:
 
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+            """Call the function here, without sending anything. That of a coroutine function gives a coroutine."""
+            ...
+
         def delay(self, *args: P.args, **kwargs: P.kwargs) -> AwaitableResult[R]:
             """Send the task. Blocks until the broker has it: in coroutines use :meth:`adelay`.
 
