@@ -95,16 +95,16 @@ def check_seconds(name: str, seconds: object, *, least: float | None = None) -> 
 
 
 def check_lifetime(name: str, seconds: float | None) -> None:
-    """Raise unless ``seconds`` can be how long a record is kept: None or 0 for ever, or at least one second.
+    """Raise unless ``seconds`` can be how long a record is kept: None or 0 forever, or at least one second.
 
     Raises:
-        ValueError: It cannot. Half a second would be none when cut to whole seconds, and none is for ever.
+        ValueError: It cannot. Half a second would be none when cut to whole seconds, and none is forever.
     """
     if seconds is None:
         return
     check_seconds(name, seconds, least=0.0)
     if 0 < seconds < 1:
-        raise ValueError(f"{name} must be 0 (for ever) or at least 1 second, not {_short(seconds)}")
+        raise ValueError(f"{name} must be 0 (no expiry) or at least 1 second, not {_short(seconds)}")
 
 
 def check_count(name: str, number: object, *, least: int = 1) -> None:

@@ -1,6 +1,6 @@
 """What drives a promise: its states, its jobs, and how it follows another one.
 
-Theory of operation. A promise is pending, then once and for ever fulfilled or rejected. While it is
+Theory of operation. A promise is pending, then once and forever fulfilled or rejected. While it is
 pending it keeps its *reactions* in order of registration: the callbacks of ``then`` and ``finally_``,
 other promises that will take over its outcome (:class:`Link`), and the bare futures of those who await
 it. When it settles, every reaction becomes one job of the event loop (``loop.call_soon``); so no

@@ -42,7 +42,7 @@ class Backend(Store):
 
     Args:
         driver: Where its records are; ``connect()`` picks one by the URL.
-        expires: Seconds a record is kept; None or 0 for ever. Celery's ``result_expires``.
+        expires: Seconds a record is kept; None or 0 forever. Celery's ``result_expires``.
         failure_expires: The same for FAILURE; None as ``expires``. Celery's ``result_failure_expires``.
         key_prefix: In front of every key and channel, by the rule of Celery's ``global_keyprefix``: an
             underscore is put between, unless it ends in one of ``: _ - .``.
@@ -252,7 +252,7 @@ def connect(url: Any = None, **options: Any) -> Backend:
         driver, common = found
         return Backend(driver, **common)
     if scheme == "rpc":
-        raise ValueError("rpc:// results come to the app that sent the tasks: give that app, connect(app)")
+        raise ValueError("results by rpc:// reach only the app that sent the tasks: pass that app, connect(app)")
     known = ", ".join(f"{known}://" for known in KNOWN_SCHEMES)
     # Only what can be a scheme is quoted: it might be part of a password that has "://" in it.
     named = "a text without scheme"

@@ -66,7 +66,7 @@ class Submitter:
             asyncio.QueueFull: ``max_pending`` tasks wait already; see :meth:`Executor.wait_for_capacity`.
             RuntimeError: The executor is not entered, or is closing.
             TypeError: ``fn`` cannot be called, or ``process=True`` and it is a coroutine function.
-            ValueError: The ``task_id`` cannot be one, or runs here already.
+            ValueError: The ``task_id`` cannot be one, or is already running here.
         """
         return self._executor._accept(self._options, fn, args, kwargs, None)
 
@@ -247,7 +247,7 @@ class Executor(Submitter):
             raise TypeError("process=True takes a plain function")
         id = check_task_id(options.task_id if options.task_id is not None else uuid.uuid4())
         if id in session.jobs:
-            raise ValueError(f"task {id} runs here already")
+            raise ValueError(f"task {id} is already running here")
         sender = current_task()
         awaited = [argument for argument in (*args, *kwargs.values()) if is_handle(argument)]
         parent = _parent(awaited)
@@ -277,13 +277,13 @@ class Executor(Submitter):
             self._session.abort(started=started)
 
     async def __aenter__(self) -> Self:
-        """Raises: RuntimeError: No backend was given and none is current; or it is entered already."""
+        """Raises: RuntimeError: No backend was given and none is current; or it has already been entered."""
         if "multiprocessing.process" in sys.modules:
             from ._processes import refuse_while_main_is_imported
 
             refuse_while_main_is_imported()
         if self._session is not None and not self._session.loop.is_closed():
-            raise RuntimeError("this Executor is entered already")
+            raise RuntimeError("this Executor has already been entered")
         self._in_use = None
         self._in_use = self.backend
         self._session = Session(self._in_use, self._concurrency)

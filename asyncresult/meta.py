@@ -113,7 +113,7 @@ class TaskMeta(
             due = float(at) + MISSED_HEARTBEATS * float(interval)
         except OverflowError:  # a whole number with hundreds of digits
             return None
-        return due if math.isfinite(due) else None  # NaN would be due at once, for ever
+        return due if math.isfinite(due) else None  # NaN would be due at once, forever
 
     @property
     def stale(self) -> bool:

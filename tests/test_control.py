@@ -225,7 +225,7 @@ class TestInTheBackground:
             await until(lambda: holder.seen)
             holder.close()
 
-    async def test_but_not_for_ever(
+    async def test_but_not_forever(
         self, redis_server: RedisServer, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with asyncresult.connect(proxy.url()) as backend:

@@ -21,6 +21,7 @@ BANNED = {
     r"signs? of life": "heartbeat, answer",
     r"makes? no sense": "is invalid, cannot be decoded",
     r"lives": "runs, is open, is stored",
+    r"for ever": "forever, without end, no expiry",
 }
 PATTERN = re.compile(rf"\b({'|'.join(BANNED)})\b", re.IGNORECASE)
 

@@ -92,7 +92,7 @@ def as_completed(results: Iterable[AnyResult[T]], *, timeout: float | None = Non
     """The handles, done, in the order in which their tasks end: ``async for handle in as_completed(results)``.
 
     Args:
-        timeout: The total budget in seconds; None waits for ever, 0 looks once.
+        timeout: The total budget in seconds; None waits forever, 0 looks once.
 
     Returns, raises: see :class:`Completed`.
     """

@@ -205,7 +205,7 @@ class Many:
             if self._ended:
                 return
             if failed:
-                self._listen(handles[start:], read_early=True)  # the table will try again, for ever
+                self._listen(handles[start:], read_early=True)  # the table will try again, forever
                 return
             payloads = answer.result()
             # Where most are not stored yet, most of the others will not be either.

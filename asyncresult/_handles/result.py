@@ -130,7 +130,7 @@ class AsyncResult(Readable[T_co]):
         """Wait until the task is over.
 
         Args:
-            timeout: The total budget in seconds; None waits for ever, 0 looks once.
+            timeout: The total budget in seconds; None waits forever, 0 looks once.
             propagate: Raise what the task raised; False returns the exception instead.
             follow_parents: Also end with the exception of a parent that failed: of several, the first to run.
             callback: Called with id and value before returning.
@@ -193,7 +193,7 @@ class AsyncResult(Readable[T_co]):
 
         Args:
             states: Names of states: ``"STARTED"``, ``"PROGRESS"``, or any custom name.
-            timeout: The total budget in seconds; None waits for ever, 0 looks once.
+            timeout: The total budget in seconds; None waits forever, 0 looks once.
 
         Returns:
             The record that ended the wait. It may be a final one of another state: then ``states`` will
@@ -211,7 +211,7 @@ class AsyncResult(Readable[T_co]):
         """The task's states as they are published; see :class:`Updates`.
 
         Args:
-            timeout: Seconds for the whole stream; None is for ever, 0 looks once.
+            timeout: Seconds for the whole stream; None is forever, 0 looks once.
             maxsize: States kept for a slow reader; beyond that the oldest are dropped.
             since: Go on behind this :attr:`Updates.last_id`, for tasks that keep a history; "0" from the start.
 

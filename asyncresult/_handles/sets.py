@@ -191,7 +191,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         """Wait for all members.
 
         Args:
-            timeout: The total budget in seconds; None waits for ever, 0 looks once.
+            timeout: The total budget in seconds; None waits forever, 0 looks once.
             propagate: Raise the first failure, at once. The other tasks go on. The failure of a task before a group
                 is that of all its members.
             callback: Called with id and value of each task as it ends.
@@ -244,7 +244,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         """Wait for some or all members, as ``asyncio.wait`` does: a timeout is no error.
 
         Args:
-            timeout: Seconds to wait at most; None waits for ever, 0 looks once.
+            timeout: Seconds to wait at most; None waits forever, 0 looks once.
             return_when: FIRST_COMPLETED, FIRST_EXCEPTION or ALL_COMPLETED.
             count: Return as soon as so many different tasks are done, instead.
 
@@ -283,7 +283,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         """The value of the member that succeeds first. The other tasks go on.
 
         Args:
-            timeout: The total budget in seconds; None waits for ever, 0 looks once.
+            timeout: The total budget in seconds; None waits forever, 0 looks once.
 
         Raises:
             ExceptionGroup: All failed; holds their exceptions.

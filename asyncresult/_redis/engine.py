@@ -208,7 +208,7 @@ class RedisEngine(Engine):
         return self._submit([words], lambda replies: replies[0], through=next(iter(self._topology.pumps), None))
 
     def send_once(self, commands: list[Command], patience: float | None) -> asyncio.Future[list[Any]]:
-        """Send commands that must not be executed twice, over an outage of ``patience`` seconds (None: for ever).
+        """Send commands that must not be executed twice, over an outage of ``patience`` seconds (None: forever).
 
         Raises:
             Unanswered: They have left, and no answer came: they may have been executed, or some of them.

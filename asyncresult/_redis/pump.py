@@ -3,7 +3,7 @@
 A thousand stores in one tick cost one write and one read. Only the pump's own task touches the connection: a
 caller waits on a bare future, and cancelling it cannot leave a connection with half a reply.
 
-A job is tried again over an outage: for its patience, or for ever when it is a read that somebody waits for.
+A job is tried again over an outage: for its patience, or forever when it is a read that somebody waits for.
 
 How much travels together is found out. A server closes a connection whose unread replies exceed its
 ``client-output-buffer-limit normal``, without a word about the reason; so when a connection is lost twice in a row
@@ -60,7 +60,7 @@ class Job:
         commands: Sent in order, in one pipeline.
         done: Gets the replies, errors among them.
         failed: Gets the typed error when no replies are to be had.
-        patience: Seconds over which an outage is retried; None for ever.
+        patience: Seconds over which an outage is retried; None forever.
         once: It must not be executed twice: once it has left, it fails with :class:`Unanswered` where no answer comes.
     """
 

@@ -115,7 +115,7 @@ class Sentinel(OneServer):
             if news != self._news:  # a failover was announced meanwhile: the answer is void
                 continue
             if not primary:
-                raise RedisConnectionError(f"the sentinels name {address}, which is no primary")
+                raise RedisConnectionError(f"the sentinels name {address}, which is not a primary")
             return address
 
     async def _query_sentinels(self) -> Address:

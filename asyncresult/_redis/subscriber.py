@@ -100,7 +100,7 @@ class SubscriptionConnection(asyncio.Protocol):
         elif isinstance(event, Refused):
             if event.reason.startswith("NOPERM"):
                 self._refused(event)
-            elif event.reason.startswith(("MOVED", "CLUSTERDOWN")):  # only these channels, and not for ever
+            elif event.reason.startswith(("MOVED", "CLUSTERDOWN")):  # only these channels, and not forever
                 self._sink.dropped(event.channels)
             else:  # LOADING, a proxy's own words: a fresh connection will see
                 self.abort(f"SUBSCRIBE was answered with {event.reason}")

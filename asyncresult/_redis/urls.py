@@ -129,7 +129,7 @@ def _split(scheme: str, rest: str) -> _Parts:
     end = next((i for i, char in enumerate(rest) if char in "/?#"), len(rest))
     authority, tail = rest[:end], rest[end:]
     if "@" in tail or "#" in tail:
-        raise ValueError(f"the backend's URL has an @ or # behind the first /, ? or #: {_ENCODE}")
+        raise ValueError(f"the backend's URL has an @ or # after the first /, ? or #: {_ENCODE}")
     login, at, hosts = authority.rpartition("@")
     path, _, query = tail.partition("?")
     username, _, password = login.partition(":") if at else ("", "", "")

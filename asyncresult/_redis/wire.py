@@ -398,7 +398,7 @@ class Wire:
             raise ProtocolError("the peer does not speak the Redis protocol") from error
         # At C speed, and not for each: a message is a channel and a payload, both of them bulk strings.
         if messages and set(map(type, messages)) != _BYTES:
-            raise ProtocolError("a message whose channel or payload is no string")
+            raise ProtocolError("a message whose channel or payload is not a string")
         return messages, events
 
     def _other(self, reply: object, events: list[Event]) -> None:

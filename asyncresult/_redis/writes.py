@@ -24,7 +24,7 @@ from .pump import Job
 
 __all__ = ["RECORDS_PER_CALL", "OneOfMany", "Outcomes", "Script", "Terms", "Write", "WriteBatch", "fail", "settle"]
 
-# ARGV, for records in a row that are stored on the same terms: how many these are; seconds to keep them ('' for ever);
+# ARGV, for records in a row that are stored on the same terms: how many these are; seconds to keep them ('' forever);
 # '1' if the state is final; the digest of an old record that the caller has looked at and allows to be replaced ('' if
 # none); '1' if nothing may be stored where its second key exists; how many records to keep in the stream at its last
 # key; the number of the attempt, if a record of a later one is to stay ('' if not). Then the payloads.

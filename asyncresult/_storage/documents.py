@@ -108,7 +108,7 @@ def precedes(codec: Codec, task_id: str, old: bytes, status: str, attempt: int |
 
 
 def lifetime(state: str, given: float | None, expires: float | None, failure_expires: float | None) -> float | None:
-    """Seconds to keep a record; None for ever. Celery's rule: whole seconds, and 0 means for ever.
+    """Seconds to keep a record; None forever. Celery's rule: whole seconds, and 0 means forever.
 
     Args:
         given: For this record alone.

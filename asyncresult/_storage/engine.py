@@ -151,7 +151,7 @@ class Engine(ABC):
 
     @abstractmethod
     def lifetime(self, key: bytes) -> asyncio.Future[float | None]:
-        """Seconds that a key is still kept; None where it is kept for ever, or is not there."""
+        """Seconds that a key is still kept; None where it is kept forever, or is not there."""
 
     @abstractmethod
     def scan(self, prefix: bytes) -> AsyncIterator[list[bytes]]:

@@ -109,7 +109,7 @@ class Records:
             return number
 
     def expire(self, key: bytes, expires: float | None) -> None:
-        """Keep what is there for so long; None for ever."""
+        """Keep what is there for so long; None forever."""
         with self._lock:
             value = self.get(key)
             if value is not None:

@@ -173,7 +173,7 @@ class Store(Marks, Bulk, Probed, Keys):
         return await engine_of(self).read(self.task_key(task_id))
 
     async def get_lifetime(self, task_id: str) -> float | None:
-        """Seconds that a record is still kept; None where it is kept for ever, or is not there.
+        """Seconds that a record is still kept; None where it is kept forever, or is not there.
 
         Raises: as :meth:`get_raw`.
 
@@ -508,5 +508,5 @@ def engine_of(store: Store) -> Engine:
 
 
 def lifetime_of(store: Store, state: str, expires: float | None) -> float | None:
-    """Seconds to keep a record of ``store``; None for ever."""
+    """Seconds to keep a record of ``store``; None forever."""
     return lifetime(state, expires, store.expires, store.failure_expires)

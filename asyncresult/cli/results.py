@@ -207,7 +207,7 @@ async def _forget(arguments: argparse.Namespace) -> int:
     ids = read_ids(arguments.ids, check_task_id)
     if not arguments.yes:
         if not sys.stdin.isatty():
-            raise CommandError("forget asks for confirmation, and stdin is no terminal: give --yes")
+            raise CommandError("forget asks for confirmation, and stdin is not a terminal: give --yes")
         print(f"Delete the records of {_some(ids)}? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise CommandError("nothing was deleted", Status.INTERRUPTED)

@@ -40,7 +40,9 @@ def errors_as_statuses() -> Generator[None]:
         raise CommandError(str(error), Status.UNREADABLE) from error
     except BackendError as error:
         if "WRONGTYPE" in str(error):
-            raise CommandError(f"what is stored there is no record of a task: {error}", Status.UNREADABLE) from error
+            raise CommandError(
+                f"what is stored there is not the record of a task: {error}", Status.UNREADABLE
+            ) from error
         raise CommandError(str(error), Status.UNREACHABLE) from error
     except BackendClosed as error:
         raise CommandError(str(error), Status.UNREACHABLE) from error
@@ -99,7 +101,7 @@ def load_app(name: Any) -> Any:
             ) from error
         raise CommandError(f"cannot load the Celery app {name!r}: {one_line(error)}") from error
     if not hasattr(app, "conf"):
-        raise CommandError(f"cannot load the Celery app {name!r}: that is no Celery app, but {type(app).__name__}")
+        raise CommandError(f"cannot load the Celery app {name!r}: that is not a Celery app, but {type(app).__name__}")
     return app
 
 
@@ -144,7 +146,7 @@ def _check_reach(backend: Backend) -> None:
     address = str(backend)
     if address.startswith("rpc://"):
         raise CommandError(
-            "results by rpc:// come to the process that sent the task, and to no other: read them there, or let the app"
+            "results by rpc:// reach only the process that sent the task: read them there, or let the app"
             " store them (result_backend = 'redis://…')"
         )
     if address.startswith(("memory://", "cache+memory://")):

@@ -166,7 +166,7 @@ def _big_value(text: Bytes, at: int, levels: int) -> tuple[Any, int]:
             value, at = _big_value(text, at, levels - 1)
             items.append(value)
         if at - start < PIECE_BYTES // 2:
-            raise NotInPieces  # not long, but nested deeper than _ITEM: many of those would take for ever
+            raise NotInPieces  # not long, but nested deeper than _ITEM: many of those would take forever
         at = _skip(_SPACE, text, at)
         if text[at : at + 1] != b",":
             break

@@ -253,7 +253,7 @@ class AsyncResult(Readable[T_co]):
         """Wait until the task is over. Callbacks are called in this thread.
 
         Args:
-            timeout: The total budget in seconds; None waits for ever, 0 looks once.
+            timeout: The total budget in seconds; None waits forever, 0 looks once.
             propagate: Raise what the task raised; False returns the exception instead.
             interval: Seconds between two calls of ``on_interval``. Nothing is polled.
             no_ack, EXCEPTION_STATES, PROPAGATE_STATES: Accepted for Celery's sake, without effect.

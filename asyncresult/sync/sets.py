@@ -197,7 +197,7 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
         """Wait for all members. Callbacks are called in this thread.
 
         Args:
-            timeout: The total budget in seconds; None waits for ever, 0 looks once.
+            timeout: The total budget in seconds; None waits forever, 0 looks once.
             propagate: Raise the first failure, at once. The other tasks go on.
             interval: Seconds between two calls of ``on_interval``. Nothing is polled.
             callback: Called with id and value of each task as it ends.

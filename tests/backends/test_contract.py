@@ -471,7 +471,7 @@ async def test_a_published_lie_does_not_beat_the_stored_key(backend: Backend) ->
 
 
 @pytest.mark.not_over(*ROWS, reason="rows of an SQL table cannot be any bytes")
-async def test_a_read_error_is_not_for_ever(backend: Backend) -> None:
+async def test_a_read_error_is_not_final(backend: Backend) -> None:
     await put_raw(backend, id := new_id(), b"garbage")
     handle = AsyncResult[int](id)
     with pytest.raises(ResultDecodeError):

@@ -271,7 +271,7 @@ def test_one_executor_on_two_loops(backend_url: str) -> None:
 
 async def test_entered_twice(backend: Backend) -> None:
     async with Executor() as executor:
-        with pytest.raises(RuntimeError, match="entered already"):
+        with pytest.raises(RuntimeError, match="already been entered"):
             await executor.__aenter__()
         assert await executor.submit(asyncio.sleep, 0, 1).get(timeout=20) == 1
 

@@ -38,7 +38,7 @@ def project(tmp_path: Path) -> Path:
         ("exits_app", "SystemExit: no settings"),
         ("raises_app", "RuntimeError: one two"),
         ("misspelt_app", "SyntaxError"),
-        ("another_app:app", "that is no Celery app, but int"),
+        ("another_app:app", "that is not a Celery app, but int"),
         ("without_app", "it has no result_backend"),
         ("replies_app", "to the process that sent the task"),
         ("here_app", "memory of one process"),
@@ -93,7 +93,7 @@ def test_a_key_that_holds_something_else(redis_server: RedisServer, url: str) ->
     redis_server.cli("LPUSH", "celery-task-meta-list", "x")
     outcome = in_process("get", "list", "--url", url)
     assert outcome.status == 6
-    assert "no record of a task" in outcome.err
+    assert "not a record of a task" in outcome.err
 
 
 @pytest.mark.parametrize("words", ["ls", "get ok", "info ok", "tree ok", "watch ok", "stats", "get ok --raw"])

@@ -157,7 +157,7 @@ def _kept(lifetimes: list[float | None]) -> list[Finding]:
             Finding(
                 "expiry",
                 "warning",
-                f"{for_ever} of {len(lifetimes)} records looked at are kept for ever",
+                f"{for_ever} of {len(lifetimes)} records looked at are kept forever",
                 "set result_expires (Celery) or expires=",
             )
         )

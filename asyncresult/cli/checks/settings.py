@@ -70,7 +70,7 @@ def app_findings(app: Any, url: str | None = None) -> list[Finding]:
         )
     if not conf.result_expires:
         findings.append(
-            Finding("expiry", "warning", "result_expires is 0: results are kept for ever", "set result_expires")
+            Finding("expiry", "warning", "result_expires is 0: results are kept forever", "set result_expires")
         )
     if not any(finding.severity in ("warning", "error") for finding in findings):
         findings.append(Finding("settings", "ok", f"of {app.main or 'the app'}: nothing that loses results"))

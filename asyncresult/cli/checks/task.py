@@ -77,7 +77,7 @@ async def _subscribers(backend: Backend, key: bytes) -> Finding:
 async def _stored(backend: Backend, id: str, size: int) -> AsyncIterator[Finding]:
     try:
         ttl = await backend.get_lifetime(id) if records.has_lifetimes(backend) else None
-        kept = "" if not records.has_lifetimes(backend) else " for ever" if ttl is None else f" for {ttl:.0f} s more"
+        kept = "" if not records.has_lifetimes(backend) else " forever" if ttl is None else f" for {ttl:.0f} s more"
     except BackendError:
         kept = " (for how long is not known)"
     try:

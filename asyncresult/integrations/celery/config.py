@@ -190,7 +190,7 @@ def _place_of(theirs: Any) -> Hashable:
         ValueError: It is no result backend.
     """
     if not isinstance(theirs, CelerysBackend):
-        raise ValueError(f"a result names as its backend a {type(theirs).__name__}, which is no result backend")
+        raise ValueError(f"a result names as its backend a {type(theirs).__name__}, which is not a result backend")
     attributes: dict[str, Any] = vars(theirs)
     place: Hashable = attributes.get("_asyncresult_place")
     if place is None:

@@ -89,7 +89,7 @@ def _block_inside_pydantic(wrapper: Any) -> None:
     """
     cells = dict(zip(wrapper.__code__.co_freevars, wrapper.__closure__ or (), strict=True))
     if "task_fun" not in cells:
-        raise TypeError("with this version of Celery, pydantic=True does not go with coroutine functions")
+        raise TypeError("with this version of Celery, pydantic=True does not work with coroutine functions")
     cells["task_fun"].cell_contents = _blocking(cells["task_fun"].cell_contents)
 
 

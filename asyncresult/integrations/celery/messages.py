@@ -41,7 +41,7 @@ class Message(NamedTuple):
     """What Celery gave kombu's producer of a message.
 
     Attributes:
-        patience: For how many seconds to try; None is for ever.
+        patience: For how many seconds to try; None is forever.
         body: What is serialized.
         serializer: The name of what does it.
         compression: That of what compresses it; None or empty where nothing does.

@@ -179,7 +179,7 @@ class Receiver:
                 return
             except _Stop:
                 return
-            except Exception as error:  # whatever the transport raises: a thread that ended would let all wait for ever
+            except Exception as error:  # whatever the transport raises: a thread that ended would let all wait forever
                 self._lost(error)
                 if self._stopping.is_set():  # cannot be reached any more: the queue expires by itself
                     return
@@ -203,7 +203,7 @@ class Receiver:
         # The virtual transports ignore that an acknowledgement is for several.
         self._acks_many = connection.transport.driver_type == "amqp"
         if connection.transport.driver_name == "py-amqp":
-            # An answer that never comes, say to a declaration, must not hold up the thread for ever.
+            # An answer that never comes, say to a declaration, must not hold up the thread forever.
             connection.connection.sock.settimeout(2 * self._heartbeat)
         self._consumer = self._consume(channel, [self.queue, *self._others])
         self.connected = self.declared = self._made = True

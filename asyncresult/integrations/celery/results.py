@@ -71,7 +71,7 @@ class CeleryAsyncResult(AsyncResult[T_co], ResultBase):
 
     def then(self, on_success: Any = None, on_error: Any = None, *, weak: bool = False) -> Any:
         """See :meth:`AsyncResult.then`."""
-        if isinstance(on_success, celery_results.barrier):  # Celery's ResultSet: it would wait for ever, and silently
+        if isinstance(on_success, celery_results.barrier):  # Celery's ResultSet: it would wait forever, and silently
             raise TypeError(
                 "a set of Celery's waits with methods that block: give it handle.to_celery(app),"
                 " or make it an asyncresult.ResultSet"

@@ -72,7 +72,7 @@ class _Methods(_Generic[P, R]):
     if TYPE_CHECKING:
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-            """Call the function here, without sending anything. That of a coroutine function gives a coroutine."""
+            """Run the function here, without sending anything. A coroutine function blocks as well, until its end."""
             ...
 
         def delay(self, *args: P.args, **kwargs: P.kwargs) -> AwaitableResult[R]:

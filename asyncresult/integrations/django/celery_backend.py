@@ -59,7 +59,7 @@ class CeleryBackend(StoringBackend):
         return connect(self.app)
 
     def deliver(self, result: Any, document: dict[str, Any]) -> None:
-        """Send the Celery task. The document travels along: records are not kept for ever, messages may be late."""
+        """Send the Celery task. The document travels along: records are not kept forever, messages may be late."""
         queue = result.task.queue_name
         options: dict[str, Any] = {} if queue == base.DEFAULT_TASK_QUEUE_NAME else {"queue": queue}
         if result.task.run_after is not None:

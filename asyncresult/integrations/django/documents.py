@@ -91,7 +91,7 @@ def find_task(path: str, modules: tuple[str, ...]) -> Any:
     task = getattr(sys.modules.get(module), name, None)
     if not isinstance(task, base.Task):
         raise TaskResultDoesNotExist(
-            f"{path} is no task of this process: import its module when Django starts, or name it in TASK_MODULES"
+            f"{path} is not a task of this process: import its module when Django starts, or name it in TASK_MODULES"
         )
     return task
 

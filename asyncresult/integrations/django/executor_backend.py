@@ -75,7 +75,7 @@ class ExecutorBackend(StoringBackend):
             result = restore(self.alias, id, document, TaskMeta(task_id=id, status=PENDING), self.modules)
             return perform(type(self), result, _WORKER, self.save)
         finally:
-            connections.close_all()  # the thread may end, or idle, for ever
+            connections.close_all()  # the thread may end, or idle, forever
 
     def check(self, **kwargs: Any) -> list[checks.CheckMessage]:
         """The system checks of this backend."""

@@ -87,7 +87,7 @@ def authorize_function() -> Callable[[Any, str], Any]:
     except ImportError as error:
         raise ImproperlyConfigured(f"ASYNCRESULT['AUTHORIZE']: {error}") from error
     if not callable(found):
-        raise ImproperlyConfigured(f"ASYNCRESULT['AUTHORIZE'] is no function: {given!r:.60}")
+        raise ImproperlyConfigured(f"ASYNCRESULT['AUTHORIZE'] is not a function: {given!r:.60}")
     function: Callable[[Any, str], Any] = found
     return function
 

@@ -118,7 +118,7 @@ class _Wrapping:
     def wrap(self, value: Any, depth: int) -> Any:
         self._left -= 1
         if self._left < 0 or depth > _DEEPEST:
-            raise ValueError("its references multiply beyond all measure, or lead in a circle")
+            raise ValueError("its references multiply without bound, or form a cycle")
         if isinstance(value, dict):
             return {key: self.wrap(item, depth + 1) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
