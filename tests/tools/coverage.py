@@ -10,18 +10,15 @@ from pathlib import Path
 
 from coverage import Coverage
 
-AS_A_WHOLE = 93.0
+AS_A_WHOLE = 95.0
 EACH_FILE = 80.0
 """Percent of statements and branches. What is wanted is 97 and 90; these hold what there is."""
 
 IN_PROCESSES = {
-    "asyncresult/_processes.py": 70.0,
-    "asyncresult/integrations/celery/coroutines.py": 60.0,
     "asyncresult/integrations/celery/readers/keyvalue.py": 60.0,
-    "asyncresult/integrations/celery/values.py": 65.0,
     "asyncresult/web/lifespan.py": 50.0,
 }
-"""Files that run mostly in workers and servers, whose processes are not measured."""
+"""Files that run mostly against servers of other kinds, and in servers whose processes are not measured."""
 
 
 def main() -> None:
