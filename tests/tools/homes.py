@@ -28,7 +28,7 @@ FOLDERS = {
 THROUGH = {
     "backends/test_acl.py": "_redis.errors _redis.exceptions",
     "backends/test_cluster.py": "_redis.scattered _redis.shard",
-    "backends/test_contract.py": "_checks _handles.base _handles.handle _handles.known _handles.reads _handles.result"
+    "backends/test_contract.py": "_handles.base _handles.handle _handles.known _handles.reads _handles.result"
     " _handles.waiting _storage.engine _storage.memory _storage.store errors",
     "backends/test_contract_sets.py": "_handles.functions _handles.groups _handles.making _handles.sets _handles.tree",
     "backends/test_jobs.py": "_calls",
