@@ -70,7 +70,11 @@ class Table(Waiters):
 
         source: Any = self
         loop: Any = self.loop
-        decoder: Any = SimpleNamespace(at_once=decode, later=lambda id, payload, done: self.decoding.append(done))
+
+        def decode_later(task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], object]) -> None:
+            self.decoding.append(done)
+
+        decoder: Any = SimpleNamespace(at_once=decode, later=decode_later)
         super().__init__(source, decoder, loop=loop, safety_interval=30.0, verify_key=verify_key)
         self.connected()
 
