@@ -104,7 +104,7 @@ class TaskMeta(
         None where it promised none: by default, for final records, and for all that Celery writes.
         """
         beat = self.heartbeat
-        if self.ready or not isinstance(beat, dict):
+        if not isinstance(beat, dict) or self.ready:
             return None
         at, interval = beat.get("at"), beat.get("interval")
         if not isinstance(at, (int, float)) or not isinstance(interval, (int, float)):

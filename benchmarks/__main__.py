@@ -37,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="dev bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, no peers, once: under two minutes")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="scenarios and contenders")
-    parser.add_argument("--repeat", type=int, metavar="N", help="repetitions (3)")
+    parser.add_argument("--repeat", type=int, metavar="N", help=f"repetitions ({REPETITIONS})")
     parser.add_argument("--redraw", action="store_true", help="table and charts of the latest results, anew")
     arguments = parser.parse_args()
     if arguments.redraw:
@@ -46,7 +46,7 @@ def main() -> int:
         return 0
     scenarios, contenders = chosen(arguments.only, quick=arguments.quick)
     contenders = [contender for contender in contenders if is_ready(contender)]
-    results = measure(scenarios, contenders, repeat=arguments.repeat or (1 if arguments.quick else 3))
+    results = measure(scenarios, contenders, repeat=arguments.repeat or (1 if arguments.quick else REPETITIONS))
     if arguments.quick or arguments.only:
         print(markdown(results))
     else:
@@ -65,6 +65,10 @@ def chosen(only: list[str], *, quick: bool) -> tuple[list[Scenario], list[Conten
     wanted = names.intersection(only)
     contenders = [c for c in CONTENDERS if (c.name in wanted if wanted else not quick or c.name in QUICK)]
     return scenarios, contenders
+
+
+#: What a target is a median of.
+REPETITIONS = 5
 
 
 def is_ready(contender: Contender) -> bool:
@@ -86,6 +90,8 @@ def measure(scenarios: list[Scenario], contenders: list[Contender], *, repeat: i
         machine = describe(server, contenders)
         for repetition in range(repeat):
             for scenario in scenarios:
+                if repetition and scenario.once:
+                    continue
                 for contender in contenders[:: -1 if repetition % 2 else 1]:
                     if contender.name not in scenario.contenders or scenario.n > (contender.most or scenario.n):
                         continue

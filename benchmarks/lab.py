@@ -144,7 +144,7 @@ class Lab:
             producer.expect("done")
         yield
 
-    def wait_until_waiting(self, contender: Contender, n: int) -> None:
+    def wait_until_waiting(self, contender: Contender, n: int, *, within: float = SECONDS_FOR_A_CHILD) -> None:
         """Return when the server shows that n waits stand, and everything has calmed down.
 
         Raises:
@@ -152,7 +152,7 @@ class Lab:
         """
         wanted = {"channels": ("pubsub_channels", n), "patterns": ("pubsub_patterns", 1), "": ("", 0)}
         field, count = wanted[contender.waits]
-        deadline = time.monotonic() + SECONDS_FOR_A_CHILD
+        deadline = time.monotonic() + within
         while field and int(self.server.info("stats")[field]) < count:
             if time.monotonic() > deadline:
                 raise Failed("did not come so far that it waits")

@@ -22,6 +22,7 @@ WAITS = 20_000
 PROCESSES = 1_000
 WAITS_PER_PROCESS = 20
 RESULTS = 10_000
+ALONE = 2_000
 
 
 def names(count: int, prefix: str = "") -> list[str]:
@@ -92,6 +93,25 @@ async def work(server: RedisServer) -> None:
         tell("server output: a result to its one waiter", size, "bytes")
 
 
+async def alone(server: RedisServer) -> None:
+    """CPU of the server for a result that travels by itself, so that nothing is spread over a batch."""
+    async with asyncresult.connect(server.url()) as backend, asyncresult.connect(server.url()) as writer:
+        await writer.mark_as_done("warm", 1)
+        await backend.result("warm")
+        before = cpu([server])
+        for id in names(ALONE, "stored"):
+            await writer.mark_as_done(id, 42)
+        storing = cpu([server]) - before
+        tell("server CPU: a result stored by itself", storing / ALONE * 1e6, "µs")
+        before = cpu([server])
+        for id in names(ALONE, "alone"):
+            waiting = asyncio.ensure_future(backend.result(id).get())
+            await asyncio.sleep(0)
+            await writer.mark_as_done(id, 42)
+            await waiting
+        tell("server CPU: a wait by itself", (cpu([server]) - before - storing) / ALONE * 1e6, "µs")
+
+
 async def storm(server: RedisServer) -> None:
     """All processes lose all connections at once."""
     backends = [asyncresult.connect(server.url()) for _ in range(PROCESSES)]
@@ -155,6 +175,7 @@ def main() -> None:
     with RedisServer() as server:
         asyncio.run(memory(server))
         asyncio.run(work(server))
+        asyncio.run(alone(server))
     with RedisServer() as server:
         asyncio.run(storm(server))
     with Cluster() as cluster:

@@ -15,6 +15,7 @@ from typing import Any
 
 from .contenders import ROOT, Contender
 from .lab import ENVIRONMENT, Failed, Lab
+from .million import million
 
 __all__ = ["SCENARIOS", "Scenario"]
 
@@ -63,10 +64,12 @@ def arriving(lab: Lab, contender: Contender, *, n: int, method: str = "join", pa
         sent = producer.expect("done")
         done = client.expect("done")
     wall = (done["ended"] - sent["times"][0]) / 1e9
+    states = {"cpu_state_us": (done["cpu"] - cpu) / done["seen"] * 1e6} if "steps" in more else {}
     return {
         "wall_s": wall,
         "cpu_each_us": (done["cpu"] - cpu) / n * 1e6,
         "producing_s": (sent["settled"] - sent["times"][0]) / 1e9,
+        **states,
     }
 
 
@@ -212,6 +215,14 @@ def first_get(lab: Lab, contender: Contender) -> Numbers:
     return {"ms": (done["ended"] - done["began"]) / 1e6, "cpu_ms": (done["cpu"] - done["cpu_began"]) * 1000}
 
 
+def streaming(lab: Lab, contender: Contender) -> Numbers:
+    """What the web part costs: an HTTP server, streams that it serves, and one client of all of them."""
+    from .sse import measure  # imports the web part, which the other scenarios do without
+
+    lab.new_run()
+    return measure(lab.server.url(), 500)
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One thing that is measured.
@@ -224,6 +235,7 @@ class Scenario:
         n: How many results; compared with what a contender can take.
         quick: Whether ``--quick`` includes it.
         metric: The one that the ratios are of.
+        once: Whether it takes too long to be repeated in one run.
     """
 
     name: str
@@ -233,6 +245,7 @@ class Scenario:
     n: int = 1
     quick: bool = True
     metric: str = "wall_s"
+    once: bool = False
 
 
 def _scenarios() -> list[Scenario]:
@@ -340,6 +353,17 @@ def _scenarios() -> list[Scenario]:
             quick=False,
             metric="idle_cpu_percent",
         ),
+        # Long enough for two safety sweeps to fall into it.
+        Scenario(
+            "million",
+            "1,000,000 waiting in one process, cut off, then all stored at full speed",
+            partial(million, n=1_000_000, idle=60),
+            ("asyncresult",),
+            1_000_000,
+            quick=False,
+            metric="cpu_each_us",
+            once=True,
+        ),
         Scenario(
             "then-10000",
             "two callbacks on each of 10,000, all stored at full speed",
@@ -359,6 +383,13 @@ def _scenarios() -> list[Scenario]:
             partial(arriving, n=1_000, method="updates", steps=20),
             OURS,
             1_000,
+        ),
+        Scenario(
+            "sse-500",
+            "500 streams of server-sent events in one process, all tasks ended at once",
+            streaming,
+            ("asyncresult",),
+            500,
         ),
         Scenario(
             "reconnect-20000",

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import asyncresult
@@ -30,40 +31,57 @@ BATCH = 100
 
 
 def main(streams: int) -> None:
+    with RedisServer() as redis:
+        found = measure(redis.url(), streams)
+    print(f"{streams + UNENDED} streams: {found['kb_each']:.0f} kB each, idle CPU {found['idle_cpu_percent']:.1f} %")
+    print(f"{streams} had the end {found['wall_s']:.2f} s after the first was stored")
+    print(f"server CPU of each {found['cpu_each_us']:.0f} us")
+    print(f"with {UNENDED} streams open the server ended {found['stopped_s']:.2f} s after SIGTERM")
+
+
+def measure(url: str, streams: int) -> dict[str, float]:
+    """Open them, do nothing for a while, end all but some, end the server; what that cost the server."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, streams + UNENDED + 200)), hard))
     context = multiprocessing.get_context("spawn")
-    with RedisServer() as redis:
-        port = free_port()
-        ours, theirs = context.Pipe()
-        server = context.Process(target=serve, args=(redis.url(), port, streams), daemon=True)
-        clients = context.Process(target=follow, args=(port, streams, theirs), daemon=True)
-        server.start()
-        try:
-            wait_for_port(port)
-            before = resident(server.pid)
-            clients.start()
-            ours.recv()  # all have their first event
-            each = (resident(server.pid) - before) / (streams + UNENDED)
-            began, cpu = time.monotonic(), cpu_of(server.pid)
-            time.sleep(IDLE_SECONDS)
-            idle = 100 * (cpu_of(server.pid) - cpu) / (time.monotonic() - began)
-            began, cpu = time.monotonic(), cpu_of(server.pid)
-            asyncio.run(end_all(redis.url(), streams))
-            ours.recv()  # all have the last one
-            took, cpu = time.monotonic() - began, cpu_of(server.pid) - cpu
-            began = time.monotonic()
-            assert server.pid is not None
-            os.kill(server.pid, signal.SIGTERM)
-            server.join(60)
-            stopped = time.monotonic() - began
-            print(f"{streams + UNENDED} streams: {each / 1000:.0f} kB each, idle CPU {idle:.1f} %")
-            print(f"{streams} had the end {took:.2f} s after the first was stored; server CPU {cpu:.2f} s")
-            print(f"with {UNENDED} streams open the server ended {stopped:.2f} s after SIGTERM")
-        finally:
-            for process in (clients, server):
-                if process.pid is not None:
-                    process.kill()
+    port = free_port()
+    ours, theirs = context.Pipe()
+    server = context.Process(target=serve, args=(url, port, streams), daemon=True)
+    clients = context.Process(target=follow, args=(port, streams, theirs), daemon=True)
+    server.start()
+    try:
+        wait_for_port(port)
+        before = resident(server.pid)
+        clients.start()
+        ours.recv()  # all have their first event
+        grown = resident(server.pid) - before
+        began, cpu = time.monotonic(), cpu_of(server.pid)
+        time.sleep(IDLE_SECONDS)
+        idle = (cpu_of(server.pid) - cpu) / (time.monotonic() - began)
+        began, cpu = time.monotonic(), cpu_of(server.pid)
+        asyncio.run(end_all(url, streams))
+        ours.recv()  # all have the last one
+        took, cpu = time.monotonic() - began, cpu_of(server.pid) - cpu
+        return {
+            "wall_s": took,
+            "cpu_each_us": cpu / streams * 1e6,
+            "kb_each": grown / (streams + UNENDED) / 1000,
+            "idle_cpu_percent": idle * 100,
+            "stopped_s": stop(server),
+        }
+    finally:
+        for process in (clients, server):
+            if process.pid is not None:
+                process.kill()
+
+
+def stop(server: SpawnProcess) -> float:
+    """Seconds from SIGTERM until it has ended."""
+    began = time.monotonic()
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGTERM)
+    server.join(60)
+    return time.monotonic() - began
 
 
 def serve(url: str, port: int, streams: int) -> None:

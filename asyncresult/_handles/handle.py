@@ -17,14 +17,14 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
-from .._checks import LOOK_ONCE_TIMEOUT
+from .._checks import LOOK_ONCE_TIMEOUT, check_task_id
 from .._storage.store import Store, engine_of
 from ..errors import AsyncResultError
 from ..meta import TaskMeta, same_record
 from ..promise import AwaitedPromise, Promise
-from ..states import PENDING, PROPAGATE_STATES, READY_STATES, SUCCESS
+from ..states import PROPAGATE_STATES, READY_STATES, SUCCESS
 from .base import Node, ResultBase, T_co, members_in
-from .known import Known, Reason, fresh, has_failed, is_ready, needs_cause, saw_failure, set_cause, settled
+from .known import UNKNOWN, Known, Reason, fresh, has_failed, is_ready, needs_cause, saw_failure, set_cause, settled
 
 if TYPE_CHECKING:
     from .._storage.waiters import Waiters
@@ -35,7 +35,6 @@ __all__ = [
     "Observer",
     "ancestors",
     "end_with",
-    "is_of_look",
     "learn",
     "listen",
     "looks_at",
@@ -170,7 +169,14 @@ class Handle(Known[T_co]):
         parent: Node[Any] | None = None,
         type: Any = Any,
     ) -> None:
-        super().__init__(id, backend=backend, parent=parent, type=type)
+        # The rule, without a call (benchmarks: join-stored).
+        self.id = id if isinstance(id, str) and id and id.isprintable() else check_task_id(id)
+        self.parent = parent
+        self.ignored = False
+        self._backend = backend
+        self._type = type
+        self._meta = self._error = None
+        self._cause = self._value = UNKNOWN
         # By id(): a list would have to be searched for each of 10,000 tasks that stop waiting.
         self._callbacks: Callback | dict[int, Callback] | None = None
         self._feeds: dict[int, Observer] | None = None
@@ -324,7 +330,7 @@ class Handle(Known[T_co]):
 
 def needs_read(handle: Handle[Any]) -> bool:
     """Whether the end of the task is not known, and nobody reads the record for this handle."""
-    return handle._table is None and not handle.ignored and not is_ready(handle)
+    return handle._table is None and not handle.ignored and (handle._meta is None or not is_ready(handle))
 
 
 def listen(handle: Handle[Any], callback: Callback, *, read_early: bool = True) -> None:
@@ -509,11 +515,3 @@ def _call_when_explained(handle: Handle[Any], fn: Callable[[], object]) -> None:
         fn()
 
     looks.add_done_callback(looked)
-
-
-def is_of_look(handle: Handle[Any], meta: TaskMeta) -> bool:
-    """Whether those who follow the states are to be given what a look has found: nothing, or again the latest.
-
-    All else they are given by the table, in its turn.
-    """
-    return not meta.ready and (meta is handle._meta or meta.status == PENDING)

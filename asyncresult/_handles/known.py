@@ -6,20 +6,19 @@ the frames it passed through, and what they hold, and these often enough hold th
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from .._checks import check_task_id
 from .._storage.current import current_store
 from .._storage.store import Store
 from ..codec.convert import convert
 from ..errors import AsyncResultError, BackendClosed, BackendError, NotReady, ResultDecodeError, copy_error
 from ..meta import TaskMeta
-from ..states import EXCEPTION_STATES, PROPAGATE_STATES, READY_STATES, SUCCESS
+from ..states import EXCEPTION_STATES, PENDING, PROPAGATE_STATES, READY_STATES, SUCCESS
 from .base import Node, T_co
 
 __all__ = [
+    "UNKNOWN",
     "Known",
     "Reason",
     "bind",
@@ -28,6 +27,7 @@ __all__ = [
     "give_up",
     "has_failed",
     "info_of",
+    "is_of_look",
     "is_ready",
     "is_settled",
     "needs_cause",
@@ -40,7 +40,8 @@ __all__ = [
 Reason: TypeAlias = "AsyncResultError | Known[Any]"
 """Why a wait is over without a record: the error, or the task before this one that failed. See :func:`fresh`."""
 
-_UNKNOWN: Any = object()
+#: In place of what nobody has looked for yet.
+UNKNOWN: Any = object()
 
 
 class Known(Node[T_co]):
@@ -51,23 +52,16 @@ class Known(Node[T_co]):
     #: Whether the record that the handle knows is the last one, whatever its state.
     _is_eager = False
 
-    def __init__(
-        self,
-        id: str | uuid.UUID,
-        *,
-        backend: Store | None = None,
-        parent: Node[Any] | None = None,
-        type: Any = Any,
-    ) -> None:
-        self.id: str = check_task_id(id)
-        self.parent: Node[Any] | None = parent
-        self.ignored: bool = False
-        self._backend = backend
-        self._type = type
-        self._meta: TaskMeta | None = None
-        self._error: Reason | None = None
-        self._cause: Any = _UNKNOWN  # of a failure: see needs_cause()
-        self._value: Any = _UNKNOWN
+    # All set by the one constructor, that of Handle: a call for each class would be a fifth of it (benchmarks: join).
+    id: str
+    parent: Node[Any] | None
+    ignored: bool
+    _backend: Store | None
+    _type: Any
+    _meta: TaskMeta | None
+    _error: Reason | None
+    _cause: Any  # of a failure: see needs_cause()
+    _value: Any
 
     @property
     def task_id(self) -> str:
@@ -148,6 +142,14 @@ def is_ready(handle: Known[Any]) -> bool:
     return meta is not None and (meta.status in READY_STATES or handle._is_eager)
 
 
+def is_of_look(handle: Known[Any], meta: TaskMeta) -> bool:
+    """Whether those who follow the states are to be given what a look has found: nothing, or again the latest.
+
+    All else they are given by the table, in its turn.
+    """
+    return not meta.ready and (meta is handle._meta or meta.status == PENDING)
+
+
 def saw_failure(handle: Known[Any]) -> None:
     """A failure that was seen needs no report: see :meth:`.._jobs.Session.failed`."""
     if handle._backend is not None:
@@ -159,7 +161,7 @@ def needs_cause(handle: Known[Any]) -> bool:
 
     The body of a chord fails so, with a record of its own, and which of the two records comes first is chance.
     """
-    return handle.parent is not None and handle._cause is _UNKNOWN and has_failed(handle) and not handle.ignored
+    return handle.parent is not None and handle._cause is UNKNOWN and has_failed(handle) and not handle.ignored
 
 
 def set_cause(handle: Known[Any], before: Iterable[Known[Any]]) -> None:
@@ -198,13 +200,13 @@ def settled(handle: Known[Any], *, own: bool = False) -> tuple[Any, Exception | 
         meta = handle._meta
         assert meta is not None
         if meta.status != SUCCESS:
-            cause = None if own or handle._cause is _UNKNOWN else handle._cause
+            cause = None if own or handle._cause is UNKNOWN else handle._cause
             # A cause that was forgotten meanwhile explains nothing.
             return None, fresh(cause) if cause is not None and has_failed(cause) else handle._failure(meta)
         if handle._type is Any:
             return meta.result, None
         try:
-            if handle._value is _UNKNOWN:
+            if handle._value is UNKNOWN:
                 handle._value = convert(meta.result, handle._type, task_id=handle.id)
             return handle._value, None
         except ResultDecodeError as error:
@@ -250,4 +252,4 @@ def info_of(handle: Known[Any], meta: TaskMeta) -> Any:
 def forget_record(handle: Known[Any]) -> None:
     """Have the handle know nothing."""
     handle._meta = handle._error = None
-    handle._cause = handle._value = _UNKNOWN
+    handle._cause = handle._value = UNKNOWN

@@ -13,9 +13,9 @@ from ..errors import AsyncResultError, BackendUnavailable, copy_error
 from ..meta import TaskMeta
 from .base import ResultBase, handles_in
 from .feeds import Feed, Stream, deadline_of_look, is_over
-from .handle import is_of_look, observe, read_record, unobserve
+from .handle import observe, read_record, unobserve
 from .joins import LOOKS_AT_ONCE, Group, Handle, Many, groups_of, look_once, over, timed_out
-from .known import Reason, is_ready
+from .known import Reason, is_of_look, is_ready
 from .result import AsyncResult
 from .updates import same_state
 from .waiting import raise_reason

@@ -17,9 +17,10 @@ from .._storage.keys import HISTORY
 from .._storage.store import engine_of
 from ..errors import AsyncResultError, BackendUnavailable, ResultTimeout, copy_error
 from ..meta import TaskMeta, same_record
+from ..states import READY_STATES
 from .feeds import Feed, Stream, deadline_of_look, is_over
-from .handle import Handle, is_of_look, listen, observe, read_record, unlisten, unobserve
-from .known import Reason, is_ready
+from .handle import Handle, listen, observe, read_record, unlisten, unobserve
+from .known import Reason, is_of_look, is_ready
 from .waiting import raise_reason
 
 __all__ = ["Updates", "same_state"]
@@ -132,6 +133,9 @@ class Updates(Stream[TaskMeta]):
             if feed.reason is not None:
                 self._end()
                 raise_reason(feed.reason)
+            if self._deadline is None and not self._may_fall_silent():  # the rule (benchmarks: updates)
+                await feed.wait(None)
+                continue
             now = loop.time()
             if self._deadline is not None and now >= self._deadline:
                 if is_ready(self._handle) and self._handle.snapshot is not None:
@@ -143,6 +147,10 @@ class Updates(Stream[TaskMeta]):
                 due = self._deadline
             await feed.wait(due)
         raise StopAsyncIteration
+
+    def _may_fall_silent(self) -> bool:
+        """Whether the worker has promised heartbeats."""
+        return self._last is not None and self._last.heartbeat is not None
 
     def _due(self, now: float) -> float | None:
         """When to stop waiting: at the deadline, or when the worker has missed its heartbeats."""
@@ -181,14 +189,12 @@ class Updates(Stream[TaskMeta]):
     def _is_news(self, meta: TaskMeta) -> bool:
         """Whether more has changed than the time of the last heartbeat; or that came too late."""
         last, self._last = self._last, meta
-        if last is None or not same_state(meta, last):
-            self._reported_stale = meta.stale
-            return True
-        reported, self._reported_stale = self._reported_stale, meta.stale
-        return meta.stale and not reported
+        reported, self._reported_stale = self._reported_stale, meta.heartbeat is not None and meta.stale
+        return last is None or not same_state(meta, last) or (self._reported_stale and not reported)
 
     def _hand_out(self, meta: TaskMeta) -> TaskMeta:
-        if meta.ready or (meta is self._handle.snapshot and is_ready(self._handle)):  # an eager one may end in RETRY
+        # An eager one may end in RETRY.
+        if meta.status in READY_STATES or (self._handle._is_eager and meta is self._handle.snapshot):
             self._end()
         elif self._only_looks:
             self._deadline = asyncio.get_running_loop().time()
@@ -224,7 +230,11 @@ def _looked(stream: weakref.ref[Updates], feed: Feed[TaskMeta], look: asyncio.Fu
 
 def same_state(meta: TaskMeta, other: TaskMeta) -> bool:
     """Whether two records say the same, but for the time of the last heartbeat."""
-    return meta is other or same_record(meta, msgspec.structs.replace(other, heartbeat=meta.heartbeat))
+    if meta.status != other.status:
+        return False
+    if meta.heartbeat is not other.heartbeat:
+        other = msgspec.structs.replace(other, heartbeat=meta.heartbeat)
+    return same_record(meta, other)
 
 
 def _is_ready(meta: TaskMeta) -> bool:

@@ -315,7 +315,8 @@ class Pump:
                 self._round.append(job)
                 continue
             self._hand_over(job, own)
-            size += sum(map(_size, own))
+            # Behind the last there is a pause in any case (benchmarks: fetch).
+            size += sum(map(_size, own)) if self._round else 0
             if size > BYTES_PER_SLICE:
                 size = 0
                 await asyncio.sleep(0)

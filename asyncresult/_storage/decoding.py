@@ -15,7 +15,7 @@ import asyncio
 import functools
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ..codec.codec import Codec
@@ -35,10 +35,12 @@ class Decoder:
         at_once: Gives the record of a task, or None for one that the loop has no time for, which is for :meth:`later`.
             Raises ResultDecodeError. It is the codec's own method: a call more for each of 10,000 results is
             measurable (benchmarks: join, join-stored). Where that does not matter: :meth:`then`, :meth:`whole`.
+        many_at_once: Gives the records of some tasks, or None unless all of them are ordinary ones.
     """
 
     def __init__(self, codec: Codec, loop: asyncio.AbstractEventLoop) -> None:
         self.at_once: Callable[[str, bytes], TaskMeta | None] = codec.decode_small
+        self.many_at_once: Callable[[Sequence[str], Sequence[bytes | None]], list[TaskMeta] | None] = codec.decode_many
         self._codec = codec
         self._loop = loop
         self._thread = DecodingThread(loop)

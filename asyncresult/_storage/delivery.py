@@ -184,8 +184,12 @@ class Delivery(Rounds):
                 self._hand_on_to_all(entry, meta)
 
     def _hand_on_to_all(self, entry: Entry, meta: TaskMeta) -> None:
-        for listener in entry.all():
-            self._hand_on(listener, meta)
+        listeners = entry.listeners
+        if listeners is None or isinstance(listeners, dict):
+            for listener in entry.all():
+                self._hand_on(listener, meta)
+        else:  # one is the rule: no list for it (benchmarks: updates)
+            self._hand_on(listeners, meta)
 
     def _queue(self, progress: Progress, payload: bytes, read: Read | None) -> None:
         """Have a record wait behind the large one that is being decoded."""

