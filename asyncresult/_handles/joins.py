@@ -21,6 +21,7 @@ from typing import Any
 from .._checks import LOOK_ONCE_TIMEOUT
 from .._storage.decoding import Decoder
 from .._storage.engine import Engine
+from .._storage.keys import task_keys
 from .._storage.reading import DECODED_AT_ONCE
 from .._storage.rounds import READ_CHUNK
 from .._storage.store import Store, engine_of
@@ -199,7 +200,7 @@ class Many:
         """Read a chunk of the handles from ``start`` on, and see what to do about the others."""
         chunk, others = handles[start : start + READ_CHUNK], start + READ_CHUNK
         engine = engine_of(backend)
-        answer = engine.read_many(backend.task_keys([handle.id for handle in chunk]))
+        answer = engine.read_many(task_keys(backend, [handle.id for handle in chunk]))
         timer = engine.loop.call_later(OVERDUE, answer.cancel)
 
         def answered(_: object) -> None:

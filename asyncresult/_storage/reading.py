@@ -10,7 +10,7 @@ from ..codec.codec import LARGE_PAYLOAD_BYTES
 from ..meta import TaskMeta
 from ..states import PENDING
 from .engine import Engine
-from .keys import Keys
+from .keys import Keys, task_keys
 from .rounds import READ_CHUNK
 
 __all__ = ["DECODED_AT_ONCE", "read_records"]
@@ -30,7 +30,7 @@ async def read_records(keys: Keys, engine: Engine, ids: Sequence[str]) -> list[T
         while chunks or reads:
             while chunks and len(reads) < READS_UNDER_WAY:
                 chunk = chunks.popleft()
-                reads.append((chunk, engine.read_many(keys.task_keys(chunk))))
+                reads.append((chunk, engine.read_many(task_keys(keys, chunk))))
             chunk, read = reads[0]
             payloads = await read
             reads.popleft()
