@@ -170,9 +170,9 @@ class Handle(Known[T_co]):
         type: Any = Any,
     ) -> None:
         # The rule, without a call (benchmarks: join-stored).
-        self.id = id if isinstance(id, str) and id and id.isprintable() else check_task_id(id)
-        self.parent = parent
-        self.ignored = False
+        self.id: str = id if isinstance(id, str) and id and id.isprintable() else check_task_id(id)
+        self.parent: Node[Any] | None = parent
+        self.ignored: bool = False
         self._backend = backend
         self._type = type
         self._meta = self._error = None

@@ -5,16 +5,16 @@ When it may be taken: :mod:`.codec`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from ..meta import TaskMeta
-from .json import SLOW_NUMBERS_BYTES, escapes_ascii
+from .json import SLOW_NUMBERS_BYTES, Bytes, escapes_ascii
 
 __all__ = ["MANY_BYTES", "decode_many", "fast_decode"]
 
-fast_decode = msgspec.json.Decoder(TaskMeta).decode
+fast_decode: Callable[[Bytes], TaskMeta] = msgspec.json.Decoder(TaskMeta).decode
 #: Bytes of records that are decoded in one go, less than these: one to two milliseconds.
 MANY_BYTES = 256 * 1024
 
