@@ -146,7 +146,7 @@ def _check_reach(backend: Backend) -> None:
     address = str(backend)
     if address.startswith("rpc://"):
         raise CommandError(
-            "results by rpc:// reach only the process that sent the task: read them there, or let the app"
+            "results by rpc:// come to the process that sent the task only: read them there, or let the app"
             " store them (result_backend = 'redis://…')"
         )
     if address.startswith(("memory://", "cache+memory://")):

@@ -93,7 +93,7 @@ def test_a_key_that_holds_something_else(redis_server: RedisServer, url: str) ->
     redis_server.cli("LPUSH", "celery-task-meta-list", "x")
     outcome = in_process("get", "list", "--url", url)
     assert outcome.status == 6
-    assert "not a record of a task" in outcome.err
+    assert "not the record of a task" in outcome.err
 
 
 @pytest.mark.parametrize("words", ["ls", "get ok", "info ok", "tree ok", "watch ok", "stats", "get ok --raw"])
