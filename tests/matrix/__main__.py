@@ -59,6 +59,7 @@ PARTS = {
         "tests/integrations/test_celery_results.py",
         "tests/integrations/test_celery_sending.py",
         "tests/integrations/test_celery_tasks.py",
+        "tests/integrations/test_celery_templates.py",
     ],
     "rpc": ["tests/integrations/test_celery_replies.py", "tests/integrations/test_celery_rpc.py"],
 }
