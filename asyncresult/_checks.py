@@ -110,7 +110,7 @@ def check_lifetime(name: str, seconds: float | None) -> None:
 def check_count(name: str, number: object, *, least: int = 1) -> None:
     """Raise ValueError unless ``number`` is a whole number from ``least``: NaN and infinity count nothing."""
     if not isinstance(number, int) or isinstance(number, bool) or number < least:
-        raise ValueError(f"{name} must be a whole number from {least}, not {_short(number)}")
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {_short(number)}")
 
 
 def _short(value: object) -> str:

@@ -141,7 +141,7 @@ async def test_wait_counts_tasks(backend: Backend) -> None:
     assert len(done) + len(pending) == 2
     done, _ = await wait([first, first], count=5, timeout=5)
     assert len(done) == 1
-    with pytest.raises(ValueError, match="whole number from 0"):
+    with pytest.raises(ValueError, match="whole number of at least 0"):
         await wait([first], count=-1)
 
 

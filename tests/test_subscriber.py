@@ -8,6 +8,7 @@ import random
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, cast
 
 import hiredis
@@ -509,8 +510,8 @@ class Table(Waiters):
 
     def __init__(self, world: World) -> None:
         self.asked: list[bytes] = []
-        source = cast("Any", self)
-        super().__init__(source, cast("Any", None), loop=asyncio.get_running_loop(), safety_interval=1e6)
+        source, decoder = cast("Any", self), cast("Any", SimpleNamespace(at_once=None))
+        super().__init__(source, decoder, loop=asyncio.get_running_loop(), safety_interval=1e6)
         self.subscribe, self.unsubscribe = world.subscriber.subscribe, world.subscriber.unsubscribe
         self.wake = world.subscriber.wake
 

@@ -237,6 +237,8 @@ class Pump:
             if replies.written:
                 self._fail_those_sent_once(describe(error))
             return self._unanswered(error)
+        finally:
+            replies.complete = None  # the connection keeps them: it would keep a backend that is dropped
         self._answered(replies)
         passing = next(filter(self._will_pass, replies), None)
         await self._hand_out(replies)

@@ -79,7 +79,7 @@ def parse_sentinel(url: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], 
         raise ValueError("a sentinel URL needs ?service=<name>: what the sentinels call the primary")
     others = values.pop("min_other_sentinels", 0)
     if not isinstance(others, int) or others < 0:
-        raise ValueError(f"min_other_sentinels must be a whole number from 0, not {others!r}")
+        raise ValueError(f"min_other_sentinels must be a whole number of at least 0, not {others!r}")
     tls = parts.scheme == "sentinels"
     # The sentinels share the options of the data servers, but not their users.
     own: dict[str, Any] = {name: value for name, value in values.items() if name.startswith(("ssl_", "socket_"))}

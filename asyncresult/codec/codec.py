@@ -389,7 +389,7 @@ class Codec:
             done = "null" if date_done is None else quoted(date_done)
             try:
                 return (
-                    f'{{"status": {quoted(status)}, "result": {encode(result)}, "traceback": null, "children": [],'
+                    f'{{"status": {quoted(status)}, "result": {encode(result)}, "traceback": null, "children": null,'
                     f' "date_done": {done}, "task_id": {quoted(task_id)}}}'
                 ).encode()
             except Exception:

@@ -131,6 +131,13 @@ def test_the_fast_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert PLAIN.decode(ID, extended).queue == "q"
 
 
+@pytest.mark.parametrize("result", [None, {"a": [1.5, 'é"\\']}, date(2024, 1, 2), b"\xff", float("nan")], ids=repr)
+@pytest.mark.parametrize("date_done", [None, "2024-01-02T00:00:00+00:00"])
+def test_the_short_way_of_writing_writes_the_same(result: object, date_done: str | None) -> None:
+    meta = TaskMeta(task_id=ID, status="SUCCESS", result=result, _date_done=date_done)
+    assert PLAIN.encode_plain(ID, "SUCCESS", result, date_done) == PLAIN.encode(meta)
+
+
 @pytest.mark.parametrize("key", ["__type__", r"\u005f_type__", r"__t\u0079pe__", r"__typ\u0065\u005F_"])
 def test_a_tag_is_one_however_it_is_spelled(key: str) -> None:
     payload = record(result="?").replace(b'"?"', b'{"%s": "date", "__value__": "2024-01-02"}' % key.encode())

@@ -1,6 +1,6 @@
 """Messages that differ from one that kombu has made only in the id, the arguments and the delivery tag.
 
-Celery and kombu take most of a millisecond's third for each message, and nearly all of it to find out again what they
+Celery and kombu take a third of a millisecond for each message, and nearly all of it to find out again what they
 found for the last: routes, options, headers, properties, the queue. So a task that is sent again with the same options
 gets the last message's text, with the new values in their places::
 
