@@ -192,7 +192,8 @@ class _Replies(asyncio.BufferedProtocol):
         self._heartbeat = heartbeat
         self._patience = patience
         self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray(BUFFER_BYTES)
+        # A view: asyncio slices it for TLS, and a slice of a bytearray would be a copy.
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=error_reply, notEnoughData=_NOT_YET)
         # The exchange under way: where its replies go, how many are missing, and who waits for them.
         self._replies: list[Any] = []
@@ -243,7 +244,7 @@ class _Replies(asyncio.BufferedProtocol):
         opened.add(self, self._transport)
         self._watch_at(self._loop.time() + self._heartbeat)
 
-    def get_buffer(self, sizehint: int) -> bytearray:
+    def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import uuid
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -51,6 +52,16 @@ async def assert_works(backend: Backend, server: RedisServer) -> None:
 async def test_a_certificate_that_the_authority_signed(tls_server: RedisServer, required: dict[str, Any]) -> None:
     async with asyncresult.connect(tls_server.url(2, **required)) as backend:
         await assert_works(backend, tls_server)
+
+
+async def test_a_reply_of_many_tls_records(
+    tls_server: RedisServer, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = [str(uuid.uuid4()) for _ in range(100)]
+    async with asyncresult.connect(tls_server.url(ssl_ca_certs=str(certificates.ca_cert))) as backend:
+        await backend.store_many((id, id * 200) for id in ids)  # 7 kB each: a TLS record holds 16
+        assert [meta.result for meta in await backend.get_many(ids)] == [id * 200 for id in ids]
+    assert caplog.text == "", "it was not read a second time, over another connection"
 
 
 async def test_options_as_objects(tls_server: RedisServer, certificates: Certificates) -> None:
