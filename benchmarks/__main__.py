@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--redraw", action="store_true", help="table and charts of the latest results, anew")
     arguments = parser.parse_args()
     if arguments.redraw:
-        path = max(RESULTS.glob("*.json"))
+        path = max(RESULTS.glob("[0-9]*.json"))
         publish(json.loads(path.read_text(encoding="utf-8")), path)
         return 0
     scenarios, contenders = chosen(arguments.only, quick=arguments.quick)
