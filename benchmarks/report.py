@@ -116,13 +116,9 @@ def _targets() -> Iterator[Target]:
         peers = tuple((scenario, peer, "per_s") for peer in ("celery", *PEERS))
         return AheadOfAll(text, (scenario, contender, "per_s"), None, 1, at_least=True, peers=peers)
 
-    yield Target(
-        "storing 1,000 with store_many, rate of raw",
-        ours("store-many-1000", "per_s"),
-        of("raw", "store-many-1000", "per_s"),
-        0.6,
-        at_least=True,
-    )
+    for text, name in (("with store_many", "store-many-1000"), ("at a time", "store-1000")):
+        stored, raw = ours(name, "per_s"), of("raw", name, "per_s")
+        yield Target(f"storing 1,000 {text}, rate of raw", stored, raw, 0.6, at_least=True)
     yield ahead("storing one by one, of the fastest peer", "asyncresult", "store-each")
     yield ahead("storing 1,000 with asyncresult.sync's store_many, of the fastest peer", "sync", "store-many-1000")
     yield ahead("storing one by one with asyncresult.sync, of the fastest peer", "sync", "store-each")
@@ -140,13 +136,6 @@ def _targets() -> Iterator[Target]:
         ours("million", "cpu_each_us"),
         ours("join-10000", "cpu_each_us"),
         1.25,
-    )
-    yield Target(
-        "storing 1,000 at a time, rate of raw",
-        ours("store-1000", "per_s"),
-        of("raw", "store-1000", "per_s"),
-        0.6,
-        at_least=True,
     )
     yield Target(
         "storing one by one, faster than Celery, times",
