@@ -48,11 +48,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_Loops(str(loop)))
 
 
-#: What a quick run leaves out: folders whose tests are about servers, programs and faults, and files of long walks.
-_NOT_QUICK_FOLDERS = {"backends", "cli", "codec", "faults", "integrations", "tools", "web"}
+#: What a quick run does not even collect: folders whose tests are about servers, programs and faults, and files of
+#: long walks, whole programs and type checkers.
+_NOT_QUICK_FOLDERS = {"backends", "cli", "codec", "faults", "integrations", "packaging", "tools", "web"}
 _NOT_QUICK_FILES = {
+    "test_celery_conformance.py",
     "test_costs.py",
     "test_docs.py",
+    "test_docs_types.py",
+    "test_examples.py",
     "test_executor_processes.py",
     "test_exports.py",
     "test_graph.py",
@@ -61,6 +65,7 @@ _NOT_QUICK_FILES = {
     "test_private_names.py",
     "test_processes.py",
     "test_promise_model.py",
+    "test_pytest_plugin.py",
     "test_sets_model.py",
     "test_celery.py",
     "test_waiters.py",
@@ -68,17 +73,24 @@ _NOT_QUICK_FILES = {
 }
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("--quick"):
+        return None
+    left_out = _NOT_QUICK_FOLDERS if collection_path.is_dir() else _NOT_QUICK_FILES
+    return collection_path.name in left_out or None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--quick"):
-        left_out = [item for item in items if not _is_quick(item)]
+        left_out = [item for item in items if _wants_a_server(item)]
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if _is_quick(item)]
+        items[:] = [item for item in items if not _wants_a_server(item)]
 
 
-def _is_quick(item: pytest.Item) -> bool:
-    folders = item.path.relative_to(Path(__file__).parent).parts[:-1]
-    asks_for_a_server = any("server" in name or "redis" in name for name in getattr(item, "fixturenames", ()))
-    return not (asks_for_a_server or _NOT_QUICK_FOLDERS & set(folders) or item.path.name in _NOT_QUICK_FILES)
+def _wants_a_server(item: pytest.Item) -> bool:
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    names = [*getattr(item, "fixturenames", ()), *(value for value in parameters.values() if isinstance(value, str))]
+    return any("server" in name or "redis" in name for name in names)
 
 
 class _Loops:
