@@ -28,7 +28,7 @@ from typing import Any
 
 from tests.backends.stores import DJANGO_BACKEND, app_storing_in, configure_django
 from tests.tools.databases import PostgresServer
-from tests.tools.servers import ServerMissing
+from tests.tools.processes import ServerMissing
 
 RESULTS = Path(__file__).parent / "results"
 

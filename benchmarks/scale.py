@@ -16,7 +16,8 @@ import asyncresult
 from asyncresult import Backend
 from asyncresult._storage.store import engine_of
 from tests.backends.waiting import until
-from tests.tools.servers import Cluster, RedisServer
+from tests.tools.servers import RedisServer
+from tests.tools.topologies import Cluster
 
 WAITS = 20_000
 PROCESSES = 1_000

@@ -73,7 +73,8 @@ def main() -> None:
 def run(repeat: int) -> Rows:
     """Each contender's measurements, by ``contender way``, in order."""
     from tests.integrations.rabbitmq import RabbitMQ
-    from tests.tools.servers import RedisServer, ServerMissing
+    from tests.tools.processes import ServerMissing
+    from tests.tools.servers import RedisServer
 
     rows: Rows = {}
     with RedisServer() as server, ExitStack() as stack:

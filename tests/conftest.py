@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 import hypothesis
 import pytest
 
-from tests.tools import servers
+from tests.tools.certificates import Certificates
+from tests.tools.certificates import certificates as make_certificates
+from tests.tools.processes import ServerMissing
 from tests.tools.proxy import FaultProxy
-from tests.tools.servers import Certificates, Flavour, RedisServer, ServerMissing
+from tests.tools.servers import Flavour, RedisServer
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -168,7 +170,7 @@ async def proxy(redis_server: RedisServer) -> AsyncGenerator[FaultProxy]:
 @pytest.fixture(scope="session")
 def certificates() -> Certificates:
     """An authority, a server's and a client's certificate."""
-    return servers.certificates()
+    return make_certificates()
 
 
 @pytest.fixture(scope="session")

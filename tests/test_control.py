@@ -314,7 +314,7 @@ class TestNonsense:
 
 
 async def test_keys_beside_a_record_are_on_its_node(backend: Backend) -> None:
-    from tests.tools.servers import slot_of
+    from tests.tools.topologies import slot_of
 
     for id in ("a", "a{b}c", "{a}", "ü"):
         assert slot_of(backend.key_beside(id, "revoke")) == slot_of(backend.task_key(id))

@@ -19,7 +19,7 @@ from asyncresult._storage import memory
 from asyncresult.integrations.celery import receiver
 from asyncresult.integrations.celery.config import make_backend as celery_backend
 from tests.tools.databases import PostgresServer, memcached, mongodb
-from tests.tools.servers import Cluster, Sentinels
+from tests.tools.topologies import Cluster, Sentinels
 
 from . import stores
 from .replied import ReplyingApp, ReplyingBackend

@@ -14,7 +14,8 @@ from redis.credentials import CredentialProvider, StreamingCredentialProvider
 
 import asyncresult
 from asyncresult import BackendPermissionError, BackendUnavailable
-from tests.tools.servers import Cluster, Flavour, RedisServer, Sentinels, slot_of
+from tests.tools.servers import Flavour, RedisServer
+from tests.tools.topologies import Cluster, Sentinels, slot_of
 
 from .stock import stock_store
 from .waiting import until, waits_for

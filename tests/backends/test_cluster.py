@@ -16,9 +16,11 @@ from asyncresult._redis.address import Address
 from asyncresult._redis.urls import parse_cluster
 from asyncresult._redis.wire import Dropped, Refused, Wire, slot_of
 from asyncresult._storage.store import engine_of
-from tests.tools import servers
+from tests.tools import topologies
+from tests.tools.certificates import Certificates
 from tests.tools.proxy import FaultProxy
-from tests.tools.servers import Certificates, Cluster, RedisServer
+from tests.tools.servers import RedisServer, free_port
+from tests.tools.topologies import Cluster
 
 from .stock import new_ids, stock_store
 from .waiting import until, waits_for
@@ -101,7 +103,7 @@ def test_mistakes_are_named_and_hold_no_secret(url: str, message: str) -> None:
 
 @pytest.mark.parametrize("key", ["plain", "{user}:1", "a{b}c{d}", "{}empty", "open{", "{a{b}"])
 def test_slots_are_those_of_the_specification(key: str) -> None:
-    assert slot_of(key.encode()) == servers.slot_of(key)
+    assert slot_of(key.encode()) == topologies.slot_of(key)
     assert slot_of(b"123456789") == 0x31C3  # the specification's example
 
 
@@ -193,7 +195,7 @@ async def test_a_server_that_is_no_cluster_says_so_at_once(redis_server: RedisSe
 
 @topology
 async def test_nobody_there_is_an_outage(redis_server: RedisServer) -> None:
-    url = f"redis+cluster://127.0.0.1:{servers.free_port()}"
+    url = f"redis+cluster://127.0.0.1:{free_port()}"
     async with asyncresult.connect(url, retry=0.2) as backend:
         waiting = asyncio.ensure_future(backend.result("x").get())
         with pytest.raises(BackendUnavailable):

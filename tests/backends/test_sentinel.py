@@ -16,7 +16,8 @@ from asyncresult._redis.address import Address
 from asyncresult._redis.sentinel import Sentinel
 from asyncresult._redis.urls import parse_sentinel
 from asyncresult._storage.store import engine_of
-from tests.tools.servers import Certificates, Sentinels
+from tests.tools.certificates import Certificates
+from tests.tools.topologies import Sentinels
 
 from .stock import new_ids, stock_store
 from .waiting import until, waits_for

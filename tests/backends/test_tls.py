@@ -14,8 +14,9 @@ import pytest
 import asyncresult
 from asyncresult import Backend, BackendUnavailable
 from asyncresult._redis.urls import parse
-from tests.tools import servers
-from tests.tools.servers import Certificates, Flavour, RedisServer
+from tests.tools.certificates import Certificates
+from tests.tools.certificates import certificates as make_certificates
+from tests.tools.servers import Flavour, RedisServer
 
 from .stock import new_ids, stock_store
 from .waiting import waits_for
@@ -84,7 +85,7 @@ async def test_verification_is_switched_off_by_name_only(tls_server: RedisServer
 
 
 async def test_another_authority_does_not_convince(tls_server: RedisServer) -> None:
-    strangers = servers.certificates()
+    strangers = make_certificates()
     async with asyncresult.connect(tls_server.url(ssl_ca_certs=str(strangers.ca_cert)), retry=0.1) as backend:
         with pytest.raises(BackendUnavailable, match=r"certificate|authority"):
             await backend.result("x").get(timeout=20)

@@ -9,7 +9,8 @@ import pytest
 
 from tests.tools.command_line import in_process
 from tests.tools.processes import wait_until
-from tests.tools.servers import Cluster, RedisServer, Sentinels, slot_of
+from tests.tools.servers import RedisServer
+from tests.tools.topologies import Cluster, Sentinels, slot_of
 
 from .test_doctor import findings
 

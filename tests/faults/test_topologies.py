@@ -17,7 +17,8 @@ import asyncresult
 from asyncresult import Backend, BackendUnavailable
 from tests.backends.stock import new_ids
 from tests.backends.waiting import until, waits_for
-from tests.tools.servers import Cluster, RedisServer, Sentinels
+from tests.tools.servers import RedisServer
+from tests.tools.topologies import Cluster, Sentinels
 
 pytestmark = pytest.mark.topology
 

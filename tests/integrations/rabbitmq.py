@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tests.tools.processes import Child, private_directory, wait_until
-from tests.tools.servers import HOST, ServerMissing, free_port
+from tests.tools.processes import Child, ServerMissing, private_directory, wait_until
+from tests.tools.servers import HOST, free_port
 
 __all__ = ["RabbitMQ"]
 

@@ -20,7 +20,9 @@ from asyncresult._redis.driver import RedisDriver
 from asyncresult._redis.sentinel import SentinelDriver
 from asyncresult.integrations.celery import CeleryController, connect
 from tests.integrations.celery_project import client
-from tests.tools.servers import Certificates, RedisServer, Sentinels
+from tests.tools.certificates import Certificates
+from tests.tools.servers import RedisServer
+from tests.tools.topologies import Sentinels
 
 
 class Provider(redis.CredentialProvider):

@@ -24,10 +24,11 @@ from asyncresult.integrations.celery.rpc import RpcBackend
 from tests.integrations.celery_project import client
 from tests.integrations.rabbitmq import RabbitMQ
 from tests.tools.celery_worker import CeleryWorker
+from tests.tools.certificates import Certificates
+from tests.tools.certificates import certificates as make_certificates
 from tests.tools.processes import wait_until
 from tests.tools.proxy import FaultProxy
-from tests.tools.servers import HOST, Certificates, free_port
-from tests.tools.servers import certificates as make_certificates
+from tests.tools.servers import HOST, free_port
 
 pytestmark = [pytest.mark.celery, pytest.mark.rabbitmq]
 

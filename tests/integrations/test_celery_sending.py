@@ -23,8 +23,10 @@ from redis import Redis
 import asyncresult
 from asyncresult.integrations.celery import SendUnconfirmed, asend_task, send_many
 from asyncresult.integrations.celery.publisher import BATCH, publisher_of
+from tests.tools.certificates import Certificates
 from tests.tools.proxy import FaultProxy
-from tests.tools.servers import Certificates, RedisServer, Sentinels
+from tests.tools.servers import RedisServer
+from tests.tools.topologies import Sentinels
 
 pytestmark = pytest.mark.celery
 

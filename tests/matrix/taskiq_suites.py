@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.tools.servers import Cluster, RedisServer, Sentinels
+from tests.tools.servers import RedisServer
+from tests.tools.topologies import Cluster, Sentinels
 
 #: The newest tag; the tests of the result backend are the same in 1.2.4.
 ARCHIVE = "https://github.com/taskiq-python/taskiq-redis/archive/refs/tags/1.2.2.tar.gz"

@@ -32,7 +32,11 @@ _FAST: Tests = tuple(f"tests/test_{name}.py" for name in ("endings", "feeds", "j
 _WALK: Tests = ("tests/test_waiters.py",)
 _WIRE: Tests = ("tests/test_wire.py",)
 # The memory backend starts at once; what is common to all is the same with it.
-_CONTRACT: Tests = ("-k", "memory", "tests/backends/test_contract.py", "tests/backends/test_contract_sets.py")
+_CONTRACT: Tests = (
+    "-k",
+    "memory",
+    *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/backends/test_contract*.py"))),
+)
 _WEB: Tests = ("tests/web/test_streams.py", "tests/web/test_status.py", "tests/web/test_health.py")
 #: Module, and the tests that are to notice, run after run, the quick ones first.
 MODULES = {

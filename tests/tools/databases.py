@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from .processes import Child, private_directory, wait_until
-from .servers import ServerMissing, free_port
+from .processes import Child, ServerMissing, private_directory, wait_until
+from .servers import free_port
 
 __all__ = ["PostgresServer", "memcached", "mongodb"]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import IO, TypeVar
 
-__all__ = ["Child", "private_directory", "wait_until"]
+__all__ = ["Child", "ServerMissing", "private_directory", "wait_until"]
 
 _GUARDIAN = """
 import os, shutil, signal, sys
@@ -46,6 +46,10 @@ _owner = os.getpid()  # a forked child of the tests inherits the lists below, bu
 _children: set[Child] = set()
 _directories: set[Path] = set()
 _guardian: IO[bytes] | None = None
+
+
+class ServerMissing(RuntimeError):
+    """This machine has no program for what was asked; the text says which. A reason to skip."""
 
 
 def _tell_guardian(line: str) -> None:

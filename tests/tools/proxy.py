@@ -25,109 +25,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeVar
 
-import hiredis
-
+from .frames import Frames, Match, Request, channel_of
 from .servers import HOST, RedisServer, free_port
+from .switches import (
+    Before,
+    BlackHole,
+    CutAfter,
+    Delay,
+    Direction,
+    DropMessages,
+    Ending,
+    Fault,
+    ForRequests,
+    Refuse,
+    ReplyError,
+    Throttle,
+)
 
 __all__ = ["Fault", "FaultProxy", "Frames", "Link", "Match", "Request", "Stats", "subscribing"]
 
 T = TypeVar("T")
-Direction = Literal["up", "down", "both"]
-"""up: from the client to the server; down: from the server to the client."""
-Ending = Literal["rst", "fin"]
-
-
-class Frames:
-    """Cuts a stream of RESP 2 or RESP 3 into whole top-level frames, however it is cut when it arrives."""
-
-    def __init__(self) -> None:
-        self._stream = bytearray()
-        self._position = 0  # everything before it is understood
-        self._missing = 1  # elements until the frame is whole
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The frames that became whole with ``data``.
-
-        Raises:
-            ValueError: This is not RESP.
-        """
-        stream, position, missing, start = self._stream, self._position, self._missing, 0
-        stream += data
-        frames: list[bytes] = []
-        while (end := stream.find(b"\r\n", position)) >= 0:
-            kind = stream[position]
-            after = end + 2
-            if kind in b"$!=":
-                length = int(stream[position + 1 : end])
-                if length >= 0:
-                    after += length + 2
-                    if after > len(stream):
-                        break
-                missing -= 1
-            elif kind in b"*~>":
-                missing += max(int(stream[position + 1 : end]), 0) - 1
-            elif kind in b"%|":
-                # An attribute ("|") comes before the element that it describes, and counts for none.
-                missing += 2 * int(stream[position + 1 : end]) - (kind == ord("%"))
-            else:
-                missing -= 1
-            position = after
-            if not missing:
-                frames.append(bytes(stream[start:position]))
-                start, missing = position, 1
-        del stream[:start]
-        self._position, self._missing = position - start, missing
-        return frames
-
-
-@dataclass(frozen=True)
-class Request:
-    """A command as a client sent it."""
-
-    name: str
-    """In capitals."""
-    args: tuple[bytes, ...]
-    raw: bytes
-    link: Link = field(repr=False)
-
-    @classmethod
-    def parse(cls, raw: bytes, link: Link) -> Self:
-        if raw[:1] == b"*":
-            reader = hiredis.Reader()
-            reader.feed(raw)
-            words = reader.gets() or [b""]
-        else:
-            words = raw.split() or [b""]  # the inline form
-        return cls(words[0].decode(errors="replace").upper(), tuple(words[1:]), raw, link)
-
-
-Match = str | Callable[[Request], bool] | None
-"""Which commands: the name of one, several names with blanks between, a predicate, or None for all."""
-
-
-def _matcher(match: Match) -> Callable[[Request], bool]:
-    if match is None:
-        return lambda request: True
-    if isinstance(match, str):
-        names = frozenset(match.upper().split())
-        return lambda request: request.name in names
-    return match
-
-
-def _channel_of(frame: bytes) -> bytes | None:
-    """The channel, if the frame is a message of a subscription."""
-    if frame.startswith(
-        (b">3\r\n$7\r\nmessage", b"*3\r\n$7\r\nmessage", b">3\r\n$8\r\nsmessage", b"*3\r\n$8\r\nsmessage")
-    ):
-        index = 1
-    elif frame.startswith((b">4\r\n$8\r\npmessage", b"*4\r\n$8\r\npmessage")):
-        index = 2
-    else:
-        return None
-    reader = hiredis.Reader()
-    reader.feed(frame)
-    message = reader.gets()
-    return bytes(message[index])
 
 
 @dataclass
@@ -138,94 +55,6 @@ class Stats:
     bytes_up: int = 0
     bytes_down: int = 0
     commands: Counter[str] = field(default_factory=Counter[str])
-
-
-# --- the faults
-
-
-class Fault:
-    """A fault that is switched on.
-
-    Attributes:
-        hits: To how many commands, replies, connections or writes it happened so far.
-    """
-
-    def __init__(self, proxy: FaultProxy) -> None:
-        self.hits = 0
-        self._proxy = proxy
-
-    def remove(self) -> None:
-        """Switch it off; doing it twice is fine."""
-        self._proxy._in_loop(self._remove)
-
-    def _remove(self) -> None:
-        self._proxy._faults = [fault for fault in self._proxy._faults if fault is not self]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.remove()
-
-
-class _ForRequests(Fault):
-    def __init__(self, proxy: FaultProxy, match: Match) -> None:
-        super().__init__(proxy)
-        self.matches = _matcher(match)
-
-
-class _Delay(_ForRequests):
-    def __init__(self, proxy: FaultProxy, seconds: float, match: Match, direction: Direction) -> None:
-        super().__init__(proxy, match)
-        self.seconds, self.direction = seconds, direction
-
-
-class _Before(_ForRequests):
-    def __init__(self, proxy: FaultProxy, match: Match, action: Callable[[Request], Awaitable[object]]) -> None:
-        super().__init__(proxy, match)
-        self.action = action
-
-
-class _ReplyError(_ForRequests):
-    def __init__(self, proxy: FaultProxy, message: str, match: Match, times: int | None) -> None:
-        super().__init__(proxy, match)
-        self.message, self.times = message, times
-
-
-class _DropMessages(Fault):
-    def __init__(self, proxy: FaultProxy, only: Callable[[bytes], bool] | None) -> None:
-        super().__init__(proxy)
-        self.only = only
-
-
-class _Throttle(Fault):
-    def __init__(self, proxy: FaultProxy, bytes_per_second: float, direction: Direction) -> None:
-        super().__init__(proxy)
-        self.rate, self.direction = bytes_per_second, direction
-
-
-class _CutAfter(Fault):
-    def __init__(self, proxy: FaultProxy, size: int, direction: Direction, how: Ending) -> None:
-        super().__init__(proxy)
-        self.size, self.direction = size, direction
-        self.how: Ending = how
-        self.passed: Counter[Link] = Counter()
-
-
-class _BlackHole(Fault):
-    def __init__(self, proxy: FaultProxy, takes_new: bool) -> None:
-        super().__init__(proxy)
-        self.takes_new = takes_new
-
-
-class _Refuse(Fault):
-    def __init__(self, proxy: FaultProxy, message: str | None) -> None:
-        super().__init__(proxy)
-        self.message = message
-
-    def _remove(self) -> None:
-        super()._remove()
-        self._proxy._listen()
 
 
 # --- a connection
@@ -344,17 +173,17 @@ class _Lane:
             self.proxy._notify()
         else:
             request = Request("", (), frame, self.link)
-        for fault in self.proxy._faults:
-            if not (isinstance(fault, _ForRequests) and fault.matches(request)):
+        for fault in self.proxy.faults:
+            if not (isinstance(fault, ForRequests) and fault.matches(request)):
                 continue
-            if isinstance(fault, _Delay):
+            if isinstance(fault, Delay):
                 if fault.direction == "down":
                     continue
                 delay += fault.seconds
-            elif isinstance(fault, _Before):
+            elif isinstance(fault, Before):
                 await self.flush()
                 await fault.action(request)
-            elif isinstance(fault, _ReplyError):
+            elif isinstance(fault, ReplyError):
                 if fault.times is not None and fault.hits >= fault.times:
                     continue
                 self.link.errors.append(fault.message)
@@ -366,12 +195,12 @@ class _Lane:
         delay = 0.0
         if self.link.errors and _REFUSAL.match(frame):
             frame = b"-%s\r\n" % self.link.errors.popleft().encode()
-        for fault in self.proxy._faults:
-            if isinstance(fault, _Delay) and fault.direction != "up":
+        for fault in self.proxy.faults:
+            if isinstance(fault, Delay) and fault.direction != "up":
                 delay += fault.seconds
                 fault.hits += 1
-            elif isinstance(fault, _DropMessages):
-                channel = _channel_of(frame)
+            elif isinstance(fault, DropMessages):
+                channel = channel_of(frame)
                 if channel is not None and (fault.only is None or fault.only(channel)):
                     fault.hits += 1
                     return
@@ -401,8 +230,8 @@ class _Lane:
                 return
             if self.link.lost:
                 continue
-            for fault in self.proxy._faults:
-                if isinstance(fault, _CutAfter) and fault.direction in (self.direction, "both"):
+            for fault in self.proxy.faults:
+                if isinstance(fault, CutAfter) and fault.direction in (self.direction, "both"):
                     room = fault.size - fault.passed[self.link]
                     fault.passed[self.link] += len(data)
                     if len(data) > room:
@@ -416,8 +245,8 @@ class _Lane:
         while data:
             rates = [
                 fault
-                for fault in self.proxy._faults
-                if isinstance(fault, _Throttle) and fault.direction in (self.direction, "both")
+                for fault in self.proxy.faults
+                if isinstance(fault, Throttle) and fault.direction in (self.direction, "both")
             ]
             if not rates:
                 self.writer.write(data)
@@ -458,7 +287,7 @@ class FaultProxy:
         self.stats = Stats()
         self.links: list[Link] = []
         self._server = upstream if isinstance(upstream, RedisServer) else None
-        self._faults: list[Fault] = []
+        self.faults: list[Fault] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: socket.socket | None = None
         self._closed = False
@@ -472,7 +301,7 @@ class FaultProxy:
 
     async def start(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._listen()
+        self.listen()
         return self
 
     async def aclose(self) -> None:
@@ -486,7 +315,7 @@ class FaultProxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._faults.clear()
+        self.faults.clear()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -513,7 +342,7 @@ class FaultProxy:
         try:
             yield proxy
         finally:
-            proxy._in_loop(stop.set)
+            proxy.in_loop(stop.set)
             thread.join()
 
     async def until(self, condition: Callable[[], bool], *, timeout: float = 30.0) -> None:
@@ -534,30 +363,30 @@ class FaultProxy:
 
     def delay(self, seconds: float, match: Match = None, *, direction: Direction = "up") -> Fault:
         """Hold commands (up), replies and pushes (down; all of them, whatever ``match`` says) or both back."""
-        return self._add(_Delay(self, seconds, match, direction))
+        return self._add(Delay(self, seconds, match, direction))
 
     def before(self, match: Match, action: Callable[[Request], Awaitable[object]]) -> Fault:
         """Await ``action(request)`` before such a command is passed on; its connection waits meanwhile."""
-        return self._add(_Before(self, match, action))
+        return self._add(Before(self, match, action))
 
     def reply_error(self, message: str, match: Match = None, *, times: int | None = None) -> Fault:
         """Answer such commands with an error, e.g. ``"LOADING …"``; the server never sees them.
 
         In the middle of a transaction it makes the EXEC fail, as such errors do.
         """
-        return self._add(_ReplyError(self, message, match, times))
+        return self._add(ReplyError(self, message, match, times))
 
     def drop_messages(self, only: Callable[[bytes], bool] | None = None) -> Fault:
         """Lose what is published; subscribing and everything else works. ``only``: a predicate of the channel."""
-        return self._add(_DropMessages(self, only))
+        return self._add(DropMessages(self, only))
 
     def throttle(self, bytes_per_second: float, *, direction: Direction = "both") -> Fault:
         """Limit the rate of each connection."""
-        return self._add(_Throttle(self, bytes_per_second, direction))
+        return self._add(Throttle(self, bytes_per_second, direction))
 
     def cut_after(self, size: int, *, direction: Direction = "down", how: Ending = "rst") -> Fault:
         """End each connection once that many bytes went through it from now on; the rest never arrives."""
-        return self._add(_CutAfter(self, size, direction, how))
+        return self._add(CutAfter(self, size, direction, how))
 
     def black_hole(self, *, only: Callable[[Link], bool] | None = None) -> Fault:
         """Accept everything and pass on nothing, as behind a broken cable; a lost connection stays lost for ever.
@@ -565,7 +394,7 @@ class FaultProxy:
         Args:
             only: Which of the connections open now. None: all, and those that are opened while the fault is on.
         """
-        fault = _BlackHole(self, takes_new=only is None)
+        fault = BlackHole(self, takes_new=only is None)
 
         def swallow() -> None:
             for link in self.links:
@@ -573,14 +402,14 @@ class FaultProxy:
                     link.lost = True
                     fault.hits += 1
 
-        self._in_loop(swallow)
+        self.in_loop(swallow)
         return self._add(fault)
 
     def refuse(self, message: str | None = None) -> Fault:
         """Let nobody connect: nobody listens; or, with a message, the client is told that error and sent away."""
-        fault = _Refuse(self, message)
+        fault = Refuse(self, message)
         if message is None:
-            self._in_loop(self._unlisten)
+            self.in_loop(self._unlisten)
         return self._add(fault)
 
     def cut(self, how: Ending = "rst", *, only: Callable[[Link], bool] | None = None) -> int:
@@ -592,21 +421,21 @@ class FaultProxy:
                 link.cut(how)
             return len(links)
 
-        return self._in_loop(cut_all)
+        return self.in_loop(cut_all)
 
     def clear(self) -> None:
         """Switch all faults off."""
-        for fault in list(self._faults):
+        for fault in list(self.faults):
             fault.remove()
 
     # --- inside
 
     def _add(self, fault: Fault) -> Fault:
         # A copy: a lane may be going through the list and waiting in the middle of it.
-        self._faults = [*self._faults, fault]
+        self.faults = [*self.faults, fault]
         return fault
 
-    def _in_loop(self, do: Callable[[], T]) -> T:
+    def in_loop(self, do: Callable[[], T]) -> T:
         """Call it in the thread of the loop: here, or there."""
         assert self._loop is not None, "not started"
         try:
@@ -627,7 +456,7 @@ class FaultProxy:
             if not change.done():
                 change.set_result(None)
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
         assert self._loop is not None
         if self._listener is None and not self._closed:
             self._listener = socket.socket()
@@ -664,15 +493,15 @@ class FaultProxy:
         self._notify()
         tasks: list[asyncio.Task[None]] = []
         try:
-            for fault in self._faults:
-                if isinstance(fault, _Refuse):
+            for fault in self.faults:
+                if isinstance(fault, Refuse):
                     fault.hits += 1
                     if fault.message is None:  # it was accepted just before
                         link.cut("rst")
                     else:
                         writer.write(f"-{fault.message}\r\n".encode())
                     return
-                if isinstance(fault, _BlackHole) and fault.takes_new:
+                if isinstance(fault, BlackHole) and fault.takes_new:
                     fault.hits += 1
                     link.lost = True
             if link.lost:

@@ -13,9 +13,10 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from .certificates import Certificates
 from .leaks import LoopErrors
 from .proxy import FaultProxy, Frames, Link, Request, subscribing
-from .servers import Certificates, RedisServer
+from .servers import RedisServer
 
 # --- a client without opinions of its own: it says what it is told, and reads frames
 

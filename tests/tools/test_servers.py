@@ -16,18 +16,10 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError
 
-from .processes import wait_until
-from .servers import (
-    Certificates,
-    Cluster,
-    Flavour,
-    RedisServer,
-    Sentinels,
-    ServerMissing,
-    find_server,
-    running_servers,
-    slot_of,
-)
+from .certificates import Certificates
+from .processes import ServerMissing, wait_until
+from .servers import Flavour, RedisServer, find_server, running_servers
+from .topologies import Cluster, Sentinels, slot_of
 
 
 @pytest.fixture(params=["redis", "valkey"])
