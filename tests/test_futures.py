@@ -257,3 +257,55 @@ async def test_each_caller_gets_an_error_of_its_own(backend: Backend) -> None:
     await backend.aclose()
     ends = await asyncio.gather(*closed, return_exceptions=True)
     assert [type(end) for end in ends] == [BackendClosed] * 2 and ends[0] is not ends[1]
+
+
+# -- ends in other threads, and after the loop --------------------------------------------------------------------
+
+
+async def test_what_is_no_function_is_no_callback(backend: Backend) -> None:
+    with pytest.raises(TypeError, match="a callback must be callable, not int"):
+        AsyncResult("t").add_done_callback(5)  # type: ignore[arg-type]
+
+
+async def test_a_future_that_is_cancelled_twice(backend: Backend) -> None:
+    for future in (AsyncResult("t").as_future(), AsyncResult("t").as_concurrent_future()):
+        assert future.cancel()
+        future.cancel()  # a concurrent one says that it is cancelled, another that it was not this time
+        assert future.cancelled()
+    ended = AsyncResult("t").as_concurrent_future()
+    await backend.mark_as_done("t", 1)
+    assert await asyncio.wrap_future(ended) == 1
+    assert not ended.cancel()
+    called: list[Any] = []
+    ended.add_done_callback(called.append)
+    assert called == [ended]
+    assert ended.settler.held is None  # type: ignore[attr-defined]
+
+
+async def test_cancelled_by_another_thread_at_the_very_end(backend: Backend) -> None:
+    """Between the look at whether it is done and what it is set to."""
+    future = AsyncResult("t").as_concurrent_future()
+    done = future.done
+
+    def cancelled_after_the_look() -> bool:
+        was_done = done()
+        future.cancel()
+        return was_done
+
+    future.done = cancelled_after_the_look  # type: ignore[method-assign]
+    await backend.mark_as_done("t", 1)
+    await until(lambda: nobody_waits(backend))
+    assert future.cancelled()
+
+
+def test_futures_that_outlive_their_loop() -> None:
+    async def begin() -> list[Any]:
+        async with asyncresult.connect("memory://") as backend:
+            handle = backend.result("t")
+            return [handle.as_concurrent_future() for _ in range(2)]
+
+    dropped, cancelled = asyncio.run(begin())
+    del dropped
+    gc.collect()
+    cancelled.cancel()  # it has ended with the backend: nothing is scheduled on a loop that is closed
+    assert isinstance(cancelled.exception(), BackendClosed)

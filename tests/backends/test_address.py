@@ -137,3 +137,53 @@ async def test_connected_means_that_the_server_has_answered() -> None:
                 await asyncio.sleep(0.01)
             assert not backend.stats().connected
             waiting.cancel()
+
+
+async def test_a_name_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+        return []
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    with pytest.raises(OSError, match=r"the name nowhere\.test has no address"):
+        await dial_address(Address("nowhere.test", 6379), None, asyncio.Protocol)
+
+
+async def test_two_addresses_answer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket that is not taken is closed."""
+    made: list[socket.socket] = []
+    both = asyncio.Event()
+
+    async def connecting(loop: asyncio.AbstractEventLoop, found: tuple[Any, ...]) -> socket.socket:
+        made.append(socket.socket())
+        if len(made) == 2:
+            both.set()
+        await both.wait()
+        return made[-1] if found[-1][1] == 2 else made[0]
+
+    monkeypatch.setattr(_address, "_connect", connecting)
+    monkeypatch.setattr(_address, "ATTEMPT_DELAY", 0.001)
+    taken = await _address._connected_socket(asyncio.get_running_loop(), [info("192.0.2.1", 1), info("192.0.2.2", 2)])
+    (left,) = [sock for sock in made if sock is not taken]
+    assert left.fileno() == -1
+    taken.close()
+
+
+async def test_an_answer_of_the_thread_that_comes_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    called = loop.create_future()
+    settle: list[Any] = []
+
+    def call_soon_threadsafe(fn: Any, *args: Any) -> None:
+        settle.append((fn, args))
+        call_soon(called.set_result, None)
+
+    call_soon = loop.call_soon_threadsafe
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [info("192.0.2.1", 1)])
+    with monkeypatch.context() as context:
+        context.setattr(loop, "call_soon_threadsafe", call_soon_threadsafe)
+        looking = _address._look_up_on_a_thread(loop, "late.test", 1)
+        await called
+    looking.cancel()
+    ((fn, args),) = settle
+    fn(*args)  # no InvalidStateError
+    assert looking.cancelled()

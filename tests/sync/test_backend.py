@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from asyncresult import BackendClosed
-from asyncresult.sync import AsyncResult, Backend, ResultSet, connect, current_backend
+from asyncresult import BackendClosed, Probe
+from asyncresult.sync import AsyncResult, Backend, GroupResult, ResultSet, connect, current_backend
 from tests.sync.waiting import FOREVER, when_waiting
 from tests.tools.processes import wait_until
 from tests.tools.servers import RedisServer
@@ -35,6 +35,43 @@ class TestBackend:
         assert backend.store_many([("a", 1), ("b", 2)]) == [True, True]
         assert backend.store_many([("a", 3)], "PROGRESS", expires=60) == [False]
         assert [meta.result for meta in backend.get_many(["a", "b"])] == [1, 2]
+
+    def test_what_is_beside_records(self, backend: Backend) -> None:
+        assert backend.ping() >= 0
+        assert backend.health().ok
+        backend.register("t", name="shop.order")
+        assert AsyncResult[Any]("t").known()
+        sent = AsyncResult[Any]("t").sent()
+        assert sent is not None
+        assert sent.name == "shop.order"
+        assert backend.get_beside("t", "note") is None
+        backend.put_beside("t", "note", {"a": 1}, expires=60)
+        assert backend.get_beside("t", "note") == {"a": 1}
+        assert {backend} == {current_backend()}
+
+    def test_groups(self, backend: Backend) -> None:
+        group = GroupResult("g", [AsyncResult("a"), AsyncResult("b")])
+        assert backend.restore_group("g") is None
+        backend.save_group(group)
+        form = backend.restore_group("g")
+        assert [member[0][0] for member in form[1]] == ["a", "b"]
+        backend.delete_group("g")
+        assert backend.restore_group("g") is None
+
+    def test_probes(self, backend: Backend) -> None:
+        class Stored(Probe):
+            def __init__(self) -> None:
+                self.states: list[str] = []
+
+            def stored(self, seconds: float, state: str, kept: bool) -> None:
+                self.states.append(state)
+
+        probe = Stored()
+        backend.add_probe(probe)
+        backend.mark_as_done("a", 1)
+        backend.remove_probe(probe)
+        backend.mark_as_done("b", 1)
+        assert probe.states == ["SUCCESS"]
 
     def test_closing_ends_waits(self, backend: Backend) -> None:
         closer = when_waiting(backend, backend.close)
