@@ -27,7 +27,7 @@ import pytest
 
 from asyncresult._storage import current
 
-from .servers import running_servers
+from .servers import Control, RedisServer, running_servers
 
 __all__ = ["KINDS", "LeakCheck", "LoopErrors"]
 
@@ -101,10 +101,9 @@ class LeakCheck:
 
     def wait(self, grace: float | None = None) -> list[str]:
         """What is still there after a grace, by default :data:`GRACE`."""
-        if self.found():
-            gc.collect()  # a connection attempt of psycopg that is cancelled leaves its socket in a cycle
         patience = _Patience(grace)
         while (leaks := self.found()) and not patience.ended():
+            gc.collect()  # a connection attempt of psycopg that is cancelled leaves its socket in a cycle
             time.sleep(INTERVAL)
         return leaks
 
@@ -135,14 +134,15 @@ class _Patience:
 
 
 def _sockets() -> dict[int, int]:
-    """The sockets of this process: inode to file descriptor."""
+    """The sockets of this process but for those by which servers are looked into: inode to file descriptor."""
     found: dict[int, int] = {}
+    ours = {control.fileno() for control in _controls.values()}
     for name in os.listdir("/dev/fd"):
         try:
             status = os.fstat(int(name))
         except OSError:  # the descriptor of the listing itself
             continue
-        if stat.S_ISSOCK(status.st_mode):
+        if stat.S_ISSOCK(status.st_mode) and int(name) not in ours:
             found[status.st_ino] = int(name)
     return found
 
@@ -160,15 +160,33 @@ def _logging() -> tuple[int, int, bool]:
     return logging.root.level, logging.root.manager.disable, logging.getLogger("asyncresult").disabled
 
 
+#: Connections that stay open: there are several looks for each test, and up to a dozen servers.
+_controls: dict[RedisServer, Control] = {}
+
+
 def _subscriptions() -> set[tuple[int, str]]:
-    return {
-        (server.port, channel)
-        for server in running_servers()
-        for channel in server.channels() | server.shard_channels()
-    }
+    running = running_servers()
+    for server in _controls.keys() - set(running):
+        _controls.pop(server).close()
+    return {(server.port, channel) for server in running for channel in _channels(server)}
+
+
+def _channels(server: RedisServer) -> set[str]:
+    if control := _controls.get(server):
+        try:
+            return server.subscribed(control)
+        except OSError:  # the server was restarted since, or the test has closed the connections of all
+            control.close()
+    _controls[server] = server.control()
+    return server.subscribed(_controls[server])
 
 
 # --- the plugin
+
+
+def pytest_unconfigure() -> None:
+    while _controls:
+        _controls.popitem()[1].close()
 
 
 def pytest_collection_finish() -> None:
@@ -192,7 +210,8 @@ def _fail(leaks: list[str]) -> None:
 @pytest.fixture(autouse=True)
 def no_leaks(request: pytest.FixtureRequest) -> Generator[None]:
     """Around everything else, the event loop included."""
-    check = LeakCheck(_kinds(request) - {"tasks", "loop_errors"})
+    in_loop = {"subscriptions"} if request.node.get_closest_marker("asyncio") else set[str]()  # asking servers costs
+    check = LeakCheck(_kinds(request) - {"tasks", "loop_errors"} - in_loop)
     yield
     leaks = check.wait()
     check.forget_backends()

@@ -124,6 +124,9 @@ class Control:
     def close(self) -> None:
         self._socket.close()
 
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
     def __enter__(self) -> Self:
         return self
 
@@ -338,11 +341,14 @@ class RedisServer:
 
     def channels(self) -> set[str]:
         """The channels that clients have subscribed to by name."""
-        names = {name.decode(errors="surrogateescape") for name in self.cli("PUBSUB", "CHANNELS")}
-        return {name for name in names if not name.startswith("__sentinel__:")}  # where sentinels meet
+        return _names(self.cli("PUBSUB", "CHANNELS"))
 
     def shard_channels(self) -> set[str]:
-        return {name.decode(errors="surrogateescape") for name in self.cli("PUBSUB", "SHARDCHANNELS")}
+        return _names(self.cli("PUBSUB", "SHARDCHANNELS"))
+
+    def subscribed(self, control: Control) -> set[str]:
+        """Both, over a connection that is open already."""
+        return _names(control("PUBSUB", "CHANNELS")) | _names(control("PUBSUB", "SHARDCHANNELS"))
 
     def kill_clients(self, kind: str = "normal") -> int:
         """Close the connections of others, of one CLIENT KILL TYPE (normal, pubsub, replica …); how many."""
@@ -392,6 +398,11 @@ class RedisServer:
             for item in [value] if isinstance(value, str | int) else value:
                 lines.append(f"{name} {item}" if item != "" else f'{name} ""')
         return "\n".join(lines) + "\n"
+
+
+def _names(channels: list[bytes]) -> set[str]:
+    names = {name.decode(errors="surrogateescape") for name in channels}
+    return {name for name in names if not name.startswith("__sentinel__:")}  # where sentinels meet
 
 
 def quoted(text: str) -> str:

@@ -16,7 +16,7 @@ import hiredis
 
 from .certificates import Certificates
 from .processes import wait_until
-from .servers import ADMIN, ADMIN_PASSWORD, Flavour, Option, RedisServer, quoted
+from .servers import ADMIN, ADMIN_PASSWORD, Control, Flavour, Option, RedisServer, quoted
 
 
 class _SentinelServer(RedisServer):
@@ -33,6 +33,9 @@ class _SentinelServer(RedisServer):
         return set()
 
     shard_channels = channels
+
+    def subscribed(self, control: Control) -> set[str]:
+        return set()
 
 
 class _Group:
