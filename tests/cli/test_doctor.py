@@ -91,7 +91,9 @@ def test_evicted_keys(redis_server: RedisServer) -> None:
 
 def test_too_many_clients(redis_server: RedisServer) -> None:
     redis_server.cli("CONFIG", "SET", "maxclients", 40)
-    idle = [socket.create_connection((redis_server.host, redis_server.port)) for _ in range(37)]  # one more is that of the check for leaks
+    idle = [
+        socket.create_connection((redis_server.host, redis_server.port)) for _ in range(37)
+    ]  # one more is that of the check for leaks
     try:
         severity, _, fix = findings("--url", redis_server.url())["clients"]
     finally:
