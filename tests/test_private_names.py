@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import asyncresult
@@ -66,7 +66,8 @@ FOREIGN = {
 }
 
 
-def touched(source: str) -> Iterator[tuple[int, str]]:
+@cache
+def touched(source: str) -> list[tuple[int, str]]:
     """Line and name of each private attribute of something else than ``self`` that this source does not define."""
     tree = ast.parse(source)
     own: set[str] = set()
@@ -80,6 +81,7 @@ def touched(source: str) -> Iterator[tuple[int, str]]:
                 own.add(name)
             case ast.Constant(value=str(name)) if name.startswith("_"):  # __slots__
                 own.add(name)
+    found: list[tuple[int, str]] = []
     for node in ast.walk(tree):
         match node:
             case ast.Attribute(value=ast.Name(id="self" | "cls")):
@@ -87,7 +89,8 @@ def touched(source: str) -> Iterator[tuple[int, str]]:
             case ast.Attribute(value=ast.Call(func=ast.Name(id="super"))):
                 pass
             case ast.Attribute(attr=name) if name.startswith("_") and not name.startswith("__") and name not in own:
-                yield node.lineno, name
+                found.append((node.lineno, name))
+    return found
 
 
 def test_few_lines_touch_private_names_of_other_files() -> None:
@@ -144,4 +147,4 @@ def test_every_foreign_name_is_used() -> None:
 
 def test_what_counts_as_touched() -> None:
     source = "class A:\n  def f(self, other):\n    self._a = other._a\n    return other._b, super()._c\n"
-    assert list(touched(source)) == [(4, "_b")]
+    assert touched(source) == [(4, "_b")]

@@ -29,7 +29,10 @@ def test_no_order_of_events_loses_a_result_or_leaves_a_subscription(waiters: int
 
 @pytest.mark.parametrize(
     ("states", "late"),
-    [((STARTED, PROGRESS, PAUSED), ()), ((STARTED, PROGRESS), (0,))],
+    [
+        pytest.param((STARTED, PROGRESS, PAUSED), (), marks=pytest.mark.slow),
+        ((STARTED, PROGRESS), (0,)),
+    ],
 )
 def test_no_order_of_events_takes_the_task_back(states: tuple[bytes, ...], late: tuple[int, ...]) -> None:
     """Neither a read nor a message that comes late, however late it is."""
@@ -41,7 +44,7 @@ def test_no_order_of_events_takes_the_task_back(states: tuple[bytes, ...], late:
     ("waiters", "states", "late", "followers"),
     [
         (1, (STARTED, PROGRESS), (), (0,)),
-        (1, (STARTED, PROGRESS), (0,), (0,)),
+        pytest.param(1, (STARTED, PROGRESS), (0,), (0,), marks=pytest.mark.slow),
         pytest.param(2, (STARTED,), (), (1,), marks=pytest.mark.slow),
     ],
 )
@@ -243,8 +246,10 @@ def test_the_simulation_notices(mutation: Any, monkeypatch: pytest.MonkeyPatch) 
     [
         a_message_is_newer_than_what_was_read,
         what_is_read_is_newer_than_the_messages,
-        the_first_acknowledgement_is_the_barrier,
-        a_barrier_holds_for_later_reads,
+        *(
+            pytest.param(mutation, marks=pytest.mark.slow)
+            for mutation in (the_first_acknowledgement_is_the_barrier, a_barrier_holds_for_later_reads)
+        ),
     ],
     ids=lambda mutation: mutation.__name__,
 )
