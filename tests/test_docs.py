@@ -182,6 +182,18 @@ def test_every_decision_is_in_their_index() -> None:
     assert links(rest) == []
 
 
+def test_every_decision_has_the_form_that_their_index_names() -> None:
+    """And the title by which the index lists it."""
+    index = (DOCS / "decisions" / "README.md").read_text(encoding="utf-8")
+    for path in (DOCS / "decisions").glob("0*.md"):
+        title, *lines = path.read_text(encoding="utf-8").splitlines()
+        headings = [line for line in lines if line.startswith("#")]
+        assert headings == ["## Context", "## Options", "## Choice", "## Consequences"], path.name
+        number, _, words = title.removeprefix("# ").partition(" ")
+        assert number == path.name[:4]
+        assert f"* {number} [{words}]({path.name})\n" in index, path.name
+
+
 # --- reference -------------------------------------------------------------------------------------
 
 
