@@ -29,7 +29,7 @@ from asyncresult._redis import urls
 from asyncresult._storage import options as store_options
 from asyncresult.backend import KNOWN_SCHEMES
 from asyncresult.codec import Codec
-from tests.tools import record_vectors
+from tests.tools import llms, record_vectors
 from tests.tools.celery_worker import CeleryWorker
 from tests.tools.servers import RedisServer
 
@@ -194,6 +194,14 @@ def test_every_decision_has_the_form_that_their_index_names() -> None:
         assert f"* {number} [{words}]({path.name})\n" in index, path.name
 
 
+def test_every_page_is_in_the_file_for_language_models() -> None:
+    """``python -m tests.tools.llms`` writes it."""
+    assert llms.PATH.read_text(encoding="utf-8") == llms.text()
+    named = set(re.findall(r"\(([\w/-]+)\.html\)", llms.text()))
+    pages = {page.relative_to(DOCS).with_suffix("").as_posix() for page in DOCS.rglob("*.md")}
+    assert {page for page in pages if not page.startswith("decisions/0")} - named == {"index"}
+
+
 # --- reference -------------------------------------------------------------------------------------
 
 
@@ -287,3 +295,53 @@ def test_every_logger_is_in_the_page_about_operating() -> None:
         r"^The loggers are (.*)$", (DOCS / "howto" / "operate.md").read_text(encoding="utf-8"), re.MULTILINE
     )
     assert used == set(re.findall(r"`([\w.]+)`", said))
+
+
+# --- doctor ----------------------------------------------------------------------------------------
+
+
+def shown(message: ast.expr, named: dict[str, str]) -> str:
+    """What a message looks like, with … for what varies."""
+    match message:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(shown(part, named) for part in parts)
+        case ast.BinOp(left=left, op=ast.Add()):
+            return f"{shown(left, named)}…"
+        case ast.Name(id=name):
+            return named.get(name, "…")
+    return "…"
+
+
+def lines_of_doctor() -> set[str]:
+    """``check: message`` of everything that doctor may find."""
+    lines: set[str] = set()
+    for path in (ROOT / "asyncresult" / "cli" / "checks").glob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            named: dict[str, str] = {}
+            for node in ast.walk(function):
+                match node:
+                    case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                        named[name] = shown(value, {})
+                    case ast.Call(func=ast.Name(id="Finding"), args=[ast.Constant(value=check), _, message, *_]):
+                        lines.add(f"{check}: {shown(message, named)}")
+    return lines
+
+
+def test_what_doctor_prints_is_what_the_page_about_troubles_quotes() -> None:
+    """Whole, or the beginning of it and …"""
+    page = (DOCS / "howto" / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = [row.strip("| ").split(" | ") for row in re.findall(r"^\| (?!---|what you see).*$", page, re.MULTILINE)]
+    assert len(rows) >= 20
+    assert {len(row) for row in rows} == {4}
+    lines = lines_of_doctor()
+    quoted = [quote for row in rows for quote in re.findall(r"`([\w ]+: [^`]+)`", row[2])]
+    assert len(quoted) >= 20
+    assert [
+        quote
+        for quote in quoted
+        if not any(line.startswith(quote.removesuffix("…")) if quote[-1] == "…" else line == quote for line in lines)
+    ] == []
