@@ -326,7 +326,7 @@ def lines_of_doctor() -> set[str]:
                 match node:
                     case ast.Assign(targets=[ast.Name(id=name)], value=value):
                         named[name] = shown(value, {})
-                    case ast.Call(func=ast.Name(id="Finding"), args=[ast.Constant(value=check), _, message, *_]):
+                    case ast.Call(func=ast.Name(id="Finding"), args=[ast.Constant(value=str(check)), _, message, *_]):
                         lines.add(f"{check}: {shown(message, named)}")
     return lines
 
