@@ -103,7 +103,7 @@ TABLE = [
     ("records", "codec.convert codec.fast codec.pieces codec.serializers codec.compression codec.tracebacks"),
     ("records", "codec.exceptions codec.json"),
     ("words", "meta _extensions _checks probe"),
-    ("words", "errors states version _redis.exceptions"),
+    ("words", "errors states version _redis.exceptions _redis.packing"),
 ]
 
 # What the core never imports; it may import optional packages, and its modules each other in any order (but no circle).

@@ -542,3 +542,50 @@ def test_whatever_a_record_raises_ends_its_own_wait_only() -> None:
     [error] = victim.errors
     assert isinstance(error, ResultDecodeError) and "secret" not in str(error)
     assert bystander.states == ["SUCCESS"]
+
+
+def table_that_searches(keys: Iterable[bytes], *, at_a_time: int) -> tuple[Table, list[list[bytes]]]:
+    """Everything waits, and nothing was stored yet; and what is searched for from here on."""
+    table, searched_for = Table(), list[list[bytes]]()
+    for key in keys:
+        Waiter(table, key)
+    table.acked(keys)
+    table.loop.run()
+    table.fetched([(key, None) for key in keys])
+    table.asked.clear()
+    table._read_chunk, table.search = at_a_time, searched_for.append
+    return table, searched_for
+
+
+def test_a_sweep_reads_only_where_a_search_has_found_something() -> None:
+    table, searched_for = table_that_searches((b"1", b"2", b"3", b"4"), at_a_time=2)
+    table.sweep()
+    assert searched_for == [[b"3", b"4"]], "one search in flight"
+    table.searched([b"3", b"4"], found=False)
+    table.sweep()  # before the first is through
+    assert searched_for == [[b"3", b"4"], [b"1", b"2"]]
+    table.searched([b"1", b"2"], found=True)
+    table.loop.run()
+    assert table.asked == [b"1", b"2"] and len(searched_for) == 2
+    table.fetched([(b"1", None), (b"2", b"SUCCESS")])
+    assert table.read == 1 and not table.waits_for(b"2")
+
+
+def test_a_sweep_reads_what_is_known_to_be_stored() -> None:
+    """That something is stored says nothing where STARTED was."""
+    table, searched_for = table_that_searches((b"runs", b"waits"), at_a_time=2)
+    table.pushed(b"runs", b"STARTED")
+    table.sweep()
+    table.loop.run()
+    assert (table.asked, searched_for) == ([b"runs"], [[b"waits"]])
+
+
+def test_a_sweep_reads_where_searching_is_refused() -> None:
+    table, searched_for = table_that_searches((b"1", b"2"), at_a_time=1)
+    table.sweep()
+    table.search = None
+    table.searched(searched_for[0], found=True)
+    table.loop.run()
+    table.fetched([(b"2", None)])
+    table.loop.run()
+    assert (table.asked, searched_for) == ([b"2", b"1"], [[b"2"]])

@@ -40,11 +40,12 @@ from .. import _background
 from .._storage.waiters import Waiters
 from ..errors import BackendClosed, BackendUnavailable
 from .address import Address
-from .connection import Command, CommandConnection, query
+from .connection import CommandConnection, query
 from .driver import RedisDriver
 from .errors import describe, is_transient, typed_error
 from .exceptions import RedisError
 from .options import Options
+from .packing import Command
 from .outage import Backoff, Outage
 from .pump import Job, Pump
 from .scattered import Part, Scattered

@@ -28,13 +28,12 @@ from .exceptions import ConnectionError as RedisConnectionError
 from .exceptions import InvalidResponse, ResponseError
 from .exceptions import TimeoutError as RedisTimeoutError
 from .options import Options
+from .packing import Command, pack
 
 if TYPE_CHECKING:
     from redis.credentials import CredentialProvider
 
-__all__ = ["LIBRARY", "Command", "CommandConnection", "Interrupted", "Replies", "credentials", "query"]
-
-Command = tuple[Any, ...]
+__all__ = ["LIBRARY", "CommandConnection", "Interrupted", "Replies", "credentials", "query"]
 
 #: Seconds for a query to a server that may be gone.
 QUERY_TIMEOUT = 1.0
@@ -44,7 +43,7 @@ LIBRARY = ("asyncresult", __version__)
 #: Bytes that one read takes at the most.
 BUFFER_BYTES = 256 * 1024
 
-_PING: bytes = hiredis.pack_command(("PING",))
+_PING: bytes = pack(("PING",))
 #: hiredis answers False for "not yet".
 _NOT_YET = object()
 
@@ -121,8 +120,7 @@ class CommandConnection:
             connection = await self._connect()
         if isinstance(replies, Replies):
             replies.written = True
-        # Packed in C: redis-py does it in Python (benchmarks: fetch, store).
-        await connection.exchange(b"".join(map(hiredis.pack_command, commands)), len(commands), replies)
+        await connection.exchange(b"".join(map(pack, commands)), len(commands), replies)
 
     async def _dial_address(self, factory: Callable[[], asyncio.BaseProtocol]) -> object:
         return await dial_address(self._address, self._tls, factory)
@@ -148,7 +146,7 @@ class CommandConnection:
         if not steps:
             return
         replies: list[Any] = []
-        data = b"".join([hiredis.pack_command(step.command) for step in steps])
+        data = b"".join([pack(step.command) for step in steps])
         await connection.exchange(data, len(steps), replies)
         for step, reply in zip(steps, replies, strict=True):
             if step.needed and isinstance(reply, Exception):

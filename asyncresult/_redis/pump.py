@@ -27,10 +27,11 @@ from typing import Any
 
 from .. import _background
 from ..errors import BackendClosed, BackendError, BackendUnavailable
-from .connection import Command, Interrupted, Replies
+from .connection import Interrupted, Replies
 from .errors import describe, is_refusal, is_transient, typed_error
 from .exceptions import AskError, AuthenticationError, InvalidResponse, ReadOnlyError, RedisError
 from .outage import Backoff, Health, Outage
+from .packing import Command
 
 __all__ = ["Job", "Pump", "Unanswered"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..errors import AsyncResultError, BackendClosed, BackendError
-from .connection import Command
 from .errors import reply_error
 from .exceptions import NoPermissionError
+from .packing import Command, KeysCommand
 from .pump import Job
 
 __all__ = ["Read", "Receiver"]
@@ -45,7 +45,7 @@ class Read(Job):
         one_by_one: bool,
         address: object,
     ) -> None:
-        commands: list[Command] = [("MGET", key) for key in keys] if one_by_one else [("MGET", *keys)]
+        commands: list[Command] = [("MGET", key) for key in keys] if one_by_one else [KeysCommand(("MGET", *keys))]
         super().__init__(commands, self._answered, self._unanswered, patience)
         self._keys = keys
         self._receiver = receiver

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ..errors import BackendClosed, BackendError
 from .address import Address
-from .connection import Command
+from .packing import Command
 from .pump import Job, Pump
 from .slots import Redirected, Slots, read_redirection
 

@@ -27,12 +27,13 @@ from typing import Any, ClassVar
 from .._storage.waiters import Waiters
 from ..errors import AsyncResultError
 from .address import Address, dial_address
-from .connection import LIBRARY, Command, CommandConnection, query
+from .connection import LIBRARY, CommandConnection, query
 from .driver import RedisDriver
 from .errors import describe, is_refusal
 from .exceptions import ConnectionError as RedisConnectionError
 from .exceptions import NoPermissionError, RedisError
 from .options import Options
+from .packing import Command
 from .pump import Job
 from .single import OneServer
 from .subscriber import Subscriber

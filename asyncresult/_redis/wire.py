@@ -57,6 +57,8 @@ from itertools import islice
 
 import hiredis
 
+from .packing import KeysCommand, pack
+
 __all__ = [
     "SLOTS",
     "Acked",
@@ -245,11 +247,6 @@ def _by_slot(channels: Iterable[bytes]) -> Iterable[list[bytes]]:
     return groups.values()
 
 
-def _pack(*words: bytes) -> bytes:
-    """A command as Redis reads it."""
-    return hiredis.pack_command(words)  # type: ignore[arg-type,no-any-return] # pyright: ignore[reportArgumentType] # its stub means tuple[…, ...]
-
-
 class Wire:
     """One connection's protocol state.
 
@@ -281,7 +278,7 @@ class Wire:
         s = b"s" if sharded else b""
         self._message = s + b"message"
         self._acks = {s + b"subscribe": True, s + b"unsubscribe": False}
-        self._verbs = {True: (s + b"subscribe").upper(), False: (s + b"unsubscribe").upper()}
+        self._verbs = {subscribing: verb.decode().upper() for verb, subscribing in self._acks.items()}
         # hiredis answers False for "not yet"; RESP3 has a boolean false of its own, so request another.
         self._not_yet = object()
         self._reader = hiredis.Reader(notEnoughData=self._not_yet)
@@ -327,7 +324,7 @@ class Wire:
             about = self._wished.popleft()
             self._in_flight += about.left
             self._sent.append(about)
-            self._out.append(_pack(self._verbs[about.subscribing], *about.channels))
+            self._out.append(pack(KeysCommand((self._verbs[about.subscribing], *about.channels))))
         if not self._out:
             return b""
         data = b"".join(self._out)
@@ -346,7 +343,7 @@ class Wire:
     def _command(self, expects: str, *words: str) -> None:
         self._sent.append(expects)
         # surrogateescape: a password given as undecodable bytes in a URL arrives as it was meant.
-        self._out.append(_pack(*(word.encode("utf-8", "surrogateescape") for word in words)))
+        self._out.append(pack(tuple(word.encode("utf-8", "surrogateescape") for word in words)))
 
     def _auth(self) -> None:
         user = [self._username] if self._username else []

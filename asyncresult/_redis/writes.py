@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from .._storage.engine import Outcome
 from ..errors import BackendClosed, BackendError
 from ..states import READY_STATES
-from .connection import Command
 from .errors import reply_error
 from .exceptions import NoScriptError
+from .packing import Command
 from .pump import Job
 
 __all__ = ["RECORDS_PER_CALL", "OneOfMany", "Outcomes", "Script", "Terms", "Write", "WriteBatch", "fail", "settle"]

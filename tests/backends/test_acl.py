@@ -119,6 +119,17 @@ async def test_a_rule_that_lacks_is_named(server: RedisServer, lacking: str, adv
         assert "secret" not in str(caught.value)
 
 
+async def test_a_sweep_needs_no_right_to_search(server: RedisServer) -> None:
+    server.cli("ACL", "SETUSER", "reader", "-exists")
+    url = server.url(username="reader", password="secret")
+    async with asyncresult.connect(url, safety_interval=0.05) as backend:
+        waiting = asyncio.ensure_future(backend.result("x").get())
+        await until(lambda: backend.stats().sweeps > 2)
+        server.cli("SET", backend.task_key("x").decode(), '{"status": "SUCCESS", "result": 1, "task_id": "x"}')
+        assert await waiting == 1
+    assert refusals(server) == {b"exists"}
+
+
 async def test_the_names_may_be_forbidden(server: RedisServer) -> None:
     server.cli("ACL", "SETUSER", "reader", "-hello", "-client|setname")
     async with asyncresult.connect(server.url(username="reader", password="secret")) as backend:

@@ -157,9 +157,11 @@ async def test_large_values_do_not_use_the_subscription(redis_server: RedisServe
 
 
 async def test_a_writer_that_only_sets_is_found_by_the_sweep(redis_server: RedisServer, redis_url: str) -> None:
+    """Which searches, and reads where it finds something."""
     async with connect(redis_url, safety_interval=0.1) as backend:
         waiting = asyncio.ensure_future(AsyncResult("quiet").get())
         await until(lambda: backend.stats().sweeps >= 1)
+        await until(lambda: "exists" in redis_server.commandstats())
         redis_server.cli("SET", "celery-task-meta-quiet", '{"status": "SUCCESS", "result": 1, "task_id": "quiet"}')
         assert await waiting == 1
 

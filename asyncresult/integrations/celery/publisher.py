@@ -25,7 +25,7 @@ import msgspec
 from celery.result import AsyncResult as CelerysResult
 from kombu.exceptions import OperationalError
 
-from ..._redis.connection import Command
+from ..._redis.packing import Command
 from ..._redis.driver import RedisDriver
 from ..._redis.engine import RedisEngine
 from ..._redis.errors import first_error
