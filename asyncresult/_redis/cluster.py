@@ -45,8 +45,8 @@ from .driver import RedisDriver
 from .errors import describe, is_transient, typed_error
 from .exceptions import RedisError
 from .options import Options
-from .packing import Command
 from .outage import Backoff, Outage
+from .packing import Command
 from .pump import Job, Pump
 from .scattered import Part, Scattered
 from .shard import Shard

@@ -84,7 +84,7 @@ class Rounds:
         self._swept: set[bytes] = set()
         self._unannounced: set[bytes] = set()
         self._overdue: set[bytes] = set()
-        #: Finds out whether any of many keys is stored, where that costs less than reading them: calls :meth:`searched`.
+        #: Finds out whether any of many keys is stored, where reading them costs more, and calls :meth:`searched`.
         self.search: Callable[[list[bytes]], None] | None = None
         self._to_search: list[Entry] = []  # what is left of a sweep
         self._searching = False

@@ -25,10 +25,10 @@ import msgspec
 from celery.result import AsyncResult as CelerysResult
 from kombu.exceptions import OperationalError
 
-from ..._redis.packing import Command
 from ..._redis.driver import RedisDriver
 from ..._redis.engine import RedisEngine
 from ..._redis.errors import first_error
+from ..._redis.packing import Command
 from ..._redis.pump import Unanswered
 from ..._storage.engine import BackendStats
 from ..._storage.notes import Note
