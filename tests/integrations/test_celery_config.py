@@ -6,19 +6,30 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import celery
 import pytest
 import redis
+from celery.backends.base import BaseBackend
+from celery.backends.cache import CacheBackend
+from celery.backends.redis import RedisBackend
+from celery.backends.rpc import RPCBackend
 from celery.exceptions import ImproperlyConfigured
 
 import asyncresult
-from asyncresult import Backend, TaskMeta
+from asyncresult import Backend, BackendError, TaskMeta
 from asyncresult._redis.driver import RedisDriver
 from asyncresult._redis.sentinel import SentinelDriver
 from asyncresult.integrations.celery import CeleryController, connect
+from asyncresult.integrations.celery.config import backend_for
+from asyncresult.integrations.celery.memory import memory_url
+from asyncresult.integrations.celery.polled import make_driver
 from tests.integrations.celery_project import client
 from tests.tools.certificates import Certificates
 from tests.tools.servers import RedisServer
@@ -248,3 +259,74 @@ def test_an_app_that_sends_while_it_is_configured() -> None:
     connecting.join(10)
     assert not connecting.is_alive()
     app.close()
+
+
+# -- results that name a backend of their own -------------------------------------------------------------------
+
+
+def app_with(url: str) -> celery.Celery:
+    app = celery.Celery("elsewhere", set_as_current=False)
+    app.conf.update(broker_url="memory://", result_backend=url)
+    return app
+
+
+def test_the_apps_own_backend_is_that_of_most_results() -> None:
+    app = app_with("redis://host/1")
+    own = asyncresult.connect(app)
+    assert backend_for(app, None) is own
+    assert backend_for(app, app.backend) is own
+    assert backend_for(app, RedisBackend(app=app, url="redis://host/1")) is own  # the same place
+    elsewhere = backend_for(app, RedisBackend(app=app, url="redis://host/2"))
+    assert str(elsewhere) == "redis://host:6379/2"
+    assert own.companions == [elsewhere]
+
+
+def test_an_app_whose_own_results_are_not_served_may_have_some_that_are() -> None:
+    app = app_with("disabled://")
+    elsewhere = backend_for(app, RedisBackend(app=app, url="redis://host/2"))
+    assert str(elsewhere) == "redis://host:6379/2"
+    with pytest.raises(ValueError, match="its result_backend is disabled"):
+        asyncresult.connect(app)
+
+
+@pytest.mark.parametrize("make", [RPCBackend, lambda app: CacheBackend(app, url="memory://")])
+def test_results_kept_elsewhere_than_in_redis_are_refused(make: Callable[[celery.Celery], Any]) -> None:
+    app = app_with("redis://host/1")
+    with pytest.raises(ValueError, match="a result backend of its own, a (RPC|Cache)Backend"):
+        backend_for(app, make(app))
+
+
+def test_what_is_no_result_backend_is_named() -> None:
+    with pytest.raises(ValueError, match="a result names as its backend a dict, which is not a result backend"):
+        backend_for(SimpleNamespace(backend=None), {})
+
+
+def test_a_backend_whose_package_is_missing_is_named() -> None:
+    with pytest.raises(ValueError, match=r"its result_backend cannot be imported: .*nowhere"):
+        asyncresult.connect(app_with("nowhere.at.all:Backend://"))
+
+
+def test_an_option_of_another_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="listen_dsn is for results in PostgreSQL"):
+        asyncresult.connect(app_with(f"db+sqlite:///{tmp_path}/x"), listen_dsn="dbname=x")
+
+
+async def test_a_store_that_celery_cannot_open() -> None:
+    app = app_with("mongodb://host/x")
+    backend = Backend(make_driver(app, BaseBackend, None, {}))
+    with mock.patch.object(celery.Celery, "backend", mock.PropertyMock(side_effect=ImproperlyConfigured("pymongo"))):
+        with pytest.raises(BackendError, match="Celery cannot open its result backend: pymongo"):
+            await backend.result("t").get(timeout=5)
+    await backend.aclose()
+
+
+def test_celerys_half_of_results_in_memory() -> None:
+    """Chords count in it."""
+    app = app_with("asyncresult+memory://")
+    theirs = app.backend
+    theirs.set(b"k", "text")
+    assert theirs.mget([b"k", b"none"]) == [b"text", None]
+    assert [theirs.incr(b"n"), theirs.incr(b"n")] == [1, 2]
+    theirs.expire(b"n", 60)
+    assert 0 < theirs._records.lifetime(b"n") <= 60
+    assert memory_url(theirs, None) == "memory://"

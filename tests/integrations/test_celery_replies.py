@@ -8,6 +8,7 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 from celery import Celery
@@ -16,10 +17,10 @@ from celery.contrib.testing.worker import start_worker
 from kombu import Connection, Producer
 
 import asyncresult
-from asyncresult import ResultDecodeError
+from asyncresult import BackendError, ResultDecodeError
 from asyncresult.integrations.celery import replies as replies_module
 from asyncresult.integrations.celery.replies import ReplyRecords
-from asyncresult.integrations.celery.rpc import RpcBackend
+from asyncresult.integrations.celery.rpc import RpcBackend, watch
 from tests.integrations.celery_project import client
 
 
@@ -196,3 +197,60 @@ async def test_a_worker_in_this_process() -> None:
             result = double.delay(21)
             assert await result == 42  # Celery's own result
             backend.replies.close()
+
+
+async def test_only_so_many_tasks_are_expected(app: Celery) -> None:
+    """The others' results are nobody's, as far as is known here."""
+    async with connected(app, max_unread=2) as backend:
+        replies = backend.replies
+        with Connection("memory://") as connection:
+            for id in ("a", "b", "c"):
+                replies.expect(connection.channel(), id)
+        assert [replies.expects(id) for id in ("a", "b", "c")] == [False, True, True]
+        replies.close()
+
+
+def test_a_refused_queue_is_no_concern_of_a_loop_that_is_closed(app: Celery) -> None:
+    async def look() -> None:
+        assert not await backend.result("t").exists()
+
+    backend = connected(app)
+    asyncio.run(look())
+    assert backend.replies.records.engines()
+    backend.replies._fail_all(BackendError("the broker refuses the reply queue"))
+    backend.replies.close()
+    asyncio.run(backend.aclose())
+
+
+def test_celerys_own_lookups(app: Celery) -> None:
+    """``result.forget()``, and the name of the reply queue."""
+    backend = connected(app)
+    theirs, replies = app.backend, backend.replies
+    assert theirs.oid == replies.queue
+    message = mock.Mock(properties={"correlation_id": "t"}, body=record("t", 5), delivery_info={})
+    replies.take(message)
+    assert app.AsyncResult("t").result == 5
+    theirs._forget("t")
+    assert app.AsyncResult("t").state == "PENDING"
+    replies.close()
+
+
+def test_an_app_that_cannot_be_read_sends_as_before() -> None:
+    """Pickle alone is accepted: who connects or awaits gets that error."""
+    with client(broker_url="memory://", result_backend="rpc://", accept_content=["pickle"]) as app:
+
+        def refuse(app: Celery) -> Any:
+            raise ValueError("accept_content")
+
+        watch(app, refuse)
+        assert app._local.backend is None
+        app._local.oid = "celerys"
+        assert app._local.oid == "celerys"
+        assert not hasattr(app, "_asyncresult_replies")
+
+
+def test_a_backend_that_was_made_before_is_kept_where_results_are_elsewhere() -> None:
+    with client(broker_url="memory://", result_backend="cache+memory://") as app:
+        before = app.backend
+        watch(app, pytest.fail)
+        assert app._local.backend is before

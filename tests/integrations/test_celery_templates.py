@@ -17,9 +17,18 @@ from celery.utils.saferepr import saferepr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncresult.integrations.celery import messages
+from asyncresult.integrations.celery import messages, templates
 from asyncresult.integrations.celery.publisher import Composed, Publisher
-from asyncresult.integrations.celery.templates import Plain, _representation
+from asyncresult.integrations.celery.templates import (
+    Plain,
+    _is_celerys_own,
+    _is_simple,
+    _key,
+    _representation,
+    _with_places,
+    is_overridden,
+    plain_signature,
+)
 
 from .test_celery_sending import make_app
 
@@ -208,3 +217,82 @@ def test_bad_arguments_raise_what_celery_raises_and_leave_the_template(app: Cele
     with pytest.raises(TypeError):
         compose(publisher, 1, 2, 3)
     assert compose(publisher, 2)[1]
+
+
+# -- where no template is made --------------------------------------------------------------------------------
+
+
+def test_a_signature_of_a_task_that_is_not_known_here_is_sent_by_its_name(app: Celery) -> None:
+    assert plain_signature(app.signature("elsewhere.task", args=(1,)), app) is None
+    known = plain_signature(app.tasks["add"].s(1), app)
+    assert known is not None
+    assert (known.task.name, known.args) == ("add", (1,))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda message: json.dumps(message, indent=1),
+        lambda message: json.dumps({**message, "headers": {"id": "one"}}),
+        lambda message: json.dumps({**message, "headers": {**message["headers"], "root_id": "another"}}),
+    ],
+    ids=["another spelling", "protocol 1", "the id of another task"],
+)
+def test_a_message_that_is_not_as_kombus_are_gives_no_template(app: Celery, change: Callable[[Any], str]) -> None:
+    (command,) = compose(learned(app), 1, task_id="one")[0].commands
+    assert _with_places(command[2], "one") is not None
+    assert _with_places(change(json.loads(command[2])), "one") is None
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "options"),
+    [
+        ({1}, {}, {}),
+        ((1,), [("x", 1)], {}),
+        ((1,), {}, {"task_id": 5}),
+        ((1,), {}, {"headers": {"mine": 1}}),
+    ],
+)
+def test_calls_with_what_is_no_constant(app: Celery, args: Any, kwargs: Any, options: Any) -> None:
+    plain = Plain(app.tasks["add"], args, kwargs, options)
+    assert not _is_simple(plain) or _key(plain) is None
+
+
+def test_a_dictionary_is_shown_as_celery_shows_it() -> None:
+    for value in ({"a": 1, "b": "it's"}, {"a": [1]}, {}):
+        assert _representation(value, 60, None) == saferepr(value, 60)
+
+
+def test_what_belongs_to_the_application_is_not_celerys_own(app: Celery) -> None:
+    class Mine(StockTask):  # type: ignore[misc]
+        def apply_async(self, *args: Any, **options: Any) -> Any:
+            return super().apply_async(*args, **options)
+
+    def task(name: str, **options: Any) -> Any:
+        def body(x: int) -> int:
+            return x
+
+        app.task(body, name=name, shared=False, **options)
+        return app.tasks[name]
+
+    plain = task("plain")
+    assert _is_celerys_own(plain, app)
+    assert not _is_celerys_own(task("mine", base=Mine), app)
+    assert not _is_celerys_own(task("brief", expires=60), app)
+    with mock.patch.object(plain, "_dump_pydantic_arguments", print, create=True):
+        assert not _is_celerys_own(plain, app)
+    assert not is_overridden(int, ("apply_async",), StockTask)
+
+
+def test_many_kinds_of_calls_are_forgotten_together(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "_MOST", 2)
+    publisher = learned(app, priority=1)
+    for priority in (2, 3, 4):
+        compose(publisher, 1, priority=priority)
+        compose(publisher, 1, priority=priority)
+    assert not compose(publisher, 1, priority=1)[1]
+
+
+def test_a_compressed_message_gives_no_template(app: Celery) -> None:
+    publisher = Publisher(app)
+    assert not any(compose(publisher, 1, compression="gzip")[1] for _ in range(4))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,9 +20,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
 
 import asyncresult
-from asyncresult import Backend, Executor, ResultTimeout
+from asyncresult import Backend, Executor, ResultTimeout, TaskMeta
+from asyncresult.integrations import otel
 from asyncresult.integrations.celery import send_many
-from asyncresult.integrations.otel import MAX_LINKS, Instrumentation, instrument
+from asyncresult.integrations.otel import MAX_LINKS, Instrumentation, _Headers, _Senders, _Spans, instrument
 from tests.backends.waiting import until
 from tests.integrations.celery_project import in_thread
 
@@ -266,3 +269,58 @@ async def test_a_trace_goes_through_a_worker_to_who_awaits(stock_app: Celery, se
         instrumentation.uninstrument()
         with seen.span("request"):
             assert await (await trace.adelay()).get(timeout=20) is None
+
+
+# -- what is left out ---------------------------------------------------------------------------------------
+
+
+async def test_without_celery_nothing_is_put_into_headers(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "celery.signals", None)
+    async with asyncresult.connect("memory://") as backend:
+        seen.instrument(backend).uninstrument()
+
+
+async def test_headers_that_have_a_trace_keep_it(seen: Seen) -> None:
+    headers = _Headers(_Senders())
+    headers._publishing(None)  # of another protocol
+    with seen.span("mine") as mine:
+        kept = {"traceparent": "theirs"}
+        headers._publishing(kept)
+        assert kept == {"traceparent": "theirs"}
+        given = {"id": "t"}
+        headers._publishing(given)
+        assert given == {"id": "t", "traceparent": mine}
+
+
+async def test_only_the_latest_senders_are_known(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otel, "MAX_SENDERS", 2)
+    senders = _Senders()
+    senders.note("outside of any span")
+    with seen.span("mine"):
+        for id in ("a", "b", "c"):
+            senders.note(id)
+    known = [id for id in ("outside of any span", "a", "b", "c") if senders.of(SimpleNamespace(id=id, parent=None))]
+    assert known == ["b", "c"]
+    behind = SimpleNamespace(id="d", parent=SimpleNamespace(id="c", parent=None))
+    assert senders.of(behind) == senders.of(behind.parent)
+
+
+async def test_a_state_of_the_tracer_is_kept_in_a_link(seen: Seen) -> None:
+    async with asyncresult.connect("memory://") as backend:
+        spans = _Spans(backend, seen.tracers, _Senders())
+        parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        meta = TaskMeta(task_id="t", status="SUCCESS", traceparent=parent, _extra={"tracestate": "a=b"})
+        (link,) = spans._links([SimpleNamespace(id="t", parent=None, snapshot=meta)])
+        assert link.context.trace_state.get("a") == "b"
+        spans.task_left(backend, "SUCCESS", None)  # it began before this was switched on
+        spans.sent(0.1, [SimpleNamespace(id="t"), object()])  # a result without an id is no task's
+        assert seen.spans("") == []
+
+
+async def test_reads_of_a_polled_store_are_counted(seen: Seen) -> None:
+    async with asyncresult.connect("memory://") as backend:
+        seen.instrument(backend)
+        assert backend.probe is not None
+        backend.probe.polled(0.25, 3)
+        assert seen.value("asyncresult.poll.keys") == 3
+        assert seen.value("asyncresult.poll.duration") == 1

@@ -8,8 +8,19 @@ from typing import Any
 
 import pytest
 
-from asyncresult import ResultTimeout, sync
-from asyncresult.sync import AsyncResult, Backend, GroupResult, ResultSet, connect, current_backend, gather
+import asyncresult
+from asyncresult import BackendError, ResultTimeout, sync
+from asyncresult.sync import (
+    AsyncResult,
+    Backend,
+    GroupResult,
+    ResultSet,
+    connect,
+    current_backend,
+    denied_join_result,
+    gather,
+)
+from asyncresult.sync.base import blocking
 from tests.sync.waiting import FOREVER, when_waiting
 from tests.tools.processes import wait_until
 
@@ -132,3 +143,70 @@ class TestSets:
             assert theirs.backend == ResultSet([theirs]).backend == memory
             assert AsyncResult("a").backend == ResultSet([]).backend == current_backend() == other
             assert gather(theirs, AsyncResult("a"), AsyncResult("a", memory._backend)) == ("memory", "other", "memory")
+
+
+class TestMembers:
+    def test_the_app_is_that_of_the_first_member(self, memory: Backend) -> None:
+        app = object()
+        results = ResultSet([AsyncResult("a"), AsyncResult("b")])
+        assert results.app is None
+        results.app = app
+        assert results.app is app
+        assert ResultSet([]).app is None
+
+    def test_taking_out(self, memory: Backend) -> None:
+        results = ResultSet([AsyncResult("a"), AsyncResult("b")])
+        results.discard("a")
+        results.discard("a")
+        assert repr(results) == "<ResultSet: [b]>"
+        with pytest.raises(KeyError):
+            results.remove("a")
+
+    def test_inside_a_task_it_has_to_be_allowed(self, memory: Backend) -> None:
+        pytest.importorskip("celery._state")
+        memory.mark_as_done("a", 1)
+        with denied_join_result():
+            with pytest.raises(RuntimeError, match="within a task"):
+                ResultSet([AsyncResult("a")]).get()
+            assert ResultSet([AsyncResult("a")]).get(disable_sync_subtasks=False) == [1]
+
+    def test_without_celery_nobody_is_inside_a_task(self, memory: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("asyncresult.sync.celery.loaded", lambda module, name: None)
+        memory.mark_as_done("a", 1)
+        with denied_join_result():
+            assert ResultSet([AsyncResult("a")]).get() == [1]
+
+    def test_records_of_members_as_they_end(self, memory: Backend) -> None:
+        memory.mark_as_done("a", 1)
+        seen: list[Any] = []
+        found = dict(ResultSet([AsyncResult("a")]).iter_native(on_message=seen.append))
+        assert found["a"]["result"] == 1
+        assert [record["task_id"] for record in seen] == ["a"]
+
+    def test_the_blocking_face_of_an_async_set(self, memory: Backend) -> None:
+        inner = asyncresult.ResultSet([asyncresult.AsyncResult("a")])
+        made = blocking(asyncresult.ResultSet([inner, asyncresult.AsyncResult("b")]))
+        assert made == ResultSet([ResultSet([AsyncResult("a")]), AsyncResult("b")])
+        with pytest.raises(TypeError, match="there is no blocking int"):
+            blocking(5)
+
+    def test_nobody_can_be_reached_who_revokes(self, memory: Backend) -> None:
+        with pytest.raises(BackendError, match="nobody who runs tasks can be reached"):
+            ResultSet([AsyncResult("a")]).revoke(wait=True, timeout=0.01)
+
+    def test_a_failure_ends_a_join_whose_messages_are_wanted(self, memory: Backend) -> None:
+        memory.mark_as_failure("a", ValueError("no"))
+        seen: list[Any] = []
+        with pytest.raises(ValueError, match="no"):
+            ResultSet([AsyncResult("a"), AsyncResult("b")]).get(timeout=FOREVER, on_message=seen.append)
+        assert "FAILURE" in [record["status"] for record in seen]
+
+    def test_states_of_a_task(self, memory: Backend) -> None:
+        memory.mark_as_done("a", 1)
+        result = AsyncResult[Any]("a")
+        with result.updates(timeout=FOREVER) as updates:
+            assert [meta.status for meta in updates] == ["SUCCESS"]
+            assert (updates.dropped, updates.last_id) == (0, None)
+        assert result.get() == 1
+        assert result.snapshot is not None
+        assert result.snapshot.status == "SUCCESS"

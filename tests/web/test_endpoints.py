@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from unittest import mock
 
 import pytest
 
-from asyncresult import AsyncResult, Backend, TaskRevoked, connect
+from asyncresult import AsyncResult, Backend, TaskMeta, TaskRevoked, connect
 from asyncresult.errors import BackendUnavailable, ResultDecodeError, ResultTimeout
-from asyncresult.web import Settings, Tokens, accepted, create_app, exception_handlers, status
-from asyncresult.web.documents import dump
+from asyncresult.web import Settings, Tokens, accepted, create_app, exception_handlers, status, tree, urls
+from asyncresult.web.documents import dump, status_json
+from asyncresult.web.urls import find_served
 from tests.web.conftest import Serve, put_raw, serving
 
 from starlette.applications import Starlette  # isort: skip
@@ -317,3 +319,63 @@ async def test_a_handler_of_ones_own_refuses_an_unknown_id_too() -> None:
         async with serving(app) as client:
             assert (await client.get("/sent")).status_code == 200
             assert (await client.get("/unknown")).status_code == 404
+
+
+async def test_the_tree_shows_each_task_once_and_not_too_many(
+    backend: Backend, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = {"status": "SUCCESS", "result": 1, "traceback": None, "task_id": "top"}
+    children = [[[id, None], None] for id in ("a", "top", "a", "b", "c")]
+    await put_raw(backend, "top", json.dumps({**record, "children": children}).encode())
+    async with serve() as client:
+        found = (await client.get("/tasks/top/tree")).json()
+        assert [child["id"] for child in found["children"]] == ["a", "b", "c"]
+        monkeypatch.setattr(tree, "MAX_NODES", 3)
+        found = (await client.get("/tasks/top/tree")).json()
+    assert [child["id"] for child in found["children"]] == ["a", "b"]
+    assert found["more"] is True
+
+
+async def test_what_cannot_be_done_to_a_task_in_its_state(backend: Backend, serve: Serve) -> None:
+    await backend.mark_as_done("t", 1)
+    async with serve(revoke=True) as client:
+        ended = await client.delete("/tasks/t")
+    async with serve(forget=True) as client:
+        running = await client.delete("/tasks/u")
+    assert [(answer.status_code, answer.json()["title"]) for answer in (ended, running)] == [
+        (409, "The task has ended"),
+        (409, "The task has not ended"),
+    ]
+
+
+async def test_nothing_serves_tasks_here(backend: Backend) -> None:
+    async def mine(request: Request) -> Response:
+        with pytest.raises(RuntimeError, match="nothing serves tasks here"):
+            await accepted(request, AsyncResult("t"))
+        return Response("refused")
+
+    async with serving(Starlette(routes=[Route("/mine", mine)])) as client:
+        assert (await client.get("/mine")).text == "refused"
+
+
+def test_a_framework_whose_routes_are_not_known() -> None:
+    """One app that serves tasks is the one; of two nobody knows which."""
+    request = Request({"type": "http", "headers": [], "path": "/"})
+    with mock.patch.object(urls, "served_settings", return_value=["settings"]):
+        assert find_served(request, "/tasks/") == ("settings", "/tasks")
+    with mock.patch.object(urls, "served_settings", return_value=["one", "two"]):
+        assert find_served(request, None) == (None, None)
+
+
+async def test_whoever_decides_may_have_to_wait_for_it(backend: Backend, serve: Serve) -> None:
+    async def authorize(request: Request, id: str) -> bool:
+        return id == "mine"
+
+    async with serve(authorize=lambda request, id: authorize(request, id)) as client:
+        assert (await client.get("/tasks/mine")).status_code == 200
+        assert (await client.get("/tasks/theirs")).status_code == 404
+
+
+def test_a_record_whose_date_cannot_be_read_is_shown_without_it() -> None:
+    meta = TaskMeta(task_id="t", status="SUCCESS", result=1, _date_done="yesterday")
+    assert json.loads(status_json(meta)) == {"id": "t", "state": "SUCCESS", "ready": True, "result": 1}
