@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 import asyncresult
 from asyncresult import Backend, Probe, ResultTimeout, TaskMeta, TaskRevoked, WaitEnded
 from asyncresult._storage.decoding import Decoder
+from asyncresult._storage.probed import LAG_INTERVAL, _LagSampler, report_many, report_stored
 from asyncresult._storage.waiters import Waiters
 from asyncresult.codec import Codec
-from asyncresult.probe import Outcome
+from asyncresult.probe import Outcome, Probes
 
 from .backends.waiting import until
 
@@ -284,3 +286,45 @@ async def test_the_lag_is_sampled(backend: Backend) -> None:
     await backend.mark_as_done("b", 1)
     await waiting
     assert len(lags) == 1
+
+
+# -- what there is nothing to report of ------------------------------------------------------------------------
+
+
+async def test_a_store_that_fails_is_not_reported_as_one() -> None:
+    recorder = Recorder()
+    probes = Probes([recorder])
+    loop = asyncio.get_running_loop()
+    failed, cancelled, many = loop.create_future(), loop.create_future(), loop.create_future()
+    failed.set_exception(ConnectionError())
+    cancelled.cancel()
+    many.set_result([True, ConnectionError(), False])
+    for stored in (failed, cancelled):
+        report_stored(probes, time.perf_counter(), "SUCCESS", stored)
+        report_many(probes, time.perf_counter(), "SUCCESS", stored)
+    report_many(probes, time.perf_counter(), "SUCCESS", many)
+    assert recorder.others == [("stored", "SUCCESS", True), ("stored", "SUCCESS", False)]
+
+
+async def test_the_lag_of_some_notifications_is_reported() -> None:
+    lags: list[float] = []
+    probe: Any = SimpleNamespace(notified=lags.append)
+    loop: Any = SimpleNamespace(now=0.0)
+    loop.time = lambda: loop.now
+    sampler = _LagSampler(loop, probe)
+    for after, done in ((0, "yesterday"), (1, None), (2, "2020-01-01T00:00:00"), (2, "2020-01-01T00:00:00")):
+        loop.now = after * LAG_INTERVAL
+        sampler(TaskMeta(task_id="t", status="SUCCESS", _date_done=done))
+    assert len(lags) == 1
+    assert lags[0] > 1e8
+
+
+def test_what_a_polled_store_has_read_goes_to_every_probe() -> None:
+    polled: list[tuple[float, int]] = []
+
+    class Polled(Probe):
+        def polled(self, seconds: float, keys: int) -> None:
+            polled.append((seconds, keys))
+
+    Probes([Polled(), Polled()]).polled(0.5, 3)
+    assert polled == [(0.5, 3)] * 2

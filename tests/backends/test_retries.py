@@ -53,3 +53,10 @@ async def test_other_errors_pass() -> None:
     with pytest.raises(OSError, match="unreachable"):
         await call_with_retry(Retry(NoBackoff(), 3), attempts.attempt, attempts.failed)
     assert attempts.seen == []
+
+
+async def test_an_error_of_redis_pys_own_passes() -> None:
+    """Of its credential provider, say."""
+    attempts = Attempts(redis.exceptions.AuthenticationError("its own"))
+    with pytest.raises(redis.exceptions.AuthenticationError, match="its own"):
+        await call_with_retry(Retry(NoBackoff(), 0), attempts.attempt, attempts.failed)

@@ -155,3 +155,37 @@ def test_a_small_record_cannot_become_very_large(monkeypatch: pytest.MonkeyPatch
     assert PLAIN.decode(ID, compressed("application/x-gzip", zlib.compress(numbers))).result[-1] == 1_199_999
     spaces = record(result=" " * (compression_limits.RATIO_BYTES - 1000))
     assert PLAIN.decode(ID, compressed("application/x-gzip", zlib.compress(spaces))).successful
+
+
+class Brotli:
+    """What brotli 1.2 offers, over bz2."""
+
+    class Decompressor:
+        def __init__(self) -> None:
+            self._stream = bz2.BZ2Decompressor()
+
+        def process(self, body: bytes, *, output_buffer_limit: int) -> bytes:
+            return self._stream.decompress(body, output_buffer_limit)
+
+        def is_finished(self) -> bool:
+            return self._stream.eof
+
+
+class Zstd:
+    """What compression.zstd offers, over bz2."""
+
+    ZstdDecompressor = bz2.BZ2Decompressor
+
+
+@pytest.mark.parametrize(("name", "module"), [("brotli", Brotli), ("zstd", Zstd)])
+def test_modules_that_are_rarely_installed_are_given_the_limit(
+    name: str, module: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are, the tests above use the real ones."""
+    monkeypatch.setitem(compression._modules, compression._COMPRESSIONS[name], module)
+    plain = bytes(3 * compression.CHUNK_BYTES)
+    chunks = list(compression.decompressed(name, bz2.compress(plain)))
+    assert b"".join(chunks) == plain
+    assert max(map(len, chunks)) <= compression.CHUNK_BYTES
+    with pytest.raises(EOFError):
+        list(compression.decompressed(name, bz2.compress(plain)[:-8]))

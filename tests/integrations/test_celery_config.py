@@ -292,7 +292,7 @@ def test_an_app_whose_own_results_are_not_served_may_have_some_that_are() -> Non
 @pytest.mark.parametrize("make", [RPCBackend, lambda app: CacheBackend(app, url="memory://")])
 def test_results_kept_elsewhere_than_in_redis_are_refused(make: Callable[[celery.Celery], Any]) -> None:
     app = app_with("redis://host/1")
-    with pytest.raises(ValueError, match="a result backend of its own, a (RPC|Cache)Backend"):
+    with pytest.raises(ValueError, match=r"a result backend of its own, a (RPC|Cache)Backend"):
         backend_for(app, make(app))
 
 

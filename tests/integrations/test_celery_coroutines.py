@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import types
 import uuid
 
 import pytest
 from celery import Celery
+from celery._state import _task_stack, get_current_task
 
 import asyncresult
+from asyncresult.integrations.celery import coroutines
 from tests.integrations.celery_project import client
 
 pytestmark = pytest.mark.celery
@@ -75,3 +78,26 @@ async def test_called_where_a_loop_runs() -> None:
         with pytest.raises(RuntimeError, match="event loop"):
             overlap(0.01)
         assert len(await overlap.run.__wrapped__(0.01)) == 2
+
+
+def test_what_a_coroutine_sends_from_another_thread_is_its_child() -> None:
+    """The thread that sends is not the one that runs the task, so Celery has to be given the parent."""
+    task = types.SimpleNamespace(name="parent")
+    token = coroutines._running.set(coroutines.Running(task, None))
+    with pytest.raises(ValueError, match="inside"):
+        with coroutines.as_child():
+            assert get_current_task() is task
+            with coroutines.as_child():  # once is enough
+                assert _task_stack.stack == [task]
+            raise ValueError("inside")
+    coroutines._running.reset(token)
+    assert get_current_task() is None
+    with coroutines.as_child():  # no task
+        assert get_current_task() is None
+
+
+def test_a_wrapper_of_pydantic_that_is_not_as_it_was_is_refused() -> None:
+    def wrapper() -> None: ...
+
+    with pytest.raises(TypeError, match="with this version of Celery"):
+        coroutines._block_inside_pydantic(wrapper)
