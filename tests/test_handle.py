@@ -175,7 +175,7 @@ async def test_a_set_begins_with_what_is_known(backend: Backend) -> None:
     assert [(handle.id, meta.status) async for handle, meta in stream][-1] == ("t", "SUCCESS")
 
 
-async def test_the_same_state_of_a_member_comes_once_and_old_ones_make_room(backend: Backend) -> None:
+async def test_the_same_state_of_a_member_comes_once_and_the_oldest_are_dropped(backend: Backend) -> None:
     member = AsyncResult("t")
     stream = ResultSet([member]).updates(timeout=20, maxsize=2)
     assert (await anext(stream))[1].status == "PENDING"
