@@ -33,6 +33,7 @@ class Mutation:
     """One change: the ``choice``-th that is possible at a place of the walk through the module's tree."""
 
     path: Path
+    source: str  # as it was when the walk began
     place: int
     choice: int
     name: str
@@ -40,7 +41,7 @@ class Mutation:
     lines: tuple[int, ...]  # those of the statement, or of the head of a compound one; no change is seen without them
 
     def tree(self) -> ast.Module:
-        changed = _Replace(self.place, self.choice).visit(_parse(self.path))
+        changed = _Replace(self.place, self.choice).visit(ast.parse(self.source))
         assert isinstance(changed, ast.Module)
         return ast.fix_missing_locations(changed)
 
@@ -48,7 +49,7 @@ class Mutation:
         return compile(self.tree(), str(self.path), "exec", dont_inherit=True)
 
     def difference(self) -> list[str]:
-        before, after = (ast.unparse(tree).splitlines() for tree in (_parse(self.path), self.tree()))
+        before, after = (ast.unparse(tree).splitlines() for tree in (ast.parse(self.source), self.tree()))
         changed = difflib.unified_diff(before, after, lineterm="", n=1)
         return [line for line in changed if not line.startswith(("---", "+++", "@@"))]
 
@@ -63,6 +64,7 @@ def codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 def mutations(path: Path) -> list[Mutation]:
     """All that are possible in the bodies of the module's functions."""
+    source = path.read_text(encoding="utf-8")
     found: list[Mutation] = []
     place = -1
 
@@ -72,11 +74,8 @@ def mutations(path: Path) -> list[Mutation]:
         if statement is not None:  # inside a function
             statement = node if isinstance(node, ast.stmt) else statement
             for choice, (name, _) in enumerate(_replacements(node)):
-                found.append(
-                    Mutation(
-                        path, place, choice, name, getattr(node, "lineno", statement.lineno), _lines(statement, node)
-                    )
-                )
+                line = getattr(node, "lineno", statement.lineno)
+                found.append(Mutation(path, source, place, choice, name, line, _lines(statement, node)))
         function = node if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else None
         for field, child in _children(node):
             if field in ("annotation", "returns"):
@@ -86,12 +85,8 @@ def mutations(path: Path) -> list[Mutation]:
             else:  # decorators and defaults run when the function is made
                 walk(child, statement)
 
-    walk(_parse(path), None)
+    walk(ast.parse(source), None)
     return found
-
-
-def _parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _children(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:

@@ -121,7 +121,8 @@ class Trials:
 
         def finish_one() -> None:
             number, fork = running.pop(os.wait()[0])
-            self._report(number, Outcome(*fork.sent()[0]))
+            (outcome,) = fork.sent()
+            self._report(number, Outcome(*outcome))
 
         for number, mutation in enumerate(self._sample):
             if time.monotonic() > self._until:
