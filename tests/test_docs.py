@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from asyncresult import Backend
 from asyncresult._redis import urls
 from asyncresult._storage import options as store_options
 from asyncresult.backend import KNOWN_SCHEMES
+from asyncresult.cli.parser import build_parser, commands_of
 from asyncresult.codec import Codec
 from tests.tools import llms, record_vectors
 from tests.tools.celery_worker import CeleryWorker
@@ -96,6 +98,9 @@ def run(command: str, directory: Path) -> str:
     return done.stdout
 
 
+COMMANDS = commands_of(build_parser())
+DEV = (ROOT / "dev").read_text(encoding="utf-8")
+EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"])
 README = [code for _, code in blocks(ROOT / "README.md", "python")]
 
 
@@ -133,6 +138,50 @@ def test_code_is_python_and_imports_what_there_is(page: Path) -> None:
                 module = importlib.import_module(str(node.module))
                 for alias in node.names:
                     assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
+
+
+LANGUAGES = {"", "bash", "console", "diff", "html", "lua", "python", "sh", "sql", "text", "toml", "yaml"}
+SHELL = {"", "bash", "console", "sh"}
+#: A call of the command: at the beginning, after a prompt, in a pipe, a substitution or a condition.
+CALL = re.compile(r"(?:^|[|$(] ?|\bif |-m )asyncresult ([a-z][a-z-]+)(?![|.])([^|;&>)#]*)")
+
+
+def every_block(page: Path) -> list[tuple[str, str]]:
+    """Language (or nothing) and text of each block; a directive of Sphinx, ``{toctree}``, is one as well."""
+    found = re.findall(r"^ *```(\S*)[^\n]*\n(.*?)^ *```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [(language, textwrap.dedent(code)) for language, code in found]
+
+
+@each_page()
+def test_blocks_are_in_languages_that_are_looked_at(page: Path) -> None:
+    found = every_block(page)
+    assert {language for language, _ in found if language[:1] != "{"} <= LANGUAGES
+    for language, code in found:
+        if language == "toml":
+            tomllib.loads(code)
+        elif language == "yaml":
+            pytest.importorskip("yaml").safe_load(code)
+
+
+@each_page()
+def test_command_lines_name_what_there_is(page: Path) -> None:
+    """Commands of ``asyncresult`` with their options, commands of ``python3 dev``, extras."""
+    lines = re.findall(r"(?<!`)`([^`\n]+)`", page.read_text(encoding="utf-8"))
+    for language, code in every_block(page):
+        if language in SHELL:
+            lines += code.splitlines()
+    for line in lines:
+        for command, rest in CALL.findall(line):
+            assert command in COMMANDS, line
+            assert set(re.findall(r"(?<=\s)--?[a-zA-Z][\w-]*", rest)) <= options_of(command), line
+        for command in re.findall(r"\bpython3 dev ([a-z]+)", line):
+            assert f'Command("{command}"' in DEV, line
+        for extras in re.findall(r"\basyncresult\[([\w,]+)\]", line):
+            assert set(extras.split(",")) <= EXTRAS, line
+
+
+def options_of(command: str) -> set[str]:
+    return {option for action in COMMANDS[command]._actions for option in action.option_strings}
 
 
 # --- links -----------------------------------------------------------------------------------------
@@ -277,12 +326,34 @@ def test_the_records_to_test_with_are_those_of_the_tests() -> None:
         assert (meta.status, meta.ready) == (vector["status"], vector["ready"])
 
 
-def test_the_files_that_answer_the_questions_exist() -> None:
+#: What is in the first file that CONTRIBUTING.md names for a question, in the order of its table.
+ANSWERS = [
+    ("MOVED", r"read_redirection\("),
+    ("ACL", r"def permission_error\("),
+    ("key does a record", r"def (task_key|key_beside)\("),
+    ("Who wakes me", r"^class Waiters\b"),
+    ("read twice", r"^Theory of operation"),
+    ("timeout=0", r"looks_once\(timeout\)"),
+    ("Ten thousand", r"^class Join\b"),
+    ("Which backend", r"def current_store\("),
+    ("a URL say", r"def split_options\("),
+    ("not rebuilt", r"def _can_be_raised\("),
+    ("as tuples", r"def result_from_tuple\("),
+    ("handle learned", r"^class Known\b"),
+    ("may replace which", r"def precedes\("),
+    ("has loaded Celery", r"def in_celerys_terms\("),
+]
+
+
+def test_the_files_that_answer_the_questions_are_those() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    table = text[text.index("| question | file |") : text.index("## What a change brings along")]
-    files = re.findall(r"`([\w/]+\.py)`", table)
-    assert len(files) >= 12
-    assert [name for name in files if not (ROOT / "asyncresult" / name).is_file()] == []
+    rows = re.findall(r"^\| (?!question|---)(.*) \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) == len(ANSWERS)
+    for (question, answer), (words, content) in zip(rows, ANSWERS, strict=True):
+        files = [ROOT / "asyncresult" / name for name in re.findall(r"`([\w/]+\.py)`", answer)]
+        assert words in question
+        assert all(file.is_file() for file in files), answer
+        assert re.search(content, files[0].read_text(encoding="utf-8"), re.MULTILINE), question
 
 
 def test_every_logger_is_in_the_page_about_operating() -> None:
