@@ -45,8 +45,9 @@ def complaints(changelog: str, version: str) -> Iterator[str]:
         yield f"docs/changelog.md has no heading '{version} - YYYY-MM-DD'"
 
 
-def licence_of(found: metadata.PackageMetadata) -> str:
-    """The SPDX expression; else what the older fields say."""
+def licence_of(distribution: metadata.Distribution) -> str:
+    """The SPDX expression; else what the older fields say; else the heading of the licence that comes with it."""
+    found = distribution.metadata
     if expression := found.get_all("License-Expression"):
         return str(expression[0])
     classified = [
@@ -54,7 +55,15 @@ def licence_of(found: metadata.PackageMetadata) -> str:
     ]
     text = str((found.get_all("License") or [""])[0]).strip()
     # Some put the whole text of the licence there.
-    return " and ".join(classified) or (text if text and "\n" not in text else "") or "not said"
+    said = " and ".join(classified) or (text if "\n" not in text else "")
+    return said or _heading(distribution) or "not said"
+
+
+def _heading(distribution: metadata.Distribution) -> str:
+    for file in distribution.files or []:
+        if file.name.upper().startswith(("LICENSE", "LICENCE", "COPYING")):
+            return file.read_text().strip().partition("\n")[0].strip()
+    return ""
 
 
 def parts() -> tuple[list[Part], list[str]]:
@@ -74,7 +83,7 @@ def parts() -> tuple[list[Part], list[str]]:
                 missing.add(name)
                 continue
             if name != NAME and name not in found:
-                found[name] = Part(name, distribution.version, licence_of(distribution.metadata), needed)
+                found[name] = Part(name, distribution.version, licence_of(distribution), needed)
             for line in distribution.requires or []:
                 requirement = Requirement(line)
                 if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
@@ -135,7 +144,7 @@ def main() -> None:
 
 NEXT = """
 Next, by hand:
-  1. python3 dev test, lint, types, docs, package: all pass on this commit
+  1. python3 dev test (-m "": all of them), lint, types, docs --look, package: all pass on this commit
   2. python3 dev matrix: writes docs/reference/compatibility.md; commit it
   3. git tag -a v{version} -m "asyncresult {version}", and push the tag
   4. python -m twine upload dist/*.whl dist/*.tar.gz
