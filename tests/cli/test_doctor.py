@@ -138,8 +138,8 @@ _WRITER = (
         ("-mget", "error", "ACL SETUSER doctor +mget"),
         ("resetkeys", "error", "ACL SETUSER doctor ~celery-task-meta-* ~{celery-task-meta-*"),
         ("resetchannels", "error", "ACL SETUSER doctor &celery-task-meta-*"),
-        ("-evalsha", "note", "if it shall: ACL SETUSER doctor +evalsha"),
-        ("-get -set", "note", "if it shall: ACL SETUSER doctor +get +set"),
+        ("-evalsha", "note", "if it is to: ACL SETUSER doctor +evalsha"),
+        ("-get -set", "note", "if it is to: ACL SETUSER doctor +get +set"),
     ],
 )
 def test_a_missing_right_is_named_and_the_line_gives_it(
@@ -150,7 +150,7 @@ def test_a_missing_right_is_named_and_the_line_gives_it(
         url = redis_server.url(username="doctor", password="secret")
         found = findings("--url", url)["rights"]
         assert (found[0], found[2]) == (severity, fix)
-        redis_server.cli(*fix.removeprefix("if it shall: ").split())
+        redis_server.cli(*fix.removeprefix("if it is to: ").split())
         assert findings("--url", url)["rights"][0] == "ok"
     finally:
         redis_server.cli("ACL", "DELUSER", "doctor")

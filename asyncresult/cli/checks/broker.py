@@ -159,7 +159,7 @@ def reply_findings(app: Any, connection: Any) -> list[Finding]:
             "reach",
             "note",
             "rpc:// results come to the process that sent the task: no other can read them, nor can this command",
-            "where others shall read them, store them: result_backend = 'redis://…'",
+            "if others are to read them, store them: result_backend = 'redis://…'",
         )
     ]
     channel = connection.channel()

@@ -52,9 +52,8 @@ async def rights(backend: Backend, server: Server, id: str) -> list[Finding]:
             Finding(
                 "rights",
                 "note",
-                f"the user {user!r} may not store results: enough for who only waits, and not for track(), Executor"
-                " or revoking",
-                f"if it shall: ACL SETUSER {user} {' '.join(rules)}",
+                f"the user {user!r} may not store results: enough to wait, and not for track(), Executor or revoking",
+                f"if it is to: ACL SETUSER {user} {' '.join(rules)}",
             )
         )
     return findings or [Finding("rights", "ok", f"the user {user!r} may wait for results and store them")]

@@ -135,8 +135,8 @@ def _at_work(app: Any, id: str, timeout: float) -> Finding | None:
                     return Finding(
                         "reason",
                         "warning",
-                        f"the task was revoked, by the word of {worker}",
-                        "send it again, if it shall run",
+                        f"the task was revoked, as {worker} reports",
+                        "send it again, if it is to run",
                     )
     except Exception as error:  # whatever the transport raises
         found = broker.unreachable(app, error)

@@ -225,7 +225,7 @@ class RpcBackend(Backend):
         replies.configure(self, reply_expires, reply_queue, max_unread)
 
     def _store(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise BackendError("rpc:// stores nothing: only the worker that got a task can reply to who sent it")
+        raise BackendError("rpc:// stores nothing: only the worker that got a task can reply to its sender")
 
     def _bulk(self, *args: Any, **kwargs: Any) -> NoReturn:
         self._store()
