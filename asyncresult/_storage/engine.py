@@ -43,6 +43,11 @@ class BackendStats(msgspec.Struct, frozen=True):
         sent: Tasks that were sent on the event loop (``adelay()`` of a Celery app), in this process.
         sent_by_threads: Calls that Celery sent in a thread.
         thread_reason: Why it does so for all; None where it does not.
+        streams: Streams of events that the web part of this process has open.
+        streamed: Events that it has sent on streams so far.
+        slow_streams: Streams so far whose client has not read for as long as the ``ping``.
+        dropped: States so far that were never sent to clients, as these read too slowly.
+        refused_streams: Streams so far that were refused, as there were too many.
     """
 
     connected: bool = False
@@ -60,6 +65,11 @@ class BackendStats(msgspec.Struct, frozen=True):
     sent: int = 0
     sent_by_threads: int = 0
     thread_reason: str | None = None
+    streams: int = 0
+    streamed: int = 0
+    slow_streams: int = 0
+    dropped: int = 0
+    refused_streams: int = 0
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -107,8 +107,8 @@ class Store(Marks, Bulk, Probed, Keys):
         self.driver = driver
         #: Ways to reach whoever runs tasks; see :mod:`asyncresult.control`.
         self.controllers: list[Any] = []
-        #: Puts the counters of an integration that sends tasks into the statistics.
-        self.sends: Callable[[BackendStats], BackendStats] | None = None
+        #: What puts the counters of parts above into the statistics, by a name for each.
+        self.counters: dict[str, Callable[[BackendStats], BackendStats]] = {}
         #: Stores that are closed with this one.
         self.companions: list[Store] = []
         #: Failures of tasks that ran here which no handle has seen yet: id, and what will be logged.
@@ -470,7 +470,9 @@ class Store(Marks, Bulk, Probed, Keys):
         """Counters of the connections that were used last; zeros where there are none. (Each loop has its own.)"""
         engine = self._engines.latest
         stats = engine.stats() if engine is not None else BackendStats()
-        return stats if self.sends is None else self.sends(stats)
+        for put_into in self.counters.values():
+            stats = put_into(stats)
+        return stats
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self}>"

@@ -60,6 +60,7 @@ _FAST = (0.0005, 0.001, 0.0025, *_MESSAGING)
 _UP_DOWN = (
     ("asyncresult.waiters", "pending", "{wait}", "Tasks that are waited for."),
     ("asyncresult.subscriptions", "subscribed", "{key}", "Tasks whose channel is subscribed."),
+    ("asyncresult.web.streams", "streams", "{stream}", "Streams of events that are open."),
 )
 _COUNTERS = (
     ("asyncresult.reconnects", "reconnects", "{connection}", "Subscription connections lost."),
@@ -68,6 +69,10 @@ _COUNTERS = (
     ("asyncresult.lost_notifications", "lost", "{record}", "Results found by a sweep, without a notification."),
     ("asyncresult.rpc.received", "received", "{message}", "Replies received by rpc://."),
     ("asyncresult.rpc.refused", "refused", "{message}", "Replies refused by rpc://."),
+    ("asyncresult.web.events", "streamed", "{event}", "Events sent on streams."),
+    ("asyncresult.web.slow_streams", "slow_streams", "{stream}", "Streams whose client has not read for a ping."),
+    ("asyncresult.web.dropped_states", "dropped", "{state}", "States never sent to clients that read too slowly."),
+    ("asyncresult.web.refused_streams", "refused_streams", "{stream}", "Streams refused: there were too many."),
 )
 #: Celery's states and ours are few; any other one is shown as "custom".
 _STATES = frozenset({"SUCCESS", "FAILURE", "REVOKED", "RETRY", "STARTED", "PROGRESS", "PENDING", "RECEIVED"})
@@ -169,7 +174,7 @@ class _Metrics(Probe):
         self._task_names = task_names
 
     def wait_ended(self, wait: WaitEnded) -> None:
-        self._instruments.waits.record(wait.seconds, {**self.attributes, "asyncresult.outcome": wait.outcome})
+        self._instruments.waits.record(wait.seconds, {**self.attributes, **_ended(wait)})
 
     def notified(self, lag: float) -> None:
         self._instruments.lag.record(lag, self.attributes)
@@ -251,7 +256,7 @@ class _Spans(Probe):
             **self._common,
             "messaging.operation.name": "wait",
             "messaging.operation.type": "receive",
-            "asyncresult.outcome": wait.outcome,
+            **_ended(wait),
         }
         if alone is not None:
             attributes["messaging.message.id"] = alone.id
@@ -327,6 +332,11 @@ class _Spans(Probe):
         if isinstance(state := meta.extra.get("tracestate"), str):
             fields["tracestate"] = state
         return trace.get_current_span(self._fields.extract(fields, contexts.Context())).get_span_context()
+
+
+def _ended(wait: WaitEnded) -> _Attributes:
+    ended: _Attributes = {"asyncresult.outcome": wait.outcome}
+    return ended if wait.source is None else {**ended, "asyncresult.source": wait.source}
 
 
 def _described(name: str | None, queue: Any) -> _Attributes:
@@ -425,10 +435,10 @@ def instrument(
 
     Args:
         backends: Those of this process, connected or not.
-        spans: Also make spans, and carry the trace along: ``wait …`` for each ``await``, ``get()`` or join, with links
-            to the spans that sent its tasks, and to those that stored its results; ``process …`` for each task of
-            ``track()`` or an ``Executor``. Messages that Celery sends in this process, by any app and method, get the
-            headers of the global propagator unless they have them; records that are stored get ``traceparent``.
+        spans: Also make spans, and carry the trace along: ``wait …`` for each wait (:class:`asyncresult.WaitEnded`),
+            with links to the spans that sent its tasks, and to those that stored its results; ``process …`` for each
+            task of ``track()`` or an ``Executor``. Messages that Celery sends in this process, by any app and method,
+            get the headers of the global propagator unless they have them; records that are stored get ``traceparent``.
         task_names: Measure the durations of tracked tasks by their name, too. There must be few names.
         meter_provider: None is the global one.
         tracer_provider: None is the global one.
@@ -441,12 +451,15 @@ def instrument(
 
     Metrics, all with ``asyncresult.backend``, the address without secrets:
 
-    * counted up and down: ``asyncresult.waiters``, ``asyncresult.subscriptions``, ``asyncresult.tracked_tasks``;
-      a gauge: ``asyncresult.connected``;
+    * counted up and down: ``asyncresult.waiters``, ``asyncresult.subscriptions``, ``asyncresult.tracked_tasks``,
+      ``asyncresult.web.streams``; a gauge: ``asyncresult.connected``;
     * counters: ``asyncresult.records`` (``asyncresult.source``), ``asyncresult.lost_notifications``,
       ``asyncresult.reconnects``, ``asyncresult.sweeps``, ``asyncresult.decode_errors``, ``asyncresult.poll.keys``,
-      ``asyncresult.rpc.received``, ``asyncresult.rpc.refused``, ``messaging.client.sent.messages``;
-    * histograms, in seconds: ``asyncresult.wait.duration`` (``asyncresult.outcome``), ``asyncresult.notification.lag``,
+      ``asyncresult.rpc.received``, ``asyncresult.rpc.refused``, ``asyncresult.web.events``,
+      ``asyncresult.web.slow_streams``, ``asyncresult.web.dropped_states``, ``asyncresult.web.refused_streams``,
+      ``messaging.client.sent.messages``;
+    * histograms, in seconds: ``asyncresult.wait.duration`` (``asyncresult.outcome``, ``asyncresult.source``),
+      ``asyncresult.notification.lag``,
       ``asyncresult.store.duration`` (``asyncresult.state``, ``asyncresult.kept``), ``asyncresult.poll.duration``,
       ``messaging.client.operation.duration``, ``messaging.process.duration`` (``error.type``).
 

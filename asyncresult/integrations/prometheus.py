@@ -29,6 +29,7 @@ _GAUGES = {
     "waiters": ("pending", "Tasks that are waited for."),
     "subscriptions": ("subscribed", "Tasks whose channel is subscribed."),
     "connected": ("connected", "Whether the connections are up (1) or are being made anew (0)."),
+    "web_streams": ("streams", "Streams of events that are open."),
 }
 _COUNTERS = {
     "reconnects": ("reconnects", "Subscription connections lost."),
@@ -37,6 +38,10 @@ _COUNTERS = {
     "lost_notifications": ("lost", "Results that a sweep has found, and whose notification never came."),
     "rpc_received": ("received", "Replies received by rpc://."),
     "rpc_refused": ("refused", "Replies refused by rpc://."),
+    "web_events": ("streamed", "Events sent on streams."),
+    "web_slow_streams": ("slow_streams", "Streams whose client has not read for as long as the ping."),
+    "web_dropped_states": ("dropped", "States never sent to clients that read too slowly."),
+    "web_refused_streams": ("refused_streams", "Streams refused, as there were too many."),
 }
 _SOURCES = ("pushed", "read")
 
@@ -52,7 +57,7 @@ class _Measurements:
     """The metrics that probes fill, for all backends of a collector."""
 
     def __init__(self) -> None:
-        self.waits = _histogram("wait_duration_seconds", "How long waits took.", _WAITS, "outcome")
+        self.waits = _histogram("wait_duration_seconds", "How long waits took.", _WAITS, "outcome", "source")
         self.lag = _histogram(
             "notification_lag_seconds", "From date_done until the notification came; a sample.", _FAST
         )
@@ -79,7 +84,7 @@ class _Probe(Probe):
         self.running: weakref.WeakSet[Any] = weakref.WeakSet()  # one whose loop is gone never ends
 
     def wait_ended(self, wait: WaitEnded) -> None:
-        self._metrics.waits.labels(self._address, wait.outcome).observe(wait.seconds)
+        self._metrics.waits.labels(self._address, wait.outcome, wait.source or "none").observe(wait.seconds)
 
     def notified(self, lag: float) -> None:
         self._lag.observe(lag)
@@ -156,12 +161,15 @@ def collector(*backends: Backend) -> BackendCollector:
     Metrics, all with the label ``backend``:
 
     * gauges: ``asyncresult_waiters``, ``asyncresult_subscriptions``, ``asyncresult_connected``,
-      ``asyncresult_tracked_tasks``;
+      ``asyncresult_tracked_tasks``, ``asyncresult_web_streams``;
     * counters: ``asyncresult_records_total`` (by ``source``: ``pushed`` or ``read``),
       ``asyncresult_lost_notifications_total``, ``asyncresult_reconnects_total``, ``asyncresult_sweeps_total``,
       ``asyncresult_decode_errors_total``, ``asyncresult_sent_tasks_total``, ``asyncresult_poll_keys_total``,
-      ``asyncresult_rpc_received_total``, ``asyncresult_rpc_refused_total``;
-    * histograms, in seconds: ``asyncresult_wait_duration_seconds`` (by ``outcome``),
+      ``asyncresult_rpc_received_total``, ``asyncresult_rpc_refused_total``, ``asyncresult_web_events_total``,
+      ``asyncresult_web_slow_streams_total``, ``asyncresult_web_dropped_states_total``,
+      ``asyncresult_web_refused_streams_total``;
+    * histograms, in seconds: ``asyncresult_wait_duration_seconds`` (by ``outcome``, and by ``source``: where the
+      record came from that ended it),
       ``asyncresult_notification_lag_seconds``, ``asyncresult_store_duration_seconds`` (by ``state`` and ``kept``),
       ``asyncresult_task_duration_seconds`` (by ``outcome``), ``asyncresult_send_duration_seconds``,
       ``asyncresult_poll_duration_seconds``.

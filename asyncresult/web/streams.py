@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import AsyncResultError
 from ..result import AsyncResult
+from .counts import counts_of
 from .documents import dump, status_document
 from .forms import FORMS, comment, end_event, sse_event
 from .problems import Problem, problem_of
@@ -112,6 +113,8 @@ class EventStream(Response):
         self._position = position
         self._sending = asyncio.Lock()
         self._last_sent = 0.0
+        self._is_slow = False
+        self._counts = counts_of(tasks[0].handle.backend)  # that of all: what is mounted has one
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
@@ -122,12 +125,15 @@ class EventStream(Response):
         try:
             self._settings.open_stream(client)
         except Problem as problem:
+            self._counts.refused_streams += 1
             await problem.response()(scope, receive, send)
             return
+        self._counts.streams += 1
         try:
             with contextlib.suppress(OSError):  # the client has gone, and the server says so here
                 await self._serve(receive, send)
         finally:
+            self._counts.streams -= 1
             self._settings.close_stream(client)
 
     async def _start(self, send: Send) -> None:
@@ -137,6 +143,10 @@ class EventStream(Response):
         async with self._sending:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         self._last_sent = asyncio.get_running_loop().time()
+
+    async def _send_event(self, send: Send, event: bytes) -> None:
+        await self._send(send, event)
+        self._counts.streamed += 1
 
     async def _serve(self, receive: Receive, send: Send) -> None:
         loop = asyncio.get_running_loop()
@@ -158,17 +168,35 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _keep_alive(self, ends: set[asyncio.Future[Any]], life_ends: float, send: Send) -> None:
-        """Send comments in silences, until one of these is done or the time is over."""
+        """Send comments in silences, until one of these is done or the time is over.
+
+        A client that reads nothing holds up the comment, too, but not the end.
+        """
         loop = asyncio.get_running_loop()
-        while (now := loop.time()) < life_ends:
-            due = self._last_sent + self._settings.ping
-            if due <= now:
-                if not self._sending.locked():  # else the client reads nothing
-                    await self._send(send, comment())
-                due = now + self._settings.ping
-            done, _ = await asyncio.wait(ends, timeout=min(due, life_ends) - now, return_when=asyncio.FIRST_COMPLETED)
-            if done:
-                return
+        ping: asyncio.Task[None] | None = None
+        try:
+            while (now := loop.time()) < life_ends:
+                due = self._last_sent + self._settings.ping
+                if due <= now:
+                    if self._sending.locked():
+                        self._found_slow()
+                    else:
+                        if ping is not None:
+                            ping.result()  # raises where the client has gone
+                        ping = loop.create_task(self._send(send, comment()), name="asyncresult web: ping")
+                    due = now + self._settings.ping
+                left = min(due, life_ends) - now
+                done, _ = await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if done:
+                    return
+        finally:
+            if ping is not None:
+                await end_tasks(ping)
+
+    def _found_slow(self) -> None:
+        if not self._is_slow:
+            self._is_slow = True
+            self._counts.slow_streams += 1
 
     async def _follow_all(self, send: Send) -> None:
         async with asyncio.TaskGroup() as group:
@@ -177,7 +205,7 @@ class EventStream(Response):
                 for task in self._tasks
             ]
         if all(task.result() for task in following):
-            await self._send(send, end_event(self._form, str(self._position)))
+            await self._send_event(send, end_event(self._form, str(self._position)))
 
     async def _follow(self, task: Followed, send: Send) -> bool:
         """Whether the end of the task has been sent: a client may come back for those of others."""
@@ -187,17 +215,20 @@ class EventStream(Response):
         form, reveal = FORMS[self._form], self._settings.reveal_errors
         try:
             async with task.handle.updates(since=since) as updates:
+                dropped = 0
                 async for meta in updates:
                     document = status_document(meta, task.name, reveal_errors=reveal)
                     place = self._position.moved(task.handle.id, updates.last_id, ready=meta.ready)
-                    await self._send(send, form(document, place))
+                    await self._send_event(send, form(document, place))
+                    self._counts.dropped += updates.dropped - dropped
+                    dropped = updates.dropped
             return True
         except AsyncResultError as error:
             problem = problem_of(error) or Problem(502, "Unreadable result")
             text = dump({"id": task.name, **problem.document()}).decode()
             final = problem.status == 502  # it will not become readable
             place = self._position.moved(task.handle.id, None, ready=final)
-            await self._send(send, sse_event(text, name="problem", id=place))
+            await self._send_event(send, sse_event(text, name="problem", id=place))
             return final
 
 

@@ -14,7 +14,9 @@ import pytest
 from asyncresult import AsyncResult, Backend
 from asyncresult.web import create_app, events
 from asyncresult.web.forms import comment, sse_event
-from asyncresult.web.streams import Position
+from asyncresult.web.settings import Settings
+from asyncresult.web.streams import EventStream, Followed, Position
+from tests.backends.waiting import until
 from tests.web.conftest import Serve, put_raw, serving, stream
 
 from starlette.applications import Starlette  # isort: skip
@@ -169,6 +171,8 @@ async def test_caps(backend: Backend, serve: Serve) -> None:
         refused = await client.get("/tasks/c/events")
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
         assert refused.headers["content-type"] == "application/problem+json"
+        counted = backend.stats()
+        assert (counted.streams, counted.streamed, counted.refused_streams) == (2, 2, 1)
         await stack.aclose()
         async with asyncio.timeout(5):
             while (await client.head("/tasks/c/events")).status_code != 200 or backend.stats().pending:
@@ -218,6 +222,37 @@ async def test_a_client_that_does_not_read_costs_little(backend: Backend, serve:
             while backend.stats().subscribed:
                 await asyncio.sleep(0.02)
         slow.close()
+
+
+async def test_a_slow_client_is_counted(backend: Backend) -> None:
+    reads = asyncio.Event()
+    reads.set()
+    sent: list[bytes] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message.get("body", b""))
+        await reads.wait()
+
+    settings = Settings(authorize=lambda request, id: True, ping=0.01)
+    tasks = [Followed(backend.result("t"), "t")]
+    events: Any = EventStream(tasks, settings, form="json", position=Position(["t"]))
+    gone: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(events({"method": "GET"}, lambda: gone, send))
+    await until(lambda: any(b"PENDING" in event for event in sent))
+    reads.clear()
+    await backend.store_result("t", 0, "PROGRESS")
+    await until(lambda: backend.stats().slow_streams == 1)
+    for step in range(1, 101):
+        await backend.store_result("t", step, "PROGRESS")
+    assert backend.stats().streams == 1
+    reads.set()
+    await backend.mark_as_done("t", 1)
+    await serving
+    counted = backend.stats()
+    assert (counted.streams, counted.slow_streams) == (0, 1)
+    assert counted.dropped > 0
+    # Those kept of 101 states, the first and the last, and the event that says that all have ended.
+    assert counted.streamed == 1 + 101 - counted.dropped + 2
 
 
 async def test_a_stream_of_ones_own(backend: Backend) -> None:

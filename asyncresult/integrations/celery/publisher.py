@@ -211,7 +211,7 @@ class Publisher:
         """The backend of the app, if it has been made; it shows what was sent."""
         backend: Backend | None = vars(self.app).get("_asyncresult_backend")
         if backend is not None:
-            backend.sends = self._count
+            backend.counters["sends"] = self._count
         return backend
 
     # -- composing ----------------------------------------------------------------------------------------
