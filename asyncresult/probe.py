@@ -15,15 +15,13 @@ A backend without a probe measures nothing. Counters that cost nothing are in :m
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .errors import AsyncResultError, ResultTimeout, TaskFailed, TaskRevoked
 from .states import REVOKED, SUCCESS
 
-__all__ = ["Measured", "Outcome", "Probe", "Probes", "WaitEnded", "outcome_of", "outcome_of_state"]
+__all__ = ["Outcome", "Probe", "Probes", "Source", "WaitEnded", "outcome_of", "outcome_of_state"]
 
 _logger = logging.getLogger("asyncresult")
 
@@ -31,20 +29,31 @@ Outcome: TypeAlias = Literal["success", "failure", "revoked", "timeout", "cancel
 """How a wait ended, or a task (``error``: the result cannot be had)."""
 
 
+Source: TypeAlias = Literal["pushed", "read", "swept", "polled", "memory"]
+"""Where a record came from; see :class:`WaitEnded`."""
+
+
 class WaitEnded(NamedTuple):
-    """One ``await``, ``get()`` or join that is over.
+    """One wait that is over: an ``await``, ``get()`` or join, ``until()``, ``wait()``, ``first_success()``, a loop over
+    ``as_completed()``, a future or promise. What is known at once is no wait.
 
     Attributes:
         seconds: How long it took.
-        outcome: How it ended. Of a join: what it raises; else ``"success"``, whatever its members are.
+        outcome: How it ended. Of a join: what it raises; else ``"success"``, whatever its members are. A loop or future
+            that is given up was ``"cancelled"``; a ``wait()`` that times out, ``"timeout"``.
         handles: Those that were waited for.
         error: What it raises; None where it raises nothing.
+        source: Where the record came from that ended it, the last one of a join: ``"pushed"``, a notification;
+            ``"read"``, as it was stored before; ``"swept"``, by the safety sweep, as no notification had come;
+            ``"polled"``, from a store that does not notify; ``"memory"``, this process. None where it was no record of
+            its tasks.
     """
 
     seconds: float
     outcome: Outcome
     handles: Sequence[Any]
     error: BaseException | None
+    source: Source | None = None
 
 
 class Probe:
@@ -155,31 +164,3 @@ def outcome_of(error: BaseException) -> Outcome:
 def outcome_of_state(state: str) -> Outcome:
     """How a task has ended, by its final state."""
     return "success" if state == SUCCESS else "revoked" if state == REVOKED else "failure"
-
-
-class Measured:
-    """``with Measured(probe, handles):`` around a wait; without a probe, nothing."""
-
-    __slots__ = ("_begun", "_handles", "_probe")
-
-    def __init__(self, probe: Probe | None, handles: Sequence[Any]) -> None:
-        self._probe = probe
-        self._handles = handles
-
-    def __enter__(self) -> None:
-        if self._probe is not None:
-            self._begun = time.perf_counter()
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._probe is not None:
-            outcome = outcome_of(error) if error is not None else _outcome_of(self._handles)
-            seconds = time.perf_counter() - self._begun
-            self._probe.wait_ended(WaitEnded(seconds, outcome, self._handles, error))
-
-
-def _outcome_of(handles: Sequence[Any]) -> Outcome:
-    """How a wait ended that raises nothing, though its task may have failed (``propagate=False``)."""
-    if len(handles) != 1:
-        return "success"
-    meta = handles[0].snapshot
-    return outcome_of_state(meta.status) if meta is not None and meta.ready else "failure"  # of a task before it

@@ -63,6 +63,7 @@ TABLE = [
     ("handles", "_handles.reads"),
     ("handles", "_handles.tree _handles.updates _handles.making"),
     ("handles", "_handles.feeds _handles.waiting _handles.futures"),
+    ("handles", "_handles.measured"),
     ("handles", "_handles.handle"),
     ("handles", "_handles.known"),
     ("running tasks", "_request"),

@@ -106,8 +106,8 @@ async def test_a_join_is_one_wait_and_what_is_known_none(backend: Backend, seen:
     for n in range(5):
         await backend.mark_as_done(str(n), n)
     assert await waiting == (0, 1, 2, 3, 4)
-    ((_, outcome, members, error),) = seen.waits
-    assert (outcome, list(members), error) == ("success", handles, None)
+    (wait,) = seen.waits
+    assert (wait.outcome, list(wait.handles), wait.error) == ("success", handles, None)
     assert await asyncresult.gather(*handles) == (0, 1, 2, 3, 4)
     assert await handles[0] == 0
     await backend.mark_as_failure("x", ValueError("no"))

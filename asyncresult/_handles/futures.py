@@ -16,10 +16,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..errors import BackendClosed
-from .handle import Handle, listen, unlisten
+from ..promise import AwaitedPromise, Promise
+from .handle import Handle, unlisten
 from .known import Reason, fresh, settled
+from .measured import Measured, listen_measured
 
-__all__ = ["DoneCallback", "concurrent_future", "result_future"]
+__all__ = ["DoneCallback", "concurrent_future", "result_future", "result_promise"]
 
 T = TypeVar("T")
 
@@ -49,7 +51,7 @@ def result_future(handle: Handle[T]) -> asyncio.Future[T]:
     """A future with the task's outcome. Cancelling or dropping it ends the wait."""
     future: _Future[T] = _Future(loop=asyncio.get_running_loop())
     future.settler = _Settler(future, handle)
-    listen(handle, future.settler)
+    future.settler.measured = listen_measured(handle, future.settler)
     return future
 
 
@@ -57,14 +59,33 @@ def concurrent_future(handle: Handle[T]) -> concurrent.futures.Future[T]:
     """The same for another thread."""
     future: _ConcurrentFuture[T] = _ConcurrentFuture()
     future.settler = _Settler(future, handle)
-    listen(handle, future.settler)
+    future.settler.measured = listen_measured(handle, future.settler)
     return future
+
+
+def result_promise(handle: Handle[T]) -> Promise[T]:
+    """A promise with the task's outcome. When nothing that was derived from it is wanted, the wait ends."""
+    promise: AwaitedPromise[T] = AwaitedPromise()
+
+    def settle(handle: Handle[Any], reason: Reason | None) -> None:
+        value, error = (None, fresh(reason)) if reason is not None else settled(handle)
+        promise.settle(value, error)
+        measured.note(handle, reason)
+        measured.end(error)
+
+    def give_up() -> None:
+        unlisten(handle, settle)
+        measured.end(outcome="cancelled")
+
+    measured = listen_measured(handle, settle)
+    promise.ends_with(give_up)
+    return promise
 
 
 class _Settler:
     """The handle's callback that gives the outcome to a future."""
 
-    __slots__ = ("_future", "_handle", "_loop", "_thread", "held")
+    __slots__ = ("_future", "_handle", "_loop", "_thread", "held", "measured")
 
     def __init__(self, future: Any, handle: Handle[Any]) -> None:
         self._handle = handle
@@ -72,12 +93,16 @@ class _Settler:
         self._thread = threading.get_ident()
         self._future = weakref.ref(future, self._dropped)
         self.held: Any = None  # the future, while it has callbacks
+        self.measured: Measured
 
     def __call__(self, handle: Handle[Any], reason: Reason | None) -> None:
         future, self.held = self._future(), None
         if future is None or future.done():
+            self.measured.end(outcome="cancelled")
             return
         value, error = (None, fresh(reason)) if reason is not None else settled(handle)
+        self.measured.note(handle, reason)
+        self.measured.end(error)
         try:
             if error is None:
                 future.set_result(value)
@@ -92,13 +117,17 @@ class _Settler:
         """Called on any thread."""
         self.held = None
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(unlisten, self._handle, self)
+            self._loop.call_soon_threadsafe(self._give_up)
 
     def _dropped(self, _: object) -> None:
         # The collector may run on any thread and at any time: no I/O, no lock. Elsewhere than on the loop's own
         # thread the end of the task finds the future gone.
         if threading.get_ident() == self._thread and not self._loop.is_closed():
-            self._loop.call_soon(unlisten, self._handle, self)
+            self._loop.call_soon(self._give_up)
+
+    def _give_up(self) -> None:
+        unlisten(self._handle, self)
+        self.measured.end(outcome="cancelled")
 
 
 class _Future(asyncio.Future[T]):

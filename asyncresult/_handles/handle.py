@@ -21,10 +21,9 @@ from .._checks import LOOK_ONCE_TIMEOUT, check_task_id
 from .._storage.store import Store, engine_of
 from ..errors import AsyncResultError
 from ..meta import TaskMeta, same_record
-from ..promise import AwaitedPromise, Promise
 from ..states import PROPAGATE_STATES, READY_STATES, SUCCESS
 from .base import Node, ResultBase, T_co, members_in
-from .known import UNKNOWN, Known, Reason, fresh, has_failed, is_ready, needs_cause, saw_failure, set_cause, settled
+from .known import UNKNOWN, Known, Reason, has_failed, is_ready, needs_cause, saw_failure, set_cause
 
 if TYPE_CHECKING:
     from .._storage.waiters import Waiters
@@ -310,19 +309,6 @@ class Handle(Known[T_co]):
             assert self._meta is not None
             return self._meta
         return await read_record(self)
-
-    # -- as a promise ---------------------------------------------------------------------------------------
-
-    def _promise(self) -> Promise[T_co]:
-        promise: AwaitedPromise[T_co] = AwaitedPromise()
-
-        def settle(handle: Handle[Any], reason: Reason | None) -> None:
-            value, error = (None, fresh(reason)) if reason is not None else settled(handle)
-            promise.settle(value, error)
-
-        listen(self, settle)
-        promise.ends_with(lambda: unlisten(self, settle))
-        return promise
 
 
 # What the other modules of this folder do with a handle. Not methods: all that is public on a handle is the users'.

@@ -28,7 +28,6 @@ from .._storage.store import Store, engine_of
 from ..codec.codec import LARGE_PAYLOAD_BYTES
 from ..errors import AsyncResultError, ResultTimeout, copy_error
 from ..meta import TaskMeta
-from ..probe import Probe
 from ..states import SUCCESS
 from .base import ResultBase, handles_in, members_in
 from .handle import (
@@ -45,6 +44,7 @@ from .handle import (
     watch,
 )
 from .known import Reason, give_up, has_failed, is_ready, is_settled, needs_cause, outcome, set_cause, settled
+from .measured import Measured
 from .result import AsyncResult
 from .waiting import raise_reason
 
@@ -60,7 +60,6 @@ __all__ = [
     "look_at_all",
     "look_once",
     "over",
-    "probe_of",
     "timed_out",
     "values_in_turns",
     "values_of",
@@ -229,6 +228,14 @@ class Many:
             self._listen(handles[start:], read_early=True)
 
     def _take(self, handles: list[Handle], payloads: list[bytes | None], engine: Engine) -> None:
+        waiters = engine.waiters
+        origin, waiters.source = waiters.source, waiters.source_of_reads
+        try:
+            self._take_each(handles, payloads, engine)
+        finally:
+            waiters.source = origin
+
+    def _take_each(self, handles: list[Handle], payloads: list[bytes | None], engine: Engine) -> None:
         size = 0
         for i, (handle, meta) in enumerate(zip(handles, _decoded(engine.decoder, handles, payloads), strict=True), 1):
             if self._ended:
@@ -295,20 +302,23 @@ class Join:
     to the future, which would keep it: what a callback has raised holds, by its traceback, this join.
 
     Args:
+        measured: Of which wait this is a part.
         groups: As of :class:`Many`.
     """
 
-    __slots__ = ("callback", "fail_fast", "future", "many", "pending", "reason")
+    __slots__ = ("callback", "fail_fast", "future", "many", "measured", "pending", "reason")
 
     def __init__(
         self,
         handles: Iterable[Handle],
         fail_fast: bool,
+        measured: Measured,
         callback: Callable[[str, Any], object] | None = None,
         groups: Iterable[Group] = (),
     ) -> None:
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.fail_fast = fail_fast
+        self.measured = measured
         self.callback = callback
         self.many: Many | None = None
         self.reason: Any = None
@@ -333,13 +343,13 @@ class Join:
         if reason is not None or self.callback is not None or meta is None or meta.status != SUCCESS:
             self._look_at(handle, reason)
         if not self.pending:
-            self.end(None)
+            self._end_by(handle, reason, None)
 
     def _look_at(self, handle: Handle, reason: Reason | None) -> None:
         if self.future.done():
             return
         if self.fail_fast and (reason is not None or has_failed(handle)):
-            self.end(reason or handle)
+            self._end_by(handle, reason, reason or handle)
         elif self.callback is not None:
             value, error = settled(handle)
             try:
@@ -348,6 +358,11 @@ class Join:
                 raise
             except BaseException as failure:
                 self.end(failure)
+
+    def _end_by(self, handle: Handle, why: Reason | None, reason: Any) -> None:
+        if not self.future.done():
+            self.measured.note(handle, why)
+            self.end(reason)
 
     def end(self, reason: Any) -> None:
         if not self.future.done():
@@ -460,12 +475,6 @@ def timed_out(waiting: Sequence[Handle], all: Sequence[Handle], timeout: float |
 def over(handle: Handle) -> bool:
     """Whether nothing more is to be learned about it."""
     return handle.done() and not needs_cause(handle)
-
-
-def probe_of(leaves: Iterable[Handle]) -> Probe | None:
-    """The probe, if any, of what has to be waited for; None where all is known."""
-    waited_for = next((leaf for leaf in leaves if not leaf.done()), None)
-    return waited_for.backend.probe if waited_for is not None else None
 
 
 def leaves_of(members: list[Any]) -> list[Handle]:

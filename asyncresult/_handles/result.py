@@ -15,12 +15,13 @@ from .._storage.store import Store
 from ..codec.exceptions import printable
 from ..errors import ResultTimeout
 from ..meta import TaskMeta
-from ..probe import Measured
+from ..promise import Promise
 from ..states import PENDING, RECEIVED, STARTED
 from .base import HasHandle, N, Node, T_co
-from .futures import DoneCallback, concurrent_future, result_future
+from .futures import DoneCallback, concurrent_future, result_future, result_promise
 from .handle import Handle, listen, unlisten_equal
 from .known import fresh, info_of, is_ready, is_settled, outcome
+from .measured import Measured, RecordWatch, probe_of
 from .reads import Readable
 from .updates import Updates
 from .waiting import await_outcome, raise_reason, wait
@@ -163,8 +164,8 @@ class AsyncResult(Readable[T_co]):
         failed: Handle[Any] | None = None
         if not (is_settled(self) or (is_ready(self) and not follow_parents)):
             try:
-                with Measured(self.backend.probe, (self,)):
-                    failed = await wait(self, timeout, follow_parents, on_message)
+                with Measured(self.backend.probe, (self,)) as measured:
+                    failed = await wait(self, timeout, follow_parents, on_message, measured)
             except ResultTimeout:
                 if on_timeout == "revoke":
                     await self.revoke()
@@ -201,10 +202,13 @@ class AsyncResult(Readable[T_co]):
 
         Raises: as :meth:`get`, but never what the task raised.
         """
-        async with self.updates(timeout=timeout) as updates:
-            async for meta in updates:
-                if meta.ready or any(state == meta.status or _is_past(state, meta.status) for state in states):
-                    return meta
+        with Measured(probe_of((self,)), (self,)) as measured:
+            async with self.updates(timeout=timeout) as updates:
+                with RecordWatch(measured, self) as watch:
+                    async for meta in updates:
+                        if meta.ready or any(state == meta.status or _is_past(state, meta.status) for state in states):
+                            watch.ended_with(meta)
+                            return meta
         return await self.meta()  # of an ignored result there are no updates
 
     def updates(self, *, timeout: float | None = None, maxsize: int = 64, since: str | None = None) -> Updates:
@@ -250,6 +254,9 @@ class AsyncResult(Readable[T_co]):
         Raises: as :meth:`then`.
         """
         return concurrent_future(self)
+
+    def _promise(self) -> Promise[T_co]:
+        return result_promise(self)
 
     # -- control ------------------------------------------------------------------------------------------
 

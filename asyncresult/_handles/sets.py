@@ -16,7 +16,6 @@ from .._storage.store import Store
 from ..control import Reply, revoke
 from ..errors import BackendClosed, ResultTimeout
 from ..meta import TaskMeta
-from ..probe import Measured
 from ..promise import AwaitedPromise, Promise
 from .base import Node, ResultBase, SupportsAsyncResult, T, as_result
 from .joins import (
@@ -29,12 +28,12 @@ from .joins import (
     look_at_all,
     look_once,
     over,
-    probe_of,
     values_in_turns,
     values_of,
 )
 from .known import bind, forget_record, settled
 from .lookup import lookup
+from .measured import Measured, begin, probe_of
 from .result import AsyncResult
 from .streams import Completed, SetUpdates
 from .waiting import raise_reason
@@ -206,15 +205,16 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         members = self._snapshot()
         leaves = leaves_of(members)
         groups = groups_of([self])
-        with Measured(probe_of(leaves), leaves):
+        with Measured(probe_of(leaves), leaves) as measured:
             if looks_once(timeout):
+                measured.note_read()
                 await look_once(leaves, groups)
                 end_at_once(leaves, fail_fast, callback, timeout)
             else:
                 if len(leaves) > AT_ONCE:
                     bind(leaves)
                     await asyncio.sleep(0)  # the preparations take a while
-                await finish(Join(leaves, fail_fast, callback, groups), leaves, timeout)
+                await finish(Join(leaves, fail_fast, measured, callback, groups), leaves, timeout)
             values: list[Any] = await values_in_turns(members, fail_fast)
         return values
 
@@ -265,18 +265,20 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         wanted = min(tasks, 1 if return_when == asyncio.FIRST_COMPLETED else tasks)
         if count is not None:
             wanted = min(tasks, count)
-        async with Completed[T]([self], timeout) as completed:
-            found: set[str] = set()
-            try:
-                while len(found) < wanted:
-                    handle = await anext(completed, None)
-                    if handle is None:
-                        break  # members were taken out
-                    found.add(handle.id)
-                    if return_when == asyncio.FIRST_EXCEPTION and count is None and handle.exception is not None:
-                        break
-            except ResultTimeout:
-                pass
+        found: set[str] = set()
+        is_known = len({leaf.id for leaf in leaves if over(leaf)}) >= wanted
+        with Measured(None if is_known else probe_of(leaves), leaves) as measured:
+            async with Completed[T]([self], timeout, measured) as completed:
+                try:
+                    while len(found) < wanted:
+                        handle = await anext(completed, None)
+                        if handle is None:
+                            break  # members were taken out
+                        found.add(handle.id)
+                        if return_when == asyncio.FIRST_EXCEPTION and count is None and handle.exception is not None:
+                            break
+                except ResultTimeout:
+                    measured.outcome = "timeout"
         return {leaf for leaf in leaves if over(leaf)}, {leaf for leaf in leaves if not over(leaf)}
 
     async def first_success(self, *, timeout: float | None = None) -> T:
@@ -295,16 +297,18 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
             raise ValueError("no results to wait for")
         failures: list[Exception] = []
         failure: Exception | None = None
-        async with Completed[T]([self], timeout) as completed:
-            async for handle in completed:
-                value, failure = settled(handle)
-                if failure is None:
-                    return value  # type: ignore[no-any-return]
-                failures.append(failure)
+        leaves = list(self._leaves())
         try:
-            if failures and all(isinstance(failure, BackendClosed) for failure in failures):
-                raise failures[0]
-            raise ExceptionGroup(f"all {len(failures)} tasks failed", failures)
+            with Measured(probe_of(leaves), leaves) as measured:
+                async with Completed[T]([self], timeout, measured) as completed:
+                    async for handle in completed:
+                        value, failure = settled(handle)
+                        if failure is None:
+                            return value  # type: ignore[no-any-return]
+                        failures.append(failure)
+                if failures and all(isinstance(failure, BackendClosed) for failure in failures):
+                    raise failures[0]
+                raise ExceptionGroup(f"all {len(failures)} tasks failed", failures)
         finally:
             del failures, failure  # they would hold this frame, which holds them
 
@@ -319,7 +323,9 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
     def _promise(self) -> Promise[list[T]]:
         promise: AwaitedPromise[list[T]] = AwaitedPromise()
         members = self._snapshot()
-        join = Join(leaves_of(members), True, None, groups_of([self]))
+        leaves = leaves_of(members)
+        measured = begin(leaves)
+        join = Join(leaves, True, measured, None, groups_of([self]))
 
         def settle(ended: asyncio.Future[Any]) -> None:
             join.detach()
@@ -327,11 +333,17 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
                 if (reason := join.take_reason()) is not None:
                     raise_reason(reason)
                 promise.settle(values_of(members, True), None)
+                measured.end()
             except Exception as failure:
                 promise.settle(None, failure.with_traceback(None))  # this frame holds the promise: no cycle
+                measured.end(failure)
+
+        def give_up() -> None:
+            join.detach()
+            measured.end(outcome="cancelled")
 
         join.future.add_done_callback(settle)
-        promise.ends_with(join.detach)
+        promise.ends_with(give_up)
         return promise
 
     # -- one look at all of them ------------------------------------------------------------------------------

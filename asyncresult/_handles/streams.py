@@ -9,13 +9,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from .._checks import check_count, looks_once
-from ..errors import AsyncResultError, BackendUnavailable, copy_error
+from ..errors import AsyncResultError, BackendUnavailable, ResultTimeout, copy_error
 from ..meta import TaskMeta
 from .base import ResultBase, handles_in
 from .feeds import Feed, Stream, deadline_of_look, is_over
 from .handle import observe, read_record, unobserve
 from .joins import LOOKS_AT_ONCE, Group, Handle, Many, groups_of, look_once, over, timed_out
 from .known import Reason, is_of_look, is_ready
+from .measured import Measured, begin
 from .result import AsyncResult
 from .updates import same_state
 from .waiting import raise_reason
@@ -39,8 +40,18 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
         ResultTimeout: Not all ended within the budget.
     """
 
-    def __init__(self, members: Iterable[ResultBase[Any]], timeout: float | None) -> None:
+    def __init__(
+        self,
+        members: Iterable[ResultBase[Any]],
+        timeout: float | None,
+        measured: Measured | None = None,
+    ) -> None:
         super().__init__()
+        members = list(members)
+        own = None  # where this is not a part of a wait that is measured already
+        if measured is None:
+            measured = own = begin([leaf for member in members for leaf in handles_in(member)])
+        self._own, self._measured = own, measured
         self._handles: dict[int, AsyncResult[T]] = {}
         self._given: set[int] = set()
         self._timeout = timeout
@@ -49,10 +60,21 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
         self._deadline = None if timeout is None or self._only_looks else loop.time() + timeout
         waits: list[Many] = []
         self._waits = waits
-        self._done: Feed[AsyncResult[T]] = Feed(self, lambda: _end(waits), maxsize=_UNBOUNDED, final=lambda _: True)
+
+        def detach() -> None:
+            _end(waits)
+            if own is not None:
+                own.end(outcome="cancelled")  # left before its end
+
+        self._done: Feed[AsyncResult[T]] = Feed(self, detach, maxsize=_UNBOUNDED, final=lambda _: True)
         self._feed = self._done
         self._groups: list[Group] = []
-        self._add(members)
+        try:
+            self._add(members)
+        except BaseException as error:
+            if own is not None:
+                own.end(error)
+            raise
 
     def _add(self, members: Iterable[ResultBase[Any]]) -> None:
         """Give these handles, too, unless the stream is over."""
@@ -65,7 +87,10 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
         self._groups += groups
         if not self._only_looks:
             feed = self._done
-            self._waits.append(Many(list(new.values()), lambda handle, reason: feed.put(handle), groups))
+            callback = self._measured.noting(lambda handle, reason: feed.put(handle))
+            self._waits.append(Many(list(new.values()), callback, groups))
+        if self._own is not None:
+            self._own.handles = list(self._handles.values())
 
     def _remove(self, members: Iterable[ResultBase[Any]]) -> None:
         """Do not wait for these any more."""
@@ -79,6 +104,7 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
     async def _next_item(self) -> AsyncResult[T]:
         feed = self._done
         if self._only_looks:
+            self._measured.note_read()
             await look_once(self._handles.values(), self._groups)
             self._only_looks = False
             self._deadline = asyncio.get_running_loop().time()
@@ -90,12 +116,20 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
                 handle = feed.items.popleft()
                 if id(handle) in self._handles and id(handle) not in self._given:
                     self._given.add(id(handle))
+                    if self._own is not None and len(self._given) == len(self._handles):
+                        self._own.end()
                     return handle
             if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
-                handles = list(self._handles.values())
-                raise timed_out([handle for handle in handles if not over(handle)], handles, self._timeout)
+                raise self._timed_out()
             await feed.wait(self._deadline)
         raise StopAsyncIteration
+
+    def _timed_out(self) -> ResultTimeout:
+        handles = list(self._handles.values())
+        error = timed_out([handle for handle in handles if not over(handle)], handles, self._timeout)
+        if self._own is not None:
+            self._own.end(error)
+        return error
 
 
 def has_more(completed: Completed[Any]) -> bool:

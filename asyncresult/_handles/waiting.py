@@ -15,9 +15,9 @@ from .._checks import LOOK_ONCE_TIMEOUT, looks_once
 from .._storage.store import engine_of
 from ..errors import AsyncResultError, ResultTimeout
 from ..meta import TaskMeta
-from ..probe import Measured
 from .handle import Callback, Handle, ancestors, listen, looks_at, observe, read_record, unlisten, unobserve
 from .known import Reason, fresh, has_failed, is_ready, is_settled, needs_cause, outcome, set_cause
+from .measured import Measured
 
 __all__ = ["await_outcome", "raise_reason", "wait"]
 
@@ -27,15 +27,17 @@ _EXPIRED: Any = object()
 _RAISED: Any = object()
 
 
-def await_outcome(handle: Handle[T], *, measured: bool = False) -> Generator[Any, None, T]:
+def await_outcome(handle: Handle[T], measured: Measured | None = None) -> Generator[Any, None, T]:
     """``get()`` for a task without parents. Two frames less: a quarter of the memory of a task that waits, and of
     the time to wake it (benchmarks: gather, waiting-tasks)."""
     if not is_settled(handle):
-        if handle.backend.probe is not None and not measured:
-            with Measured(handle.backend.probe, (handle,)):
-                return (yield from await_outcome(handle, measured=True))
+        if measured is None and handle.backend.probe is not None:
+            with Measured(handle.backend.probe, (handle,)) as measured:
+                return (yield from await_outcome(handle, measured))
         future: asyncio.Future[Reason | None] = asyncio.get_running_loop().create_future()
-        wake = functools.partial(_wake, future)
+        wake: Callback = functools.partial(_wake, future)
+        if measured is not None:
+            wake = measured.noting(wake)
         listen(handle, wake)
         try:
             reason = yield from future
@@ -51,6 +53,7 @@ async def wait(
     timeout: float | None,
     follow_parents: bool,
     on_message: Callable[[TaskMeta], object] | None,
+    measured: Measured,
 ) -> Handle[Any] | None:
     """Wait until the handle is done; raise what ends the wait otherwise.
 
@@ -63,12 +66,14 @@ async def wait(
     if is_ready(handle):
         on_message = None  # there is none to come
     if looks_once(timeout):
+        measured.note_read()
         return await _look_once(handle, timeout, follow_parents)
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
-    feed = _Alone(future) if on_message is None else _MessageFeed(future, on_message)
+    end = measured.noting(functools.partial(_wake, future))
+    feed = _Alone(handle, end) if on_message is None else _MessageFeed(handle, end, on_message)
     # Who sees the records learns of the end by the last of them; the others come before it.
-    wake: Callback = functools.partial(_wake if on_message is None else _wake_without_record, future)
+    wake = end if on_message is None else functools.partial(_wake_without_record, end)
     timer = None
     try:
         if follow_parents:
@@ -83,20 +88,19 @@ async def wait(
             timer.cancel()
         unlisten(handle, wake)
         unobserve(handle, feed)
+        raised, feed.error = feed.error, None
     if reason is None and follow_parents and needs_cause(handle):
-        return await wait(handle, None, True, None)  # of whom the messages said nothing
+        return await wait(handle, None, True, None, measured)  # of whom the messages said nothing
     if reason is None or isinstance(reason, Handle):
         return reason
     if reason is _EXPIRED:
         if is_ready(handle):
             return None  # only messages are missing
         raise _timed_out(handle, timeout)
-    if reason is _RAISED:
-        reason, feed.error = feed.error, None
     try:
-        raise_reason(reason)
+        raise_reason(raised if reason is _RAISED else reason)
     finally:
-        del reason  # it would hold this frame, which holds it
+        del reason, raised  # they would hold this frame, which holds them
 
 
 async def _look_once(handle: Handle[Any], timeout: float | None, follow_parents: bool) -> Handle[Any] | None:
@@ -138,11 +142,12 @@ def _timed_out(handle: Handle[Any], timeout: float | None) -> ResultTimeout:
 class _Alone:
     """Waits for a task's own record, whatever becomes of those before it: feeds see nothing else."""
 
-    __slots__ = ("_future", "error")
+    __slots__ = ("_end", "_handle", "error")
     follows: ClassVar[bool] = False
 
-    def __init__(self, future: asyncio.Future[Any]) -> None:
-        self._future = future
+    def __init__(self, handle: Handle[Any], end: Callback) -> None:
+        self._handle = handle
+        self._end = end
         self.error: Any = None  # not in the future, which would keep it
 
     def put(self, meta: TaskMeta) -> None:
@@ -150,8 +155,7 @@ class _Alone:
             self.fail(None)
 
     def fail(self, reason: Any) -> None:
-        if not self._future.done():
-            self._future.set_result(reason)
+        self._end(self._handle, reason)
 
 
 class _MessageFeed(_Alone):
@@ -160,8 +164,8 @@ class _MessageFeed(_Alone):
     __slots__ = ("_fn",)
     follows: ClassVar[bool] = True
 
-    def __init__(self, future: asyncio.Future[Any], fn: Callable[[TaskMeta], object]) -> None:
-        super().__init__(future)
+    def __init__(self, handle: Handle[Any], end: Callback, fn: Callable[[TaskMeta], object]) -> None:
+        super().__init__(handle, end)
         self._fn = fn
 
     def put(self, meta: TaskMeta) -> None:
@@ -170,9 +174,8 @@ class _MessageFeed(_Alone):
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
-            if not self._future.done():
-                self.error = error
-                self._future.set_result(_RAISED)
+            self.error = error if self.error is None else self.error
+            self.fail(_RAISED)
         super().put(meta)
 
 
@@ -181,6 +184,6 @@ def _wake(future: asyncio.Future[Any], handle: Handle[Any], reason: Reason | Non
         future.set_result(reason)
 
 
-def _wake_without_record(future: asyncio.Future[Any], handle: Handle[Any], reason: Reason | None) -> None:
+def _wake_without_record(end: Callback, handle: Handle[Any], reason: Reason | None) -> None:
     if reason is not None:
-        _wake(future, handle, reason)
+        end(handle, reason)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 
 from ..errors import AsyncResultError
 from ..meta import TaskMeta
+from ..probe import Source as RecordSource
 from .entries import BACKLOG_BYTES, HELD, NO_BARRIER, NONE, Entry, Found, Listener, Looked, Progress, Read, progress_of
 from .rounds import Rounds, Source
 
@@ -31,6 +32,11 @@ class Delivery(Rounds):
     Args:
         source, loop, safety_interval, read_chunk: As of :class:`.rounds.Rounds`.
         verify_key: Only what is read counts; messages are no more than hints.
+        origin: Where messages come from.
+
+    Attributes:
+        source: Where what is being handed on comes from.
+        source_of_reads: And what is read, but by a sweep.
     """
 
     def __init__(
@@ -41,9 +47,12 @@ class Delivery(Rounds):
         safety_interval: float,
         read_chunk: int,
         verify_key: bool,
+        origin: RecordSource,
     ) -> None:
         super().__init__(source, loop=loop, safety_interval=safety_interval, read_chunk=read_chunk)
         self._verify_key = verify_key
+        self.source: RecordSource = origin
+        self.source_of_reads: RecordSource = "memory" if origin == "memory" else "read"
         #: Final records that came as messages, and by reads.
         self.received: int = 0
         self.read: int = 0

@@ -12,10 +12,11 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 from urllib.parse import urlsplit
 
 from ..errors import AsyncResultError, BackendClosed
+from ..probe import Source
 from .engine import BackendStats, Engine
 from .options import split_options
 from .store import Driver, Store
@@ -210,6 +211,8 @@ class MemoryDriver(Driver):
 class MemoryEngine(Engine):
     """One loop's view of a store. Answers come in the next tick, as they would from a network."""
 
+    _origin: ClassVar[Source] = "memory"
+
     def __init__(self, backend: Store, records: Records) -> None:
         super().__init__(backend.codec)
         self._backend = backend
@@ -221,6 +224,7 @@ class MemoryEngine(Engine):
             loop=self.loop,
             safety_interval=backend.safety_interval,
             verify_key=backend.verify_key,
+            origin=self._origin,
         )
         self.waiters.connected()
         self._store.attach(self)

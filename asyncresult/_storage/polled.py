@@ -109,6 +109,8 @@ class PolledDriver(Driver):
 class PolledEngine(MemoryEngine):
     """One loop's view of such a store: the records by its threads, all else from memory."""
 
+    _origin = "polled"
+
     def __init__(self, store: Store, driver: PolledDriver) -> None:
         super().__init__(store, driver.beside)
         self._driver = driver

@@ -39,6 +39,7 @@ from typing import TypedDict
 from ..codec.codec import LARGE_PAYLOAD_BYTES
 from ..errors import AsyncResultError, ResultDecodeError
 from ..meta import TaskMeta
+from ..probe import Source as RecordSource
 from ..states import READY_STATES
 from .decoding import Decoder
 from .delivery import Delivery
@@ -85,6 +86,7 @@ class Waiters(Delivery):
         loop: Its ``call_soon``, ``call_later`` and nothing else.
         safety_interval: Seconds between two sweeps that read every waited-for key again.
         verify_key: Take a published final record as a hint only and read the key.
+        origin: What messages are to who measures: notifications, or what a poll has found.
     """
 
     def __init__(
@@ -96,9 +98,15 @@ class Waiters(Delivery):
         safety_interval: float,
         verify_key: bool = False,
         read_chunk: int = READ_CHUNK,
+        origin: RecordSource = "pushed",
     ) -> None:
         super().__init__(
-            source, loop=loop, safety_interval=safety_interval, read_chunk=read_chunk, verify_key=verify_key
+            source,
+            loop=loop,
+            safety_interval=safety_interval,
+            read_chunk=read_chunk,
+            verify_key=verify_key,
+            origin=origin,
         )
         self.decode_errors: int = 0
         #: Called after each new connection, if set.
@@ -303,12 +311,16 @@ class Waiters(Delivery):
         entry = self._entries.get(key)
         if entry is None or entry.listeners is None:
             return "latest"
+        if meta.status not in READY_STATES and not payload:
+            return "latest" if self.arrived(key) == arrived else "older"
+        origin, self.source = self.source, self.source_of_reads
+        looked: Looked = "latest"
         if meta.status in READY_STATES:
             self._found_final(entry, meta)
-            return "latest"
-        if payload:
-            return self._found(entry, payload, meta, arrived)
-        return "latest" if self.arrived(key) == arrived else "older"
+        elif payload:
+            looked = self._found(entry, payload, meta, arrived)
+        self.source = origin
+        return looked
 
     def arrived(self, key: bytes) -> int:
         """How many messages of ``key`` have arrived so far."""
@@ -340,19 +352,23 @@ class Waiters(Delivery):
                 self._decoded(entry, payload, meta, read)
 
     def _decoded(self, entry: Entry, payload: bytes, outcome: TaskMeta | ResultDecodeError, read: Read | None) -> None:
-        if isinstance(outcome, ResultDecodeError):
-            if read is None:
-                self._suspect(entry, outcome, payload)
-            else:
-                self.decode_errors += 1
-                self._fail(entry, outcome)
+        if read is not None:
+            origin, self.source = self.source, "swept" if entry.key in self._swept else self.source_of_reads
+            self._decoded_read(entry, payload, outcome, read)
+            self.source = origin
+        elif isinstance(outcome, ResultDecodeError):
+            self._suspect(entry, outcome, payload)
         elif outcome.status in READY_STATES:
-            if read is None:
-                self._ended(entry, outcome)
-            else:
-                self._found_final(entry, outcome)
-        elif read is None:
+            self._ended(entry, outcome)
+        else:
             self._published(entry, payload, outcome)
+
+    def _decoded_read(self, entry: Entry, payload: bytes, outcome: TaskMeta | ResultDecodeError, read: Read) -> None:
+        if isinstance(outcome, ResultDecodeError):
+            self.decode_errors += 1
+            self._fail(entry, outcome)
+        elif outcome.status in READY_STATES:
+            self._found_final(entry, outcome)
         elif entry.progress is not None and entry.progress.backlog is not None:
             self._queue(entry.progress, payload, read)
         else:

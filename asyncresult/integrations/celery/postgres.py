@@ -253,6 +253,7 @@ class PostgresEngine(PolledEngine):
         if listening is self.listening:
             return
         self.listening = listening
+        self.waiters.source = "pushed" if listening else self._origin
         schedule, driver = self._schedule, self._driver
         schedule.fill = not listening  # what is announced is read by itself, and so sooner
         if listening:

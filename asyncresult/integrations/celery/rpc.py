@@ -238,6 +238,8 @@ class RpcBackend(Backend):
 class RpcEngine(MemoryEngine):
     """One loop's view of the replies."""
 
+    _origin = "pushed"
+
     def __init__(self, backend: Store, replies: Replies) -> None:
         super().__init__(backend, replies.records)
         self.replies = replies
