@@ -40,7 +40,7 @@ class Measured:
     def __init__(self, probe: Probe | None, handles: Sequence[Handle[Any]]) -> None:
         self._probe = probe
         self._context: contextvars.Context | None = None
-        self.handles = handles
+        self.handles: Sequence[Handle[Any]] = handles
         self.outcome: Outcome | None = None
         self.source: Source | None = None
 

@@ -48,10 +48,11 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
     ) -> None:
         super().__init__()
         members = list(members)
-        own = None  # where this is not a part of a wait that is measured already
+        own: Measured | None = None  # where this is not a part of a wait that is measured already
         if measured is None:
             measured = own = begin([leaf for member in members for leaf in handles_in(member)])
-        self._own, self._measured = own, measured
+        self._own: Measured | None = own
+        self._measured: Measured = measured
         self._handles: dict[int, AsyncResult[T]] = {}
         self._given: set[int] = set()
         self._timeout = timeout

@@ -29,10 +29,11 @@ import functools
 import logging
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from ..codec.codec import Codec
 from ..errors import BackendClosed, BackendError, BackendUnavailable
+from ..probe import Source
 from .engine import BackendStats, Engine
 from .memory import MemoryDriver, MemoryEngine
 from .memory import Records as KeptRecords
@@ -109,7 +110,7 @@ class PolledDriver(Driver):
 class PolledEngine(MemoryEngine):
     """One loop's view of such a store: the records by its threads, all else from memory."""
 
-    _origin = "polled"
+    _origin: ClassVar[Source] = "polled"
 
     def __init__(self, store: Store, driver: PolledDriver) -> None:
         super().__init__(store, driver.beside)

@@ -73,7 +73,7 @@ class _LagSampler:
     def __init__(self, store: Probed, engine: Engine) -> None:
         self._store = store
         self._engine = engine
-        self._probe = store.probe
+        self._probe: Probe | None = store.probe
 
     def __call__(self, meta: TaskMeta) -> None:
         self._engine.waiters.on_received = None

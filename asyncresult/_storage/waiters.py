@@ -89,6 +89,8 @@ class Waiters(Delivery):
         origin: What messages are to who measures: notifications, or what a poll has found.
     """
 
+    source: RecordSource
+
     def __init__(
         self,
         source: Source,

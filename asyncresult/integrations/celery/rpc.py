@@ -20,7 +20,7 @@ import threading
 from asyncio import sleep
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from celery.app.backends import by_url
 
@@ -31,6 +31,7 @@ from ..._storage.store import Driver, Store
 from ...backend import Backend
 from ...errors import BackendError
 from ...meta import stored_fields
+from ...probe import Source
 from .receiver import ADDRESS
 from .replies import Replies
 from .waiting import Waiting
@@ -238,7 +239,7 @@ class RpcBackend(Backend):
 class RpcEngine(MemoryEngine):
     """One loop's view of the replies."""
 
-    _origin = "pushed"
+    _origin: ClassVar[Source] = "pushed"
 
     def __init__(self, backend: Store, replies: Replies) -> None:
         super().__init__(backend, replies.records)
