@@ -29,6 +29,7 @@ from asyncresult import Backend
 from asyncresult._redis import urls
 from asyncresult._storage import options as store_options
 from asyncresult.backend import KNOWN_SCHEMES
+from asyncresult.cli.demo import scenes
 from asyncresult.cli.parser import build_parser, commands_of
 from asyncresult.codec import Codec
 from tests.tools import llms, record_vectors
@@ -217,6 +218,21 @@ def test_links(page: Path) -> None:
 def test_no_path_of_a_machine(page: Path) -> None:
     found = re.search(r"(?<![\w.:/])/(?:work|root|tmp|home|Users|mnt|opt)/\S*", page.read_text(encoding="utf-8"))
     assert found is None, found
+
+
+@pytest.mark.parametrize("front", [ROOT / "README.md", DOCS / "index.md"], ids=["readme", "site"])
+def test_every_kind_of_reader_is_one_step_from_the_front_page(front: Path) -> None:
+    found = {(front.parent / link.partition("#")[0]).resolve() for link in links(front.read_text(encoding="utf-8"))}
+    pages = ("fastapi", "celery", "django", "scripts-and-threads", "operate", "your-own-queue", "troubleshooting")
+    assert {DOCS / "howto" / f"{page}.md" for page in pages} <= found
+
+
+def test_links_into_the_site_lead_to_its_pages() -> None:
+    """Those of the package's metadata, and those that the demo prints."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8") + inspect.getsource(scenes)
+    found = re.findall(rf'(?:{re.escape(scenes.DOCUMENTATION)}|{{DOCUMENTATION}})/([^"]+)"', text)
+    assert len(found) >= 3
+    assert [link for link in found if not (link.endswith(".html") and (DOCS / link).with_suffix(".md").is_file())] == []
 
 
 # That every page is in the navigation is Sphinx' business: python3 dev docs is strict.

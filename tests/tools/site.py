@@ -29,6 +29,7 @@ PAGES = [
     "howto/celery",
     "howto/deployment",
     "howto/fastapi",
+    "howto/troubleshooting",
     "explanation/performance",
     "reference/api/results",
     "reference/cli",
@@ -36,6 +37,8 @@ PAGES = [
 ]
 """One of each kind, and those with the widest tables."""
 WIDTHS = (390, 1280, 1920)
+MILLISECONDS = 300_000
+"""For a page to load: a machine may be busy."""
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 
@@ -84,15 +87,17 @@ def look(site: Path, chromium: str) -> Iterator[str]:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
         for scheme in ("light", "dark"):
-            for width in WIDTHS:
-                window = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-                for name in PAGES:
-                    window.goto((site / f"{name}.html").resolve().as_uri())
+            window = browser.new_page(color_scheme=scheme)
+            window.set_default_timeout(MILLISECONDS)
+            for name in PAGES:
+                window.goto((site / f"{name}.html").resolve().as_uri())
+                for width in WIDTHS:
+                    window.set_viewport_size({"width": width, "height": 900})
                     for text in _look_at(window, axe):
                         yield f"{name}, {width} px, {scheme}: {text}"
                     if directory := os.environ.get("ASYNCRESULT_SCREENSHOTS"):
                         window.screenshot(path=Path(directory) / f"{name.replace('/', '-')}-{width}-{scheme}.png")
-                window.close()
+            window.close()
         browser.close()
 
 

@@ -164,5 +164,5 @@ def where_to_go_next(stage: Stage) -> None:
     stage.show("a task's states      asyncresult watch ID -A PROJ        (or --url redis://…)")
     stage.show("nothing comes?       asyncresult doctor ID -A PROJ")
     stage.show("in a browser         asyncresult serve -A PROJ           pip install 'asyncresult[web]'")
-    stage.show(f"step by step         {DOCUMENTATION}/tutorial/")
-    stage.show(f"with Celery          {DOCUMENTATION}/howto/celery/")
+    stage.show(f"step by step         {DOCUMENTATION}/tutorial.html")
+    stage.show(f"with Celery          {DOCUMENTATION}/howto/celery.html")
