@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import uuid
 from collections.abc import Generator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +18,7 @@ from celery import Celery, _state, chain, group
 
 import asyncresult
 from asyncresult import _portal, sync
+from tests.backends import stores
 from tests.sync.celery_project import make_project
 from tests.tools.celery_app import close_app
 from tests.tools.celery_worker import CeleryWorker
@@ -264,6 +266,13 @@ class TestBesideCelery:
         assert sync.AsyncResult(sent.id).get(timeout=FOREVER) == 2
         assert sync.AsyncResult(sent.id, app=app).get(timeout=FOREVER) == 2
         backend.close()
+
+    def test_results_that_are_not_in_redis(self, tmp_path: Path, no_leaks: None) -> None:
+        app = stores.app_storing_in(f"file://{tmp_path}")
+        app.backend.store_result("t", 7, "SUCCESS")
+        with sync.connect(app):
+            assert sync.AsyncResult("t").get(timeout=FOREVER) == 7
+        _portal.stop()
 
     def test_an_app_without_results(self) -> None:
         before = _state._tls.current_app
