@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from asyncresult._redis.wire import slot_of
-from asyncresult._storage.keys import HISTORY, REVOKE, SENT, Keys
+from asyncresult._storage.keys import HISTORY, REVOKE, SENT, Keys, slot_of
 
-IDS = ["3f2c", "a.history", "{tag}.x", "x{y}z", "ü", "own.note"]
+#: Braces that make a hash tag, and some that do not: nothing, or no brace at all, between the first two.
+IDS = [
+    "3f2c",
+    "a.history",
+    "{tag}.x",
+    "x{y}z",
+    "ü",
+    "own.note",
+    "}{",
+    "{}",
+    "{",
+    "}",
+    "{}{x}",
+    "a}b}c",
+    "{.history",
+    "}x{y}",
+]
 
 
 @pytest.mark.parametrize(
@@ -28,8 +43,9 @@ def test_the_prefix_follows_celery_s_rule(prefix: str, key: bytes) -> None:
 
 
 @pytest.mark.parametrize("id", IDS)
-def test_what_is_beside_a_record_is_on_its_node_and_is_no_record(id: str) -> None:
-    keys = Keys("app")
+@pytest.mark.parametrize("prefix", ["app", "}", "{}"])
+def test_what_is_beside_a_record_is_on_its_node_and_is_no_record(id: str, prefix: str) -> None:
+    keys = Keys(prefix)
     record = keys.task_key(id)
     assert keys.is_task_key(record)
     assert keys.task_of(record) == id
@@ -38,6 +54,10 @@ def test_what_is_beside_a_record_is_on_its_node_and_is_no_record(id: str) -> Non
     assert {slot_of(key) for key in beside} == {slot_of(record)}
     assert len({record, *beside}) == 6
     assert not any(keys.is_task_key(key) for key in beside)
+    if "}" not in prefix:
+        assert all(
+            key.startswith((b"app_celery-task-meta-", b"{app_celery-task-meta-")) for key in beside
+        )  # as ACLs do
 
 
 def test_a_group_is_no_task() -> None:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncresult._redis import wire as _wire
-from asyncresult._redis.wire import Acked, Denied, Dropped, Event, Pong, ProtocolError, Ready, Refused, Wire, slot_of
+from asyncresult._redis.wire import Acked, Denied, Dropped, Event, Pong, ProtocolError, Ready, Refused, Wire
+from asyncresult._storage.keys import slot_of
 
 SECRET = "hunter2-and-more"
 HELLO = b"%1\r\n$5\r\nproto\r\n:3\r\n"

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from .._storage.keys import SLOTS, slot_of
 from .address import Address
 from .exceptions import AskError, MovedError
-from .wire import SLOTS, slot_of
 
 __all__ = ["Redirected", "Slots", "read_redirection"]
 

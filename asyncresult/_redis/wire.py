@@ -50,17 +50,16 @@ Source: Redis protocol specification (RESP2 and RESP3), SUBSCRIBE and HELLO comm
 
 from __future__ import annotations
 
-from binascii import crc_hqx
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 
 import hiredis
 
+from .._storage.keys import slot_of
 from .packing import KeysCommand, pack
 
 __all__ = [
-    "SLOTS",
     "Acked",
     "Denied",
     "Dropped",
@@ -72,13 +71,10 @@ __all__ = [
     "Wire",
     "in_plain_words",
     "refuses_the_login",
-    "slot_of",
 ]
 
 #: Channels a command. More gain nothing, and one refused channel takes the whole command with it.
 CHANNELS_PER_COMMAND = 1000
-#: Slots of a cluster.
-SLOTS = 16384
 #: Characters of a server's sentence that an error shows.
 EXCERPT = 300
 _BYTES = {bytes}
@@ -227,16 +223,6 @@ class _About:
         self.channels = channels
         self.subscribing = subscribing
         self.left = len(channels)
-
-
-def slot_of(key: bytes) -> int:
-    """The slot of a key or shard channel in a cluster. Source: Redis cluster specification, hash tags."""
-    start = key.find(b"{") + 1
-    if start:
-        end = key.find(b"}", start)
-        if end > start:
-            key = key[start:end]
-    return crc_hqx(key, 0) % SLOTS
 
 
 def _by_slot(channels: Iterable[bytes]) -> Iterable[list[bytes]]:

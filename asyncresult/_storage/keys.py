@@ -8,10 +8,16 @@ Source: celery/backends/base.py (5.7), KeyValueStoreBackend.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
+from binascii import crc_hqx
 from collections.abc import Sequence
 
-__all__ = ["HISTORY", "REVOKE", "SENT", "Keys", "task_keys"]
+__all__ = ["HISTORY", "REVOKE", "SENT", "SLOTS", "Keys", "slot_of", "task_keys"]
+
+#: Slots of a cluster.
+SLOTS = 16384
 
 #: Beside a record: the states that were kept (``track(history=…)``).
 HISTORY = "history"
@@ -56,8 +62,8 @@ class Keys:
         """Whether a task's record lies under ``key``, and not something beside it or of another kind."""
         if not key.startswith(self._task_prefix):
             return False
-        # A key beside a task whose id has braces begins with the task's own.
-        return b"{" not in key or _BESIDE.search(key) is None
+        # A key beside a task that has a hash tag begins with the task's own.
+        return _tag_of(key) is None or _BESIDE.search(key) is None
 
     def is_group_key(self, key: bytes) -> bool:
         """Whether a saved group lies under ``key``."""
@@ -70,8 +76,7 @@ class Keys:
     def key_beside(self, task_id: str, what: str) -> bytes:
         """A key for something about the task, on the same node of a cluster as its record."""
         key = self.task_key(task_id)
-        # What is in the first braces decides: the record's own name, unless that has braces itself.
-        return (key if b"{" in key else b"{" + key + b"}") + f".{what}".encode()
+        return (key if _tag_of(key) is not None else _tagged(key)) + f".{what}".encode()
 
     def own_key(self, task_id: str, name: str) -> bytes:
         """The key of what a user keeps beside the record; apart from what this package keeps there.
@@ -103,3 +108,36 @@ def task_keys(keys: Keys, task_ids: Sequence[str]) -> list[bytes]:
         return [prefix + id.encode() for id in task_ids]
     except (UnicodeEncodeError, AttributeError):
         return [keys.task_key(id) for id in task_ids]  # which says of what kind the wrong one is
+
+
+def slot_of(key: bytes) -> int:
+    """The slot of a key or shard channel in a cluster. Source: Redis cluster specification, hash tags."""
+    tag = _tag_of(key)
+    return crc_hqx(key if tag is None else tag, 0) % SLOTS
+
+
+def _tag_of(key: bytes) -> bytes | None:
+    """The part of a key that decides where it lies; None where the whole key does.
+
+    "If there is a } character to the right of {, and if there are one or more characters between the first occurrence
+    of { and the first occurrence of }" (Redis cluster specification, "Hash tags").
+    """
+    start = key.find(b"{") + 1
+    end = key.find(b"}", start) if start else -1
+    return key[start:end] if end > start else None
+
+
+def _tagged(key: bytes) -> bytes:
+    """What begins the keys beside ``key``, which has no hash tag: it has one, and lies where ``key`` does."""
+    if b"}" not in key:
+        return b"{" + key + b"}"
+    # That brace would end the tag too soon. A tag of the same slot, which begins as the patterns of an ACL require.
+    return b"{" + _neighbour(key) + b"}" + key
+
+
+@functools.lru_cache(maxsize=1024)  # it takes some milliseconds
+def _neighbour(key: bytes) -> bytes:
+    """A text without closing braces that lies in the slot of ``key`` and begins as that does."""
+    start = key.partition(b"}")[0]
+    slot, crc = slot_of(key), crc_hqx(start, 0)
+    return next(start + tail for tail in map(b"%d".__mod__, itertools.count()) if crc_hqx(tail, crc) % SLOTS == slot)

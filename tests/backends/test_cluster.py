@@ -14,7 +14,8 @@ from asyncresult import Backend, BackendError, BackendUnavailable
 from asyncresult._redis import connection as _connection
 from asyncresult._redis.address import Address
 from asyncresult._redis.urls import parse_cluster
-from asyncresult._redis.wire import Dropped, Refused, Wire, slot_of
+from asyncresult._redis.wire import Dropped, Refused, Wire
+from asyncresult._storage.keys import slot_of
 from asyncresult._storage.store import engine_of
 from tests.tools import topologies
 from tests.tools.certificates import Certificates

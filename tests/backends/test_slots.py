@@ -9,7 +9,7 @@ import pytest
 from asyncresult._redis.address import Address
 from asyncresult._redis.exceptions import AskError, MovedError, ResponseError
 from asyncresult._redis.slots import Redirected, Slots, read_redirection
-from asyncresult._redis.wire import SLOTS, slot_of
+from asyncresult._storage.keys import SLOTS, slot_of
 
 A, B, C = (Address(name, 7000) for name in "abc")
 
