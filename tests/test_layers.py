@@ -101,8 +101,8 @@ TABLE = [
     ("packages", "_redis _storage _handles"),
     ("records", "codec"),
     ("records", "codec.codec graph _redis.wire _storage.entries"),
-    ("records", "codec.convert codec.fast codec.pieces codec.serializers codec.compression codec.tracebacks _storage.keys"),
-    ("records", "codec.exceptions codec.json"),
+    ("records", "codec.convert codec.fast codec.pieces codec.serializers codec.compression codec.tracebacks"),
+    ("records", "codec.exceptions codec.json _storage.keys _redis.sieve"),
     ("words", "meta _extensions _checks probe"),
     ("words", "errors states version _redis.exceptions _redis.packing"),
 ]

@@ -29,11 +29,12 @@ from .exceptions import InvalidResponse, ResponseError
 from .exceptions import TimeoutError as RedisTimeoutError
 from .options import Options
 from .packing import Command, pack
+from .sieve import LineTooLong, Sieve
 
 if TYPE_CHECKING:
     from redis.credentials import CredentialProvider
 
-__all__ = ["LIBRARY", "CommandConnection", "Interrupted", "Replies", "credentials", "query"]
+__all__ = ["LIBRARY", "CommandConnection", "Interrupted", "Replies", "WithGaps", "credentials", "query"]
 
 #: Seconds for a query to a server that may be gone.
 QUERY_TIMEOUT = 1.0
@@ -42,6 +43,8 @@ LIBRARY = ("asyncresult", __version__)
 
 #: Bytes that one read takes at the most.
 BUFFER_BYTES = 256 * 1024
+#: Bytes of a round trip from which on nothing is parsed that is larger than anybody wants. Less cannot stop the loop.
+SIFTED_FROM = 1024 * 1024
 
 _PING: bytes = pack(("PING",))
 #: hiredis answers False for "not yet".
@@ -64,6 +67,10 @@ class Replies(list[Any]):
     complete: Callable[[], None] | None = None
 
 
+class WithGaps(list[Any]):
+    """An array in which strings, at any depth, may be missing: :class:`.exceptions.TooLargeError` is in their place."""
+
+
 class Step(NamedTuple):
     """A command of the handshake, and whether a refusal ends it. They leave together, in one round trip."""
 
@@ -78,13 +85,17 @@ class CommandConnection:
         tls: None for plain text.
         heartbeat: Seconds of silence after which an idle connection is sent a PING, and as many again until it
             counts as dead. A round trip has twice that, unless ``socket_timeout`` says otherwise.
+        largest: Bytes of a string that is taken in, if it is more than some; see :mod:`.sieve`.
     """
 
-    def __init__(self, options: Options, address: Address, tls: ssl.SSLContext | None, *, heartbeat: float) -> None:
+    def __init__(
+        self, options: Options, address: Address, tls: ssl.SSLContext | None, *, heartbeat: float, largest: int = 0
+    ) -> None:
         self._options = options
         self._address = address
         self._tls = tls
         self._heartbeat = heartbeat
+        self._largest = max(largest, SIFTED_FROM)
         self._patience = options.socket_timeout or 2 * heartbeat
         self._retry = None if isinstance(options.retry, (int, float)) else options.retry
         self._dial: Dial = self._dial_address
@@ -126,7 +137,7 @@ class CommandConnection:
         return await dial_address(self._address, self._tls, factory)
 
     async def _connect(self) -> _Replies:
-        connection = _Replies(self._heartbeat, self._patience)
+        connection = _Replies(self._heartbeat, self._patience, self._largest)
         try:
             async with asyncio.timeout(self._options.connect_timeout):
                 await self._dial(lambda: connection)
@@ -184,7 +195,7 @@ class _Replies(asyncio.BufferedProtocol):
     allocator fetches from the kernel and gives back each time: a fifth of a store (benchmarks: store-each).
     """
 
-    def __init__(self, heartbeat: float, patience: float) -> None:
+    def __init__(self, heartbeat: float, patience: float, largest: int) -> None:
         self.lost = False
         self._loop = asyncio.get_running_loop()
         self._heartbeat = heartbeat
@@ -192,10 +203,14 @@ class _Replies(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         # A view: asyncio slices it for TLS, and a slice of a bytearray would be a copy.
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
-        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=error_reply, notEnoughData=_NOT_YET)
+        self._reader = _reader()
+        # What has come of an exchange that is not small; from a certain size on it goes through a sieve instead.
+        self._largest = largest
+        self._begun = bytearray()
+        self._sieve: Sieve | None = None
         # The exchange under way: where its replies go, how many are missing, and who waits for them.
         self._replies: list[Any] = []
-        self._missing = 0
+        self._missing = self._expected = 0  # of them, and with those to PINGs, of all since it began
         self._done: asyncio.Future[None] | None = None
         self._pings = 0  # sent while idle, so their replies come before any other
         self._sign_of_life = self._loop.time()
@@ -210,7 +225,7 @@ class _Replies(asyncio.BufferedProtocol):
         """
         if self._transport is None or self.lost:
             raise Interrupted("the connection was lost")
-        self._replies, self._missing = replies, count
+        self._replies, self._missing, self._expected = replies, count, self._pings + count
         self._done = done = self._loop.create_future()
         self._sign_of_life = self._loop.time()
         self._transport.write(data)
@@ -249,12 +264,15 @@ class _Replies(asyncio.BufferedProtocol):
         self._sign_of_life = self._loop.time()
         reader = self._reader
         try:
-            reader.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]  # it takes every buffer
+            if self._sieve is None:
+                reader.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]  # it takes every buffer
+            else:
+                reader.feed(self._sieve.sift(bytes(self._buffer[:nbytes])))
             while (reply := reader.gets()) is not _NOT_YET:
                 if self._pings:
                     self._pings -= 1
                 elif self._missing:
-                    self._replies.append(reply)
+                    self._replies.append(reply if self._sieve is None else self._marked(reply))
                     self._missing -= 1
                     if not self._missing and self._done is not None and not self._done.done():
                         # First, so that whoever waits for a reply sends its next command before the next round leaves.
@@ -266,9 +284,30 @@ class _Replies(asyncio.BufferedProtocol):
                     said = f": {reply}" if isinstance(reply, ResponseError | RedisConnectionError) else ""
                     self.abort(f"unsolicited reply{said}", InvalidResponse)
                     return
-        except (InvalidResponse, TypeError, UnicodeDecodeError):
+            if self._missing:
+                self._keep(nbytes)
+            elif self._begun or self._sieve is not None:
+                self._begun, self._sieve = bytearray(), None
+        except (InvalidResponse, LineTooLong, TypeError, UnicodeDecodeError):
             # TypeError: an array or a map where the key of a map belongs.
             self.abort("the peer does not speak the Redis protocol", InvalidResponse)
+
+    def _keep(self, nbytes: int) -> None:
+        """The exchange goes on. If it grows large, start over with a parser that does not see what is too large."""
+        if self._sieve is not None:
+            return
+        self._begun += self._buffer[:nbytes]
+        if len(self._begun) < SIFTED_FROM:
+            return
+        self._sieve, self._reader = Sieve(self._largest), _reader()
+        self._reader.feed(self._sieve.sift(bytes(self._begun)))
+        for _ in range(self._expected - self._pings - self._missing):
+            self._reader.gets()  # is there already
+        self._begun = bytearray()
+
+    def _marked(self, reply: Any) -> Any:
+        has_dropped = self._sieve is not None and self._sieve.has_dropped
+        return WithGaps(reply) if has_dropped and isinstance(reply, list) else reply
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._over(Interrupted(describe(exc) if exc is not None else "the server closed the connection"))
@@ -307,6 +346,10 @@ class _Replies(asyncio.BufferedProtocol):
             self._sign_of_life = now
             self._transport.write(_PING)
             self._watch_at(now + self._heartbeat)
+
+
+def _reader() -> hiredis.Reader:
+    return hiredis.Reader(protocolError=InvalidResponse, replyError=error_reply, notEnoughData=_NOT_YET)
 
 
 async def query(options: Options, address: Address, tls: ssl.SSLContext | None, *commands: Command) -> list[Any]:

@@ -23,7 +23,7 @@ from .._storage.engine import BackendStats, Engine, Outcome
 from .._storage.rounds import READ_CHUNK
 from .._storage.store import Store
 from .._storage.waiters import Waiters
-from ..errors import AsyncResultError, BackendClosed
+from ..errors import AsyncResultError, BackendClosed, ResultTooLarge
 from .errors import first_error
 from .exceptions import NoPermissionError
 from .options import Options
@@ -66,7 +66,8 @@ class RedisEngine(Engine):
             # Channels know no databases: a message may be about a record in another one. The key decides.
             verify_key=backend.verify_key or options.db != 0,
         )
-        self._topology = topology(Links(options, name=self._name, heartbeat=backend.heartbeat), self.waiters)
+        links = Links(options, name=self._name, heartbeat=backend.heartbeat, largest=backend.codec.max_result_bytes)
+        self._topology = topology(links, self.waiters)
         # asyncio.run cancels every task at its end. Take that as the end of this engine: whoever comes
         # back on another loop gets a fresh one.
         self._topology.ended.add_done_callback(lambda _: self._loop_ended())
@@ -207,6 +208,10 @@ class RedisEngine(Engine):
         key = write.keys[0]
         try:
             old = await self.read(key)
+        except ResultTooLarge:  # it protects nothing, and nor does what may be there by then if it is as large
+            write.terms = write.terms._replace(seen=f">{self._backend.codec.max_result_bytes}")
+            self._store(write)
+            return
         except AsyncResultError as error:
             write.end(error)
             return
@@ -250,9 +255,9 @@ class RedisEngine(Engine):
 
     def history(self, key: bytes, after: str) -> asyncio.Future[list[tuple[str, bytes]]]:
         def records(replies: list[Any]) -> list[tuple[str, bytes]]:
-            return [
-                (id.decode(), dict(zip(fields[::2], fields[1::2], strict=True))[b"record"]) for id, fields in replies[0]
-            ]
+            kept = [(id.decode(), dict(zip(fields[::2], fields[1::2], strict=True))) for id, fields in replies[0]]
+            # Without what was too large to be taken in: there is nothing of it to be shown.
+            return [(id, fields[b"record"]) for id, fields in kept if isinstance(fields[b"record"], bytes)]
 
         # Forever: somebody waits for it, and an outage does not end a wait.
         return self._submit([("XRANGE", key, f"({after}", "+")], records, forever=True)

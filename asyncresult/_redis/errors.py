@@ -31,6 +31,7 @@ from .exceptions import (
     RedisError,
     ResponseError,
     TimeoutError,
+    TooLargeError,
     TryAgainError,
 )
 from .wire import in_plain_words, refuses_the_login
@@ -58,6 +59,7 @@ _CLASSES: dict[str, type[RedisError]] = {
     "NOPERM": NoPermissionError,
     "NOSCRIPT": NoScriptError,
     "READONLY": ReadOnlyError,
+    "TOOLARGE": TooLargeError,
     "TRYAGAIN": TryAgainError,
     "WRONGPASS": AuthenticationError,
 }

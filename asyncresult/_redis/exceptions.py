@@ -22,6 +22,7 @@ __all__ = [
     "RedisError",
     "ResponseError",
     "TimeoutError",
+    "TooLargeError",
     "TryAgainError",
 ]
 
@@ -74,6 +75,10 @@ class ReadOnlyError(ResponseError):
 
 class TryAgainError(ResponseError):
     """TRYAGAIN: the keys of a command are being moved."""
+
+
+class TooLargeError(ResponseError):
+    """TOOLARGE: a string was not taken in, which :mod:`.sieve` says and no server. Its text gives the sizes."""
 
 
 class ClusterDownError(ResponseError):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ..errors import AsyncResultError, BackendClosed, BackendError
+from ..errors import AsyncResultError, BackendClosed, BackendError, ResultTooLarge
+from .connection import WithGaps
 from .errors import reply_error
-from .exceptions import NoPermissionError
+from .exceptions import NoPermissionError, TooLargeError
 from .packing import Command, KeysCommand
 from .pump import Job
 
@@ -78,7 +79,7 @@ class Read(Job):
 
     def _answered(self, replies: list[Any]) -> None:
         if not self._one_by_one and not isinstance(replies[0], Exception):
-            self._receiver.found(list(zip(self._keys, replies[0], strict=True)))
+            self._found(list(zip(self._keys, replies[0], strict=True)), isinstance(replies[0], WithGaps))
         elif len(replies) == 1 and len(self._keys) > 1 and isinstance(replies[0], NoPermissionError):
             # One forbidden key takes the whole command with it: read each alone.
             for part in self.split(1):
@@ -86,12 +87,26 @@ class Read(Job):
         elif self._one_by_one:
             pairs = list(zip(self._keys, replies, strict=True))
             if found := [(key, reply[0]) for key, reply in pairs if not isinstance(reply, Exception)]:
-                self._receiver.found(found)
+                self._found(found, any(isinstance(reply, WithGaps) for reply in replies))
             for key, reply in pairs:
                 if error := reply_error(reply, self._address):
                     self._receiver.failed([key], error)
         elif error := reply_error(replies[0], self._address):
             self._receiver.failed(self._keys, error)
 
+    def _found(self, values: list[tuple[bytes, Any]], has_gaps: bool) -> None:
+        if has_gaps:
+            for key, value in values:
+                if isinstance(value, TooLargeError):
+                    self._receiver.failed([key], _too_large(key, value))
+            values = [(key, value) for key, value in values if not isinstance(value, TooLargeError)]
+        if values:
+            self._receiver.found(values)
+
     def _unanswered(self, error: BackendError | BackendClosed) -> None:
         self._receiver.failed(self._keys, error)
+
+
+def _too_large(key: bytes, error: TooLargeError) -> ResultTooLarge:
+    sizes = str(error).partition(" ")[2]
+    return ResultTooLarge(f"the record {key.decode(errors='backslashreplace')} has {sizes}")

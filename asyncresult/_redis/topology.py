@@ -32,12 +32,14 @@ class Links:
     Args:
         name: The backend's URL without secrets, for messages.
         heartbeat: Seconds of silence after which a connection is tried with PING.
+        largest: Bytes of a record that is taken in.
     """
 
-    def __init__(self, options: Options, *, name: str, heartbeat: float) -> None:
+    def __init__(self, options: Options, *, name: str, heartbeat: float, largest: int) -> None:
         self.options = options
         self.name = name
         self.heartbeat = heartbeat
+        self.largest = largest
         self.tls = options.ssl_context()
         self.health = Health()
 
@@ -50,7 +52,7 @@ class Links:
         return await dial_address(address, self.tls, factory)
 
     def connection(self, address: Address) -> CommandConnection:
-        return CommandConnection(self.options, address, self.tls, heartbeat=self.heartbeat)
+        return CommandConnection(self.options, address, self.tls, heartbeat=self.heartbeat, largest=self.largest)
 
     def pump(
         self,
@@ -85,6 +87,7 @@ class Links:
             library=LIBRARY,
             resp3=self.options.protocol == 3,
             sharded=self.options.sharded,
+            largest=self.largest,
         )
 
 

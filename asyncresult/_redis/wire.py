@@ -50,6 +50,7 @@ Source: Redis protocol specification (RESP2 and RESP3), SUBSCRIBE and HELLO comm
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
@@ -78,6 +79,8 @@ CHANNELS_PER_COMMAND = 1000
 #: Characters of a server's sentence that an error shows.
 EXCERPT = 300
 _BYTES = {bytes}
+#: Bytes that hiredis may have beside the one string that is under way: it lets go of what it has read in steps.
+SPARE_BYTES = 64 * 1024
 #: Channels in flight: so many acknowledgements are about 1.5 MB, far from the limit of 8 MB for 60 s.
 CHANNELS_IN_FLIGHT = 16_000
 
@@ -242,6 +245,8 @@ class Wire:
         library: Name and version for CLIENT SETINFO.
         resp3: Whether to try RESP3 first. A server that refuses it is spoken to in RESP2.
         sharded: Speak SSUBSCRIBE instead of SUBSCRIBE (Redis Cluster 7, shard channels).
+        largest: Bytes of a message that is taken in. A larger one ends the connection before it is an object, which
+            would stop the loop; by the server's default limits it does so itself. The key is read by the next one.
     """
 
     def __init__(
@@ -253,6 +258,7 @@ class Wire:
         library: tuple[str, str] | None = None,
         resp3: bool = True,
         sharded: bool = False,
+        largest: int = sys.maxsize - SPARE_BYTES,
     ) -> None:
         self.resp3 = resp3
         self.ready = False
@@ -261,6 +267,7 @@ class Wire:
         self._password = password
         self._client_name = client_name
         self._library = library
+        self._most = largest + SPARE_BYTES
         s = b"s" if sharded else b""
         self._message = s + b"message"
         self._acks = {s + b"subscribe": True, s + b"unsubscribe": False}
@@ -379,6 +386,9 @@ class Wire:
         except (hiredis.ProtocolError, TypeError) as error:
             # TypeError: an array or a map where a name belongs cannot be looked up, by hiredis or by us.
             raise ProtocolError("the peer does not speak the Redis protocol") from error
+        # hiredis takes each string off its buffer once it is whole.
+        if self._reader.len() > self._most:
+            raise ProtocolError("a message is larger than max_result_bytes")
         # At C speed, and not for each: a message is a channel and a payload, both of them bulk strings.
         if messages and set(map(type, messages)) != _BYTES:
             raise ProtocolError("a message whose channel or payload is not a string")

@@ -26,8 +26,9 @@ __all__ = ["RECORDS_PER_CALL", "OneOfMany", "Outcomes", "Script", "Terms", "Writ
 
 # ARGV, for records in a row that are stored on the same terms: how many these are; seconds to keep them ('' forever);
 # '1' if the state is final; the digest of an old record that the caller has looked at and allows to be replaced ('' if
-# none); '1' if nothing may be stored where its second key exists; how many records to keep in the stream at its last
-# key; the number of the attempt, if a record of a later one is to stay ('' if not). Then the payloads.
+# none), or '>' and the bytes beyond which it may be any; '1' if nothing may be stored where its second key exists; how
+# many records to keep in the stream at its last key; the number of the attempt, if a record of a later one is to stay
+# ('' if not). Then the payloads.
 # KEYS, for each record: its own, the second, the stream; the latter two only where they are needed.
 # Returns how many records there are, if all were stored. Else for each: 1 stored; 0 the second key exists; 2 the
 # caller decides: the old record seems to have precedence, or cannot be read here (compressed, or another serializer);
@@ -38,10 +39,14 @@ __all__ = ["RECORDS_PER_CALL", "OneOfMany", "Outcomes", "Script", "Terms", "Writ
 # (Tried: SET with NX before GET. It costs more where there is a record of STARTED than it gains where there is none.)
 _SCRIPT = b"""
 local call = redis.call
+local function is_seen(old, seen)
+  if string.byte(seen) == 62 then return #old > tonumber(string.sub(seen, 2)) end
+  return redis.sha1hex(old) == seen
+end
 local function store(key, second, stream, payload, seconds, final, seen, count, attempt)
   if second and call('EXISTS', second) == 1 then return 0 end
   local old = call('GET', key)
-  if old and old ~= '' and old ~= payload and (seen == '' or redis.sha1hex(old) ~= seen) then
+  if old and old ~= '' and old ~= payload and not (seen ~= '' and is_seen(old, seen)) then
     local status = string.match(old, '^{"status": ?"([^"\\\\]*)"')
     if not status or string.find(old, '"status"', 10, true) then
       if string.byte(old) ~= 123 then return 2 end

@@ -155,7 +155,7 @@ class Store(Marks, Bulk, Probed, Keys):
     async def get_raw(self, task_id: str) -> bytes | None:
         """The stored bytes of a record as they are; None where nothing is stored.
 
-        Raises: as :meth:`get_meta`, but for ResultDecodeError.
+        Raises: as :meth:`get_meta`; of ResultDecodeError only ResultTooLarge, where Redis keeps the records.
 
         Wire: MGET.
         """

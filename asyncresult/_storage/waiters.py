@@ -301,6 +301,7 @@ class Waiters(Delivery):
 
     def not_fetched(self, keys: Sequence[bytes], error: AsyncResultError) -> None:
         """These keys cannot be read: their waits end. Their subscriptions remain, and are to be given up."""
+        self.decode_errors += len(keys) if isinstance(error, ResultDecodeError) else 0
         for key in keys:
             entry = self._entries.get(key)
             if entry is not None:

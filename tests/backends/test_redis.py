@@ -148,12 +148,38 @@ async def test_precedence_holds_over_records_of_other_writers(
         assert await AsyncResult("done") == "first"
 
 
-async def test_large_values_do_not_use_the_subscription(redis_server: RedisServer, redis_url: str) -> None:
-    async with connect(redis_url, max_result_bytes=1_000_000) as backend:
-        redis_server.cli("SET", "celery-task-meta-big", "x" * 1_000_001)
-        with pytest.raises(ResultTooLarge, match="max_result_bytes"):
-            await AsyncResult("big")
+async def test_a_record_that_is_too_large_is_not_taken_in(redis_server: RedisServer, redis_url: str) -> None:
+    size, most = 3_000_000, 1_200_000
+    async with connect(redis_url, max_result_bytes=most) as backend:
+        for key in ("big", "replaced"):
+            redis_server.cli("SET", f"celery-task-meta-{key}", b'{"status": "SUCCESS", "result": "' + b"x" * size)
+        length = size + len('{"status": "SUCCESS", "result": "')
+        refused = rf"celery-task-meta-big has {length} bytes, more than max_result_bytes={most}"
+        waits = [asyncio.ensure_future(AsyncResult(id).get()) for id in ("new", "big")]
+        await until(lambda: backend.stats().pending == 1)
+        with pytest.raises(ResultTooLarge, match=refused):
+            await waits[1]
+        for read in (backend.get_raw("big"), backend.get_many(["other", "big"]), AsyncResult("big").state()):
+            with pytest.raises(ResultTooLarge, match=refused):
+                await read
+        assert await backend.mark_as_done("replaced", 1) is True  # such a record protects nothing
+        assert await AsyncResult("replaced") == 1
+        await backend.mark_as_done("new", 2)
+        assert await waits[0] == 2
+        redis_server.cli("XADD", backend.key_beside("new", "history"), "*", "record", "x" * size)
+        assert [meta.result async for meta in AsyncResult("new").updates(since="0")] == [2]
         assert backend.stats().reconnects == 0
+        assert backend.stats().decode_errors == 1
+
+
+async def test_a_message_that_is_too_large_is_not_taken_in(redis_server: RedisServer, redis_url: str) -> None:
+    async with connect(redis_url, max_result_bytes=1_200_000) as backend:
+        waiting = asyncio.ensure_future(AsyncResult("big").get())
+        await until(lambda: backend.stats().subscribed == 1)
+        redis_server.cli("PUBLISH", "celery-task-meta-big", "x" * 3_000_000)
+        await until(lambda: backend.stats().reconnects == 1)
+        await backend.mark_as_done("big", 1)
+        assert await waiting == 1
 
 
 async def test_a_writer_that_only_sets_is_found_by_the_sweep(redis_server: RedisServer, redis_url: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ..._redis.address import Address
 from ..._redis.cluster import ClusterDriver
 from ..._redis.options import Options
-from ..._redis.wire import SLOTS
+from ..._storage.keys import SLOTS
 from ...backend import Backend
 from ...errors import BackendError
 from ..server import Refused, Server, fields_of_reply, text_of
