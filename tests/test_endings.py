@@ -185,3 +185,36 @@ async def test_nothing_before_it_failed(backend: Backend) -> None:
     assert await ends_of({name: form(body()) for name, form in FORMS.items()}) == dict.fromkeys(
         FORMS, "RuntimeError('because of two')"
     )
+
+
+@pytest.mark.parametrize("leave", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("form", ["on_message", "callback"])
+def test_a_callback_that_wants_to_leave_ends_its_own_wait_only(leave: type[BaseException], form: str) -> None:
+    """It leaves the loop, as it does out of any task; a notebook then runs the same loop again."""
+
+    def fail(*_: object) -> None:
+        raise leave
+
+    async def meet(backend: Backend) -> tuple[asyncio.Task[Any], asyncio.Task[Any]]:
+        await backend.__aenter__()
+        one, other = AsyncResult[int]("one"), AsyncResult[int]("one")
+        own = one.get(on_message=fail) if form == "on_message" else ResultSet([one]).get(callback=fail)
+        waits = asyncio.ensure_future(own), asyncio.ensure_future(other.get())
+        await until(lambda: backend.stats().subscribed == 1)
+        await backend.mark_as_done("one", 1)
+        return waits
+
+    async def ended(wait: asyncio.Task[Any]) -> Any:
+        return await asyncio.wait_for(wait, 20)
+
+    with asyncio.Runner() as runner:
+        backend = asyncresult.connect("memory://")
+        meeting = runner.get_loop().create_task(meet(backend))
+        with pytest.raises(leave):
+            runner.get_loop().run_until_complete(meeting)
+            runner.get_loop().run_until_complete(asyncio.sleep(20))
+        own, other = runner.get_loop().run_until_complete(meeting)
+        assert runner.run(ended(other)) == 1
+        assert own.done()
+        assert isinstance(own.exception(), leave)
+        runner.run(backend.__aexit__(None, None, None))

@@ -354,9 +354,7 @@ class Join:
             value, error = settled(handle)
             try:
                 self.callback(handle.id, value if error is None else error)
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as failure:
+            except BaseException as failure:  # KeyboardInterrupt, too: it leaves the loop by way of who waits
                 self.end(failure)
 
     def _end_by(self, handle: Handle, why: Reason | None, reason: Any) -> None:

@@ -171,9 +171,7 @@ class _MessageFeed(_Alone):
     def put(self, meta: TaskMeta) -> None:
         try:
             self._fn(meta)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
+        except BaseException as error:  # KeyboardInterrupt, too: it leaves the loop by way of who waits
             self.error = error if self.error is None else self.error
             self.fail(_RAISED)
         super().put(meta)
