@@ -66,7 +66,7 @@ class RedisEngine(Engine):
             # Channels know no databases: a message may be about a record in another one. The key decides.
             verify_key=backend.verify_key or options.db != 0,
         )
-        links = Links(options, name=self._name, heartbeat=backend.heartbeat, largest=backend.codec.max_result_bytes)
+        links = Links(options, name=self._name, heartbeat=backend.heartbeat, largest=backend.codec.limit)
         self._topology = topology(links, self.waiters)
         # asyncio.run cancels every task at its end. Take that as the end of this engine: whoever comes
         # back on another loop gets a fresh one.
@@ -209,7 +209,7 @@ class RedisEngine(Engine):
         try:
             old = await self.read(key)
         except ResultTooLarge:  # it protects nothing, and nor does what may be there by then if it is as large
-            write.terms = write.terms._replace(seen=f">{self._backend.codec.max_result_bytes}")
+            write.terms = write.terms._replace(seen=f">{self._backend.codec.limit}")
             self._store(write)
             return
         except AsyncResultError as error:

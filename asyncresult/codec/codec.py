@@ -85,27 +85,15 @@ class Codec:
         accept: What to read; `serializer` is always among it. A record does not say what it is written in.
         compression: What to write: None, or one of ``gzip`` ``zlib`` ``bzip2`` ``bzip`` ``lzma`` ``xz`` ``brotli``
             ``zstd`` ``zstandard``. All of these are read, whatever is set here.
-        max_result_bytes: The size of a record, stored or decompressed, above which it is refused.
+        max_result_bytes: The size of a record, stored or decompressed, above which it is refused; kept as ``limit``.
         exceptions: Classes that are made by calling them with the recorded arguments.
-
-    Attributes:
-        max_result_bytes: As given.
 
     Raises:
         ValueError: A name is unknown, is ``"pickle"``, or needs a package that is not installed; the size is not
             positive; or a class is not an Exception that a coroutine can raise.
     """
 
-    __slots__ = (
-        "_compression",
-        "_dumps",
-        "_exceptions",
-        "_fast_limit",
-        "_loads",
-        "_serializer",
-        "_texts",
-        "max_result_bytes",
-    )
+    __slots__ = ("_compression", "_dumps", "_exceptions", "_fast_limit", "_loads", "_serializer", "_texts", "limit")
 
     def __init__(
         self,
@@ -118,7 +106,7 @@ class Codec:
     ) -> None:
         check_count("max_result_bytes", max_result_bytes)
         load_compressions()
-        self.max_result_bytes = max_result_bytes
+        self.limit = max_result_bytes
         self._serializer = known_serializer(serializer)
         names = {self._serializer, *map(known_serializer, [accept] if isinstance(accept, str) else accept)}
         pairs = {name: serializer_functions(name, max_result_bytes) for name in names}
@@ -251,15 +239,13 @@ class Codec:
     def _plain(self, task_id: str, payload: Bytes, most: int | None = None) -> Bytes | None:
         """The payload, decompressed if it is marked as compressed; None if that makes it larger than `most`."""
         size = len(payload)
-        if size > self.max_result_bytes:
-            message = (
-                f"the record of task {task_id!r} has {size} bytes, more than max_result_bytes={self.max_result_bytes}"
-            )
+        if size > self.limit:
+            message = f"the record of task {task_id!r} has {size} bytes, more than max_result_bytes={self.limit}"
             raise ResultTooLarge(message, task_id=task_id, raw=bytes(payload[:256]))
         if not payload.startswith(COMPRESSED):
             return payload
         name, _, stream = payload[len(COMPRESSED) :].partition(b"\0")
-        limit = min(self.max_result_bytes, max(MAX_RATIO * size, RATIO_BYTES))
+        limit = min(self.limit, max(MAX_RATIO * size, RATIO_BYTES))
         plain = bytearray()
         try:
             for chunk in decompressed(name.decode(), stream):
@@ -271,7 +257,7 @@ class Codec:
         else:
             if len(plain) <= limit:
                 return plain if most is None or len(plain) <= most else None
-            bound = f"max_result_bytes={limit}" if limit == self.max_result_bytes else f"{MAX_RATIO} times that"
+            bound = f"max_result_bytes={limit}" if limit == self.limit else f"{MAX_RATIO} times that"
             raise ResultTooLarge(
                 f"the record of task {task_id!r} has {size} bytes and decompresses to at least {len(plain)}, "
                 f"more than {bound}",

@@ -250,6 +250,10 @@ def test_reasons_for_one_task(url: str, redis_server: RedisServer) -> None:
     redis_server.cli("LPUSH", "celery-task-meta-list", "x")
     severity, message, _ = findings("list", "--url", url)["reason"]
     assert (severity, message) == ("error", "the key holds a list, which is no record")
+    redis_server.cli("SETEX", "celery-task-meta-large", 600, "x" * 3_000_000)
+    few = f"{url}?max_result_bytes=1200000"
+    assert "has 3000000 bytes, more than max_result_bytes" in findings("large", "--url", few)["reason"][1]
+    assert findings("--url", few)["records"][1].startswith("2 of ")
 
 
 def test_a_worker_that_has_died_and_the_states_before(redis_server: RedisServer) -> None:

@@ -74,7 +74,7 @@ async def large(server: RedisServer, size: int, *, live: bool) -> Figures:
 
     figures: Figures = {}
     async with connect(server.url()) as backend:
-        expected = None if size < backend.codec.max_result_bytes else ResultTooLarge
+        expected = None if size < backend.codec.limit else ResultTooLarge
         await backend.result("warm").state()
         if not live:
             await asyncio.to_thread(set_it)

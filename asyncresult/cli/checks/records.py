@@ -11,7 +11,14 @@ from typing import Any
 from ..._redis.driver import RedisDriver
 from ..._redis.options import Options
 from ...backend import Backend
-from ...errors import AsyncResultError, BackendError, BackendPermissionError, ResultDecodeError, ResultTimeout
+from ...errors import (
+    AsyncResultError,
+    BackendError,
+    BackendPermissionError,
+    ResultDecodeError,
+    ResultTimeout,
+    ResultTooLarge,
+)
 from ...states import READY_STATES
 from ..output import shortened
 from ..server import Refused, Server
@@ -124,6 +131,8 @@ async def samples(backend: Backend) -> list[Finding]:
     for id in ids:
         try:
             await backend.get_meta(id)
+        except ResultTooLarge as error:
+            unreadable[id] = str(error)
         except ResultDecodeError as error:
             unreadable[id] = f"{error}{_kind_of(await backend.get_raw(id))}"
         except (AsyncResultError, ValueError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..._redis.driver import RedisDriver
 from ...backend import Backend
-from ...errors import BackendError, ResultDecodeError
+from ...errors import BackendError, ResultDecodeError, ResultTooLarge
 from ..output import describe, shortened
 from ..server import Refused, Server, text_of
 from . import records
@@ -36,7 +36,11 @@ async def examine_task(backend: Backend, id: str, app: Any, *, timeout: float) -
                 "something else uses keys of that name: give results a database or a key_prefix of their own",
             )
             return
-    raw = await backend.get_raw(id)
+    try:
+        raw = await backend.get_raw(id)
+    except ResultTooLarge as error:
+        yield Finding("reason", "error", str(error), "raise max_result_bytes, or store large things elsewhere")
+        return
     if raw is not None:
         async for finding in _stored(backend, id, len(raw)):
             yield finding
