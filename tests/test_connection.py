@@ -50,7 +50,7 @@ def feed(replies: _Replies, data: bytes) -> None:
 
 
 def connected(*answers: bytes | None, patience: float = 60.0) -> tuple[_Replies, Transport]:
-    replies = _Replies(30.0, patience)
+    replies = _Replies(30.0, patience, 2**30)
     transport = Transport(replies, *answers)
     replies.connection_made(transport)
     return replies, transport
@@ -93,7 +93,7 @@ async def test_what_a_server_says_unasked_is_quoted_where_it_is_an_error(
 
 
 async def test_given_up_while_it_was_dialled() -> None:
-    replies = _Replies(30.0, 60.0)
+    replies = _Replies(30.0, 60.0, 2**30)
     transport = Transport(replies)
     replies.abort("no answer in time")
     replies.connection_made(transport)
