@@ -106,7 +106,7 @@ class Codec:
     ) -> None:
         check_count("max_result_bytes", max_result_bytes)
         load_compressions()
-        self.limit = max_result_bytes
+        self.limit: int = max_result_bytes
         self._serializer = known_serializer(serializer)
         names = {self._serializer, *map(known_serializer, [accept] if isinstance(accept, str) else accept)}
         pairs = {name: serializer_functions(name, max_result_bytes) for name in names}
