@@ -175,18 +175,22 @@ async def test_a_set_begins_with_what_is_known(backend: Backend) -> None:
     assert [(handle.id, meta.status) async for handle, meta in stream][-1] == ("t", "SUCCESS")
 
 
-async def test_the_same_state_of_a_member_comes_once_and_the_oldest_are_dropped(backend: Backend) -> None:
+@pytest.mark.parametrize(
+    ("maxsize", "dropped", "states"),
+    [(10, 0, ["STARTED", "PROGRESS", "SUCCESS"]), (2, 3, ["PROGRESS", "SUCCESS"])],
+)
+async def test_the_same_state_of_a_member_comes_once_and_the_oldest_are_dropped(
+    backend: Backend, maxsize: int, dropped: int, states: list[str]
+) -> None:
     member = AsyncResult("t")
-    stream = ResultSet([member]).updates(timeout=20, maxsize=2)
+    stream = ResultSet([member]).updates(timeout=20, maxsize=maxsize)
     assert (await anext(stream))[1].status == "PENDING"
     assert stream._feed is not None
-    started, progress = (TaskMeta(task_id="t", status=state) for state in ("STARTED", "PROGRESS"))
-    for meta in (started, started, started, progress):
-        stream._feed.put((member, meta))
-    assert stream.dropped == 2
-    stream._feed.put((member, progress))
+    for state in ("STARTED", "STARTED", "STARTED", "PROGRESS", "PROGRESS"):
+        stream._feed.put((member, TaskMeta(task_id="t", status=state)))
+    assert stream.dropped == dropped
     await backend.mark_as_done("t", 1)
-    assert [meta.status async for _, meta in stream] == ["PROGRESS", "SUCCESS"]
+    assert [meta.status async for _, meta in stream] == states
 
 
 async def test_a_member_that_cannot_be_observed_ends_when_the_others_have(
@@ -210,7 +214,7 @@ async def test_a_member_that_cannot_be_observed_ends_when_the_others_have(
                 found.append(handle.id)
         assert found == ["a"]
     with pytest.raises(BackendClosed, match="closed meanwhile"):
-        await anext(ResultSet([AsyncResult("b")]).updates())
+        await anext(ResultSet([AsyncResult("b"), AsyncResult("never")]).updates(timeout=1))
 
 
 async def test_a_member_that_cannot_be_read_any_more(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

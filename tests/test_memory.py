@@ -57,14 +57,14 @@ def test_what_has_expired_is_dropped_some_time(clock: SimpleNamespace, monkeypat
 
 def test_a_history_begins_anew_after_it_has_expired(clock: SimpleNamespace) -> None:
     records = Records()
-    records.remember(b"h", 2, b"1", 5)
+    records.remember(b"h", 10, b"1", 5)
     clock.now += 5
     assert records.history(b"h", "0") == []
-    records.remember(b"h", 2, b"2", 5)
+    records.remember(b"h", 10, b"2", 5)
     clock.now += 5
-    for value in (b"3", b"4", b"5"):
-        records.remember(b"h", 2, value, 5)
-    assert [value for _, value in records.history(b"h", "0")] == [b"4", b"5"]
+    records.remember(b"h", 10, b"3", 5)
+    records.remember(b"h", 10, b"4", 5)
+    assert [value for _, value in records.history(b"h", "0")] == [b"3", b"4"]
 
 
 def test_nothing_is_delivered_to_a_loop_that_is_closed() -> None:

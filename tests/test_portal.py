@@ -498,35 +498,8 @@ atexit.register(lambda: print(use("at exit")))
 """
         assert run_script(script) == "PENDING\n"
 
-    def test_no_thread_can_be_started(self) -> None:
+    def test_no_thread_can_be_started(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """As with Python 3.12.1: the calls run the loop themselves."""
-        script = """
-import asyncio, atexit, threading
-from asyncresult import _portal
-async def echo(value): return value
-async def resolve(): return bool(await asyncio.get_running_loop().getaddrinfo("localhost", 80))
-async def wait(): await asyncio.sleep(60)
-async def talk(post):
-    post(print, "posted")
-    await asyncio.sleep(0.01)
-def last():
-    def start(thread):
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-    threading.Thread.start = start
-    _portal.start(wait)
-    print(_portal.run(echo, "value"), _portal.run(resolve))
-    ticks = []
-    _portal.run_with_callbacks(talk, interval=0.002, on_interval=lambda: ticks.append(1))
-    try:
-        _portal.run(int, "x")
-    except ValueError as error:
-        print("raised", bool(ticks))
-atexit.register(last)
-"""
-        assert run_script(script).splitlines() == ["value True", "posted", "raised True"]
-
-    def test_what_runs_the_loop_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The same in this process, where nothing else is at its end."""
 
         def start_thread(thread: threading.Thread) -> NoReturn:
             raise RuntimeError("can't create new thread at interpreter shutdown")
@@ -543,6 +516,7 @@ atexit.register(last)
         said: list[str] = []
         ticks: list[int] = []
         monkeypatch.setattr(threading.Thread, "start", start_thread)
+        start(asyncio.sleep, 60)  # never ends
         begun = start(echo, "in the background")
         assert run(echo, "value") == "value"
         assert begun.result(timeout=0) == "in the background"

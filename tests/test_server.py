@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,12 +50,12 @@ def test_one_that_does_not_start_is_quoted(tmp_path: Path) -> None:
 
 
 def test_one_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "START_SECONDS", 0.3)
-    monkeypatch.setattr(server_module, "STOP_SECONDS", 0.1)
-    monkeypatch.setattr(server_module, "ATTEMPTS", 1)
-    server = PrivateServer(
-        program(tmp_path, "trap '' TERM", "echo waits", "while :; do read x; done < /dev/zero"), tmp_path
-    )
-    with pytest.raises(ServerMissing, match="waits"):
-        server.start()
-    assert server._process is None
+    monkeypatch.setattr(server_module, "STOP_SECONDS", 0.05)
+    stubborn = program(tmp_path, "trap '' TERM", "echo ready", "while :; do read x; done < /dev/zero")
+    server = PrivateServer(stubborn, tmp_path)
+    with subprocess.Popen([stubborn], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        server._process = process
+        server.stop()
+        assert process.returncode == -signal.SIGKILL
