@@ -42,10 +42,14 @@ def single(lab: Lab, contender: Contender, *, n: int, polled: int) -> Numbers:
         client.go()
         time.sleep(0.1)
         producer.go()
-        resumed = client.expect("done")["times"]
+        done = client.expect("done")
         stored = producer.expect("done")["times"]
-    latencies = sorted((there - sent) / 1e6 for sent, there in zip(stored, resumed, strict=True))
-    return {"p50_ms": statistics.median(latencies), "p99_ms": latencies[min(n - 1, int(n * 0.99))]}
+    latencies = sorted((there - sent) / 1e6 for sent, there in zip(stored, done["times"], strict=True))
+    return {
+        "p50_ms": statistics.median(latencies),
+        "p99_ms": latencies[min(n - 1, int(n * 0.99))],
+        "cpu_each_us": done["cpu_used"] / n * 1e6,
+    }
 
 
 def arriving(lab: Lab, contender: Contender, *, n: int, method: str = "join", padding: int = 0, **more: Any) -> Numbers:
@@ -323,6 +327,14 @@ def _scenarios() -> list[Scenario]:
             partial(storing, n=1_000, method="store_each"),
             (*BESIDE_RAW, "celery", *PEERS),
             1_000,
+            metric="per_s",
+        ),
+        Scenario(
+            "store-threads",
+            "storing one after the other in each of 8 threads",
+            partial(storing, n=2_000, method="store_threads"),
+            ("sync", "celery", "dramatiq", "rq"),
+            2_000,
             metric="per_s",
         ),
         Scenario(

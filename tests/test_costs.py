@@ -20,6 +20,7 @@ from typing import Any
 import coverage
 import hiredis
 import pytest
+from celery import Celery
 
 import asyncresult
 from asyncresult import AsyncResult, Backend, ResultSet, _portal, sync
@@ -213,6 +214,54 @@ def test_calls_of_a_store_through_the_blocking_face(redis_url: str, compare: Com
     _portal.stop()
     compare("sync: Python calls of a store", calls / 100)
     assert 400 <= turns <= 440
+
+
+async def test_calls_and_callbacks_of_a_state(
+    memory: Backend, counting: Callable[[], Counting], compare: Compare
+) -> None:
+    """From the message to the reader, who is woken for each."""
+    ids, states = IDS[:50], 20
+
+    async def read(id: str) -> int:
+        return len([meta async for meta in AsyncResult(id, backend=memory).updates()])
+
+    tasks = [asyncio.ensure_future(read(id)) for id in ids]
+    await some_ticks()
+    pushed = engine_of(memory).waiters.pushed
+    with counting() as following:
+        for number in range(states):
+            for id in ids:
+                state = record(id) if number == states - 1 else b'{"status": "PROGRESS", "result": %d}' % number
+                pushed(memory.task_key(id), state)
+            await some_ticks()
+        assert await asyncio.gather(*tasks) == [1 + states] * len(ids), "PENDING comes first"
+    compare("updates: Python calls for a state", following.calls / len(ids) / states)
+    compare("updates: callbacks of the loop for a state", following.callbacks / len(ids) / states)
+
+
+def add(x: int) -> int:
+    return x
+
+
+@pytest.mark.celery
+async def test_calls_of_a_send(redis_url: str, counting: Callable[[], Counting], compare: Compare) -> None:
+    """By the text of the last message, over an asyncio connection."""
+    app = Celery(
+        "costs",
+        broker=redis_url,
+        backend=redis_url,
+        task_cls="asyncresult.integrations.celery:Task",
+        set_as_current=False,
+    )
+    task: Any = app.task(name="add", shared=False)(add)
+    async with asyncresult.connect(app):
+        for number in range(2):  # the first makes the connection, and the second the text
+            await task.adelay(number)
+        with counting() as sending:
+            for number in range(100):
+                await task.adelay(number)
+    compare("sending: Python calls of a task", sending.calls / 100)
+    compare("sending: callbacks of the loop", sending.callbacks / 100)
 
 
 @pytest.mark.parametrize("way", [join, gather])

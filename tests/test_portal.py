@@ -44,6 +44,28 @@ async def echo(value: Any) -> Any:
     return value
 
 
+def test_calls_of_many_threads_share_a_wake_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the loop is busy; and the next call wakes it again."""
+    loop = run(running_loop)
+    wake, wake_ups = loop.call_soon_threadsafe, list[object]()
+
+    def counted(fn: Any, *args: Any) -> asyncio.Handle:
+        wake_ups.append(fn)
+        return wake(fn, *args)
+
+    busy, go_on = threading.Event(), threading.Event()
+    wake(lambda: (busy.set(), go_on.wait(60)))
+    busy.wait(60)
+    monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+    with ThreadPoolExecutor(THREADS) as threads:
+        answers = [threads.submit(run, echo, number) for number in range(THREADS)]
+        wait_until(lambda: len(_portal._the_portal().calls) == THREADS, "all have called")
+        go_on.set()
+        assert [answer.result(60) for answer in answers] == list(range(THREADS))
+    assert len(wake_ups) == 1
+    assert run(echo, "next") == "next" and len(wake_ups) == 2
+
+
 async def fail(error: BaseException) -> NoReturn:
     raise error
 

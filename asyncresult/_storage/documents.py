@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from time import time_ns
 from typing import Any
 
 import msgspec
@@ -85,7 +87,16 @@ def _storable(codec: Codec, result: Any, state: str) -> Any:
 
 
 def _date_done(state: str) -> str | None:
-    return datetime.now(UTC).isoformat() if state in READY_STATES else None
+    if state not in READY_STATES:
+        return None
+    # As datetime.now(UTC).isoformat(), in half of its time (benchmarks: store-many-1000).
+    second, microsecond = divmod(time_ns() // 1000, 1_000_000)
+    return f"{_to_the_second(second)}.{microsecond:06}+00:00"
+
+
+@functools.lru_cache(maxsize=1)
+def _to_the_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
 def precedes(codec: Codec, task_id: str, old: bytes, status: str, attempt: int | None = None) -> bool:

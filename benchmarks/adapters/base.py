@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 __all__ = ["Adapter", "Command", "Unsupported", "id_of", "value_of"]
 
 Command = tuple[Any, ...]
+
+#: Threads of a program that blocks, such as a server with a thread for each request.
+THREADS = 8
 
 
 class Unsupported(Exception):
@@ -90,6 +94,14 @@ class Adapter:
     def store_each(self, items: Sequence[tuple[str, Any]]) -> Any:
         """Store one after the other."""
         raise Unsupported("has no way to store a result outside its worker")
+
+    def store_threads(self, items: Sequence[tuple[str, Any]]) -> None:
+        """Store one after the other in each of :data:`THREADS` threads."""
+        if not self.blocking:
+            raise Unsupported("is awaited")
+        with ThreadPoolExecutor(THREADS) as threads:
+            for stored in [threads.submit(self.store_each, items[start::THREADS]) for start in range(THREADS)]:
+                stored.result()
 
     def single(self, ids: Sequence[str]) -> Any:
         """Wait for one after the other; gives values and the times at which each was there."""
