@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from asyncresult._storage.documents import lifetime, precedes
+from asyncresult._storage import documents
+from asyncresult._storage.documents import encode_record, lifetime, precedes
 from asyncresult.codec import Codec
 
 STATES = ["STARTED", "PROGRESS", "RETRY", "FAILURE", "REVOKED", "SUCCESS"]
@@ -54,3 +56,11 @@ def test_how_long_it_is_kept(
     state: str, given: float | None, expires: float | None, failure_expires: float | None, seconds: int | None
 ) -> None:
     assert lifetime(state, given, expires, failure_expires) == seconds
+
+
+@pytest.mark.parametrize("microsecond", [1, 120_000, 999_999])
+def test_the_date_is_written_as_by_celery(monkeypatch: pytest.MonkeyPatch, microsecond: int) -> None:
+    date = datetime(2026, 12, 31, 23, 59, 59, microsecond, UTC)
+    since = (date - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    monkeypatch.setattr(documents, "time_ns", lambda: since * 1000 + 999)
+    assert json.loads(encode_record(Codec(), "t", 1, "SUCCESS"))["date_done"] == date.isoformat()
