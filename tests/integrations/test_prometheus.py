@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import pytest
+import yaml  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as plain
 
 import asyncresult
 from asyncresult.integrations.prometheus import collector
@@ -79,17 +87,82 @@ async def test_how_long_it_takes_is_measured(redis_url: str) -> None:
         assert value("wait_duration_seconds_count", outcome="success", source="read") == 1
 
 
-async def test_dashboard_alerts_and_page_name_metrics_that_exist() -> None:
+@pytest.fixture
+async def registry() -> CollectorRegistry:
+    """What a process exposes that has waited and stored."""
     registry = CollectorRegistry()
     async with asyncresult.connect("memory://") as backend:
         registry.register(collector(backend))
         await backend.mark_as_done("t", 1)
         await backend.result("t")
-        exposed = {name for family in registry.collect() for name in _series(family)}
-    for path in ("dashboards/asyncresult.json", "dashboards/alerts.yml", "howto/operate.md"):
-        named = set(re.findall(r"\basyncresult_[a-z_]+", (DOCS / path).read_text(encoding="utf-8")))
-        assert len(named) >= 4
-        assert named - exposed == set(), path
+        async with backend.track("u"):
+            pass
+        for probe in backend.probe.probes if backend.probe is not None else ():
+            probe.sent(0.1, ["t"])
+            probe.polled(0.1, 1)
+            probe.notified(0.1)
+    return registry
+
+
+def test_what_is_exposed_can_be_read(registry: CollectorRegistry) -> None:
+    """By the parsers of both formats, with nothing lost."""
+    values = {sample for sample in _samples(registry.collect()) if not sample[0].endswith("_created")}
+    text = generate_latest(registry).decode()
+    assert {sample for sample in _samples(plain(text)) if not sample[0].endswith("_created")} == values
+    assert values <= _samples(openmetrics(generate_openmetrics(registry).decode()))
+    assert len(values) > 100
+
+
+def test_the_queries_of_dashboard_and_alerts_are_promql_over_what_is_exposed(registry: CollectorRegistry) -> None:
+    promql = pytest.importorskip("promql_parser")
+    labels: dict[str, set[str]] = {}
+    for name, given, _ in _samples(registry.collect()):
+        labels.setdefault(name, set()).update(label for label, _ in given)
+
+    def check(part: Any) -> None:
+        """That a selector's labels are there, and those by which an aggregation groups."""
+        if isinstance(part, promql.VectorSelector):
+            assert {matcher.name for matcher in part.matchers.matchers} <= labels[part.name], part
+        elif isinstance(part, promql.AggregateExpr) and part.modifier is not None:
+            for selector in _parts(promql, part.expr, promql.VectorSelector):
+                assert set(part.modifier.labels) <= labels[selector.name], part
+
+    dashboard = json.loads((DOCS / "dashboards/asyncresult.json").read_text(encoding="utf-8"))
+    (group,) = yaml.safe_load((DOCS / "dashboards/alerts.yml").read_text(encoding="utf-8"))["groups"]
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries += [rule["expr"] for rule in group["rules"]]
+    assert len(queries) > 15
+    for query in queries:
+        for part in _parts(promql, promql.parse(query.replace("$__rate_interval", "5m")), promql.Expr):
+            check(part)
+
+
+def _parts(promql: Any, expression: Any, kind: Any) -> list[Any]:
+    """The parts of an expression, of one kind; a range is looked into."""
+    found: list[Any] = []
+
+    def visit(part: Any) -> None:
+        part = part.vector_selector if isinstance(part, promql.MatrixSelector) else part
+        if isinstance(part, kind):
+            found.append(part)
+
+    promql.walk(expression, visit)
+    return found
+
+
+async def test_the_page_names_metrics_that_exist(registry: CollectorRegistry) -> None:
+    exposed = {name for family in registry.collect() for name in _series(family)}
+    named = set(re.findall(r"\basyncresult_[a-z_]+", (DOCS / "howto/operate.md").read_text(encoding="utf-8")))
+    assert len(named) >= 4
+    assert named - exposed == set()
+
+
+def _samples(families: Iterable[Metric]) -> set[tuple[str, frozenset[tuple[str, str]], float]]:
+    return {
+        (sample.name, frozenset(sample.labels.items()), float(sample.value))
+        for family in families
+        for sample in family.samples
+    }
 
 
 def _series(family: Metric) -> set[str]:
