@@ -161,6 +161,44 @@ async def test_calls_and_callbacks(
         compare("gather: callbacks of the loop", arriving.callbacks / N)
 
 
+def by_nothing(backend: Backend) -> Callable[[], None]:
+    return lambda: None
+
+
+def by_prometheus(backend: Backend) -> Callable[[], None]:
+    stop: Callable[[], None] = pytest.importorskip("asyncresult.integrations.prometheus").collector(backend).close
+    return stop
+
+
+def by_opentelemetry(backend: Backend) -> Callable[[], None]:
+    stop: Callable[[], None] = pytest.importorskip("asyncresult.integrations.otel").instrument(backend).uninstrument
+    return stop
+
+
+async def calls_of_a_join(counting: Callable[[], Counting], measure: Callable[[Backend], Callable[[], None]]) -> int:
+    async with asyncresult.connect("memory://") as backend:
+        stop = measure(backend)
+        data = announced(backend)
+        with counting() as joining:
+            task = asyncio.ensure_future(join(backend))
+            await some_ticks()
+            arrive(backend, data)
+            await task
+        stop()
+    return joining.calls
+
+
+@pytest.mark.parametrize("measure", [by_prometheus, by_opentelemetry])
+async def test_metrics_cost_nothing_for_each_member(
+    measure: Callable[[Backend], Callable[[], None]], counting: Callable[[], Counting]
+) -> None:
+    """A collector sees the end of a join, and a sample of its notifications: 2 % of a thousand members at most."""
+    bare = await calls_of_a_join(counting, by_nothing)
+    assert bare > 10 * N
+    measured = await calls_of_a_join(counting, measure)
+    assert measured <= 1.02 * bare
+
+
 async def store_each(backend: Backend) -> None:
     for id in IDS:
         await backend.mark_as_done(id, {"n": 1})
