@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from amqp.exceptions import AccessRefused, PreconditionFailed
 
-from asyncresult.errors import BackendError
+from asyncresult.errors import BackendError, BackendPermissionError
 from asyncresult.integrations.celery import receiver as module
 from asyncresult.integrations.celery.receiver import Receiver, _Stop
 
@@ -91,3 +92,29 @@ def test_it_ends_while_it_tries_to_connect() -> None:
     assert not made.running
     with pytest.raises(_Stop):
         made._not_connected(BackendError("away"), 0.1)
+
+
+def test_what_ends_a_connection_is_logged_at_each_doubling_and_a_refusal_reported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "REFUSED_DELAY", 0)
+    monkeypatch.setattr(module, "RETRY_START", 0)
+    endings = [AccessRefused("who"), PreconditionFailed("other arguments"), OSError("away"), _Stop()]
+    reported: list[BackendError] = []
+
+    def receive(connection: Any) -> None:
+        made.declared = True
+        raise endings.pop(0)
+
+    connection = SimpleNamespace(collect=lambda: None)
+    app = SimpleNamespace(connection_for_write=lambda heartbeat: connection)
+    made = Receiver(app, queue="replies", expires=60, heartbeat=10, take=print, refused=reported.append)
+    monkeypatch.setattr(made, "_receive", receive)
+    made._run()
+    assert [type(error) for error in reported] == [BackendPermissionError, BackendError]
+    assert all("refuses the reply queue 'replies'" in str(error) for error in reported)
+    assert made.last_error == "OSError: away"
+    assert not made.declared
+    assert [record.args[0] for record in caplog.records if isinstance(record.args, tuple)] == [1, 2]
+    made._not_connected(OSError("still away"), 0.1)
+    assert made.last_error == "OSError: still away"
