@@ -126,7 +126,7 @@ async def storm(server: RedisServer) -> None:
     accepted = int(server.info("stats")["total_connections_received"])
     server.kill_clients("pubsub")
     server.kill_clients("normal")
-    await until(lambda: sum(backend_reconnects(backend) for backend in backends) >= PROCESSES, timeout=60)
+    await until(lambda: sum(backend.stats().reconnects for backend in backends) >= PROCESSES, timeout=60)
     await subscribed(backends, WAITS_PER_PROCESS)
     took = time.monotonic() - start
     tell(f"storm: {PROCESSES} processes x {WAITS_PER_PROCESS} waits are back after", took, "s")
@@ -138,10 +138,6 @@ async def storm(server: RedisServer) -> None:
     for backend in backends:
         await backend.aclose()
     await asyncio.gather(*waiting, return_exceptions=True)
-
-
-def backend_reconnects(backend: Backend) -> int:
-    return int(engine_of(backend)._subscriber.reconnects)
 
 
 async def shards(cluster: Cluster, *, sharded: bool) -> None:
@@ -156,9 +152,10 @@ async def shards(cluster: Cluster, *, sharded: bool) -> None:
         tell(f"cluster, {kind}: memory of a channel", (used_memory(cluster.masters) - memory_before) / RESULTS, "bytes")
         used = cpu(nodes)
         sent = [bus(node) for node in nodes]
-        start = time.monotonic()
+        start, client = time.monotonic(), time.process_time()
         await asyncio.gather(*(backend.mark_as_done(id, 42) for id in ids))
         await waiting
+        tell(f"cluster, {kind}: CPU of the client for a result", (time.process_time() - client) / RESULTS * 1e6, "µs")
         tell(f"cluster, {kind}: CPU of all nodes for a result", (cpu(nodes) - used) / RESULTS * 1e6, "µs")
         messages = sum(bus(node) - before for node, before in zip(nodes, sent, strict=True)) / RESULTS
         tell(f"cluster, {kind}: messages on the bus for a result", messages, "")
