@@ -58,11 +58,18 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=4, help="so many at a time: most tests wait for something")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no other after so many")
     parser.add_argument("--module", action="append", choices=[*CORE, *WEB], help="only this one; may be repeated")
+    parser.add_argument("--only", type=int, nargs="+", metavar="NUMBER", help="only these of the sample")
+    parser.add_argument("--tests", nargs=argparse.REMAINDER, help="other tests: what follows goes to pytest")
     options = parser.parse_args()
     modules: list[str] = options.module or [*CORE, *WEB]
     every = [mutation for module in modules for mutation in mutations(ROOT / module)]
     sample = random.Random(options.seed).sample(every, min(options.count, len(every)))
-    tests = [*(CORE_TESTS if set(modules) & set(CORE) else []), *(WEB_TESTS if set(modules) & set(WEB) else [])]
+    numbers = options.only or range(1, len(sample) + 1)
+    tests = options.tests or [
+        *(CORE_TESTS if set(modules) & set(CORE) else []),
+        *(WEB_TESTS if set(modules) & set(WEB) else []),
+    ]
+    tried = [sample[number - 1] for number in numbers]
     began = time.monotonic()
     out = os.fdopen(os.dup(1), "w")
     ends: Counter[str] = Counter()
@@ -70,16 +77,16 @@ def main() -> int:
     def say(line: str) -> None:
         print(line, file=out, flush=True)
 
-    def report(number: int, outcome: Outcome) -> None:
-        mutation = sample[number]
+    def report(i: int, outcome: Outcome) -> None:
+        number, mutation = numbers[i], tried[i]
         ends[outcome.end] += 1
         place = f"{mutation.path.relative_to(ROOT)}:{mutation.line} {mutation.name}"
-        say(f"{number + 1:4}/{len(sample)} {outcome.end:8} {place} ({outcome.test or f'{outcome.tests} tests'})")
+        say(f"{number:4}/{len(sample)} {outcome.end:8} {place} ({outcome.test or f'{outcome.tests} tests'})")
         if outcome.test is None:
             say("\n".join("      " + line for line in mutation.difference()))
 
     until = began + 60 * options.minutes
-    trials = Trials(_names(modules), sample, jobs=options.jobs, until=until, log=say, report=report)
+    trials = Trials(_names(modules), tried, jobs=options.jobs, until=until, log=say, report=report)
     status, log = _run_silently([*PYTEST, *tests], trials)
     if status:
         say(log)
