@@ -14,9 +14,11 @@ import pytest
 
 import asyncresult
 from asyncresult import AsyncResult, Backend, GroupResult, ResultSet, TaskMeta, as_completed, gather, wait
+from asyncresult._handles import handle
 from asyncresult._handles.joins import READ_FIRST
 from asyncresult._storage.memory import Records
-from tests.backends.waiting import until
+from asyncresult._storage.store import engine_of
+from tests.backends.waiting import until, waits_for
 
 Body = AsyncResult[Any]
 
@@ -218,3 +220,15 @@ def test_a_callback_that_wants_to_leave_ends_its_own_wait_only(leave: type[BaseE
         assert own.done()
         assert isinstance(own.exception(), leave)
         runner.run(backend.__aexit__(None, None, None))
+
+
+async def test_a_cause_that_cannot_be_read_in_time(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait ends with the task's own failure, and nothing is reported of the reads that were given up."""
+    monkeypatch.setattr(handle, "LOOK_ONCE_TIMEOUT", 0.01)
+    waiting = asyncio.ensure_future(body().get())
+    await waits_for(backend, 3)
+    engine_of(backend).read = lambda key: asyncio.get_running_loop().create_future()  # type: ignore[method-assign]
+    await body_fails(backend)
+    with pytest.raises(RuntimeError, match="because of two"):
+        async with asyncio.timeout(5):
+            await waiting

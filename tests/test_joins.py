@@ -238,6 +238,37 @@ async def _drain(stream: Any) -> None:
         pass
 
 
+@pytest.mark.parametrize("ends", ["stored", "unreadable", "cancelled"])
+async def test_a_task_that_is_over_waits_for_none_before_it(backend: Backend, ends: str) -> None:
+    tail = AsyncResult[int]("tail", parent=AsyncResult("before"))
+    waiting = [asyncio.ensure_future(tail.get()) for _ in range(2)]
+    await waits_for(backend, 2)
+    if ends == "stored":
+        await backend.mark_as_done("tail", 1)
+    elif ends == "unreadable":
+        await engine_of(backend).put(backend.task_key("tail"), b"garbage", None)
+    else:
+        for one in waiting:
+            one.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waiting, return_exceptions=True)
+    await until(lambda: nobody_waits(backend))
+
+
+async def test_members_that_were_not_begun_yet_end_with_the_task_before_them(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The group was never sent, and its members are listened for in turns of the loop."""
+    monkeypatch.setattr(joins, "AT_ONCE", 10)
+    before = AsyncResult[int]("before")
+    await backend.mark_as_failure("before", ValueError("first"))
+    members = backend.results([str(number) for number in range(2 * READ_FIRST)])
+    with pytest.raises(ValueError, match="first"):
+        async with asyncio.timeout(5):
+            await GroupResult("g", members, parent=before).get()
+    await until(lambda: nobody_waits(backend))
+
+
 async def test_the_first_of_several_failures_is_the_reason_early_and_late(backend: Backend) -> None:
     """Celery stores a ChordError for the body behind the failure of the header."""
 
@@ -386,3 +417,33 @@ async def test_a_message_feed_that_is_given_up_leaves_nothing(backend: Backend) 
         with pytest.raises(ResultTimeout):
             await AsyncResult[None]("t").get(timeout=0.01, **options)
         assert not backend.stats().pending
+
+
+async def test_a_look_calls_the_callback_with_the_failures_of_its_members(backend: Backend) -> None:
+    await backend.mark_as_done("done", 1)
+    await backend.mark_as_failure("failed", ValueError("no"))
+    called: dict[str, Any] = {}
+    await backend.results(["done", "failed"]).get(0, propagate=False, callback=called.__setitem__)
+    assert called.keys() == {"done", "failed"}
+    assert called["done"] == 1 and isinstance(called["failed"], ValueError)
+
+
+async def test_a_failure_that_is_known_ends_what_comes_behind(backend: Backend) -> None:
+    """Whether it was known before the wait or comes under it; with messages, none of which comes."""
+    await backend.mark_as_failure("early", ValueError("early"))
+    early, late = AsyncResult[Any]("early"), AsyncResult[Any]("late")
+    await early.meta()
+    waiting = {
+        before.id: [
+            asyncio.ensure_future(AsyncResult[Any](f"behind {before.id}", parent=before).get(on_message=on_message))
+            for on_message in (None, print)
+        ]
+        for before in (early, late)
+    }
+    async with asyncio.timeout(5):
+        ends = await asyncio.gather(*waiting["early"], return_exceptions=True)
+        await waits_for(backend, 2)
+        await backend.mark_as_failure("late", ValueError("late"))
+        ends += await asyncio.gather(*waiting["late"], return_exceptions=True)
+    assert [repr(end) for end in ends] == ["ValueError('early')"] * 2 + ["ValueError('late')"] * 2
+    await until(lambda: nobody_waits(backend))

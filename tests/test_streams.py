@@ -10,8 +10,18 @@ from typing import Any
 import pytest
 
 import asyncresult
-from asyncresult import FIRST_EXCEPTION, AsyncResult, Backend, ResultDecodeError, ResultSet, as_completed, wait
-from asyncresult._handles import streams
+from asyncresult import (
+    FIRST_EXCEPTION,
+    AsyncResult,
+    Backend,
+    GroupResult,
+    ResultDecodeError,
+    ResultSet,
+    as_completed,
+    wait,
+)
+from asyncresult._handles import joins, streams
+from asyncresult._handles.joins import READ_FIRST
 from asyncresult._storage.store import engine_of
 from tests.backends.waiting import until, waits_for
 
@@ -227,3 +237,36 @@ async def test_states_of_very_many_that_nobody_wants_any_more_while_they_are_beg
         begun = backend.stats().pending
         assert begun < 100
         await until(lambda: backend.stats().pending == 0)
+
+
+async def test_a_member_that_goes_while_very_many_are_begun_takes_no_other_along(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joins, "AT_ONCE", 10)
+    results = backend.results([str(number) for number in range(2 * READ_FIRST)])
+    seen: set[str] = set()
+
+    async def loop() -> None:
+        async for handle in results.as_completed():
+            seen.add(handle.id)
+
+    looping = asyncio.ensure_future(loop())
+    await asyncio.sleep(0)
+    results.remove("0")
+    await waits_for(backend, 2 * READ_FIRST - 1)
+    for number in range(1, 2 * READ_FIRST):
+        await backend.mark_as_done(str(number), number)
+    async with asyncio.timeout(5):
+        await looping
+    assert seen == {str(number) for number in range(1, 2 * READ_FIRST)}
+
+
+async def test_a_look_at_a_group_that_was_never_sent(backend: Backend) -> None:
+    await backend.mark_as_failure("before", ValueError("first"))
+    group = GroupResult("g", backend.results(["x", "y"]), parent=AsyncResult("before"))
+    seen: list[str] = []
+    async for handle in ResultSet([group]).as_completed(timeout=0):
+        seen.append(handle.id)
+        with pytest.raises(ValueError, match="first"):
+            assert handle.value
+    assert seen == ["x", "y"]

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 import asyncresult
-from asyncresult import AsyncResult, Backend, EagerResult, TaskMeta
+from asyncresult import AsyncResult, Backend, EagerResult, ResultDecodeError, TaskMeta
 from asyncresult._handles.handle import learn, read_record
+from asyncresult._storage.memory import Records
 from asyncresult._storage.store import engine_of
 from tests.backends.waiting import until, waits_for
 
@@ -125,3 +126,42 @@ async def test_a_record_that_was_read_is_the_snapshot(backend: Backend) -> None:
     assert handle.snapshot is not None and handle.snapshot.status == "PROGRESS"
     await backend.mark_as_done("t", None)
     await waiting
+
+
+async def test_what_one_handle_reads_is_news_for_all_of_the_task(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The announcements were lost."""
+    monkeypatch.setattr(Records, "publish", lambda records, key, value: None)
+    one, other = AsyncResult[int]("t"), AsyncResult[int]("t")
+    waiting = [asyncio.ensure_future(handle.get()) for handle in (one, other)]
+    await waits_for(backend, 1)
+    assert (await one.meta()).status == "PENDING"  # behind the table's own read
+    await backend.store_result("t", None, "PROGRESS")
+    await one.meta()
+    assert other.snapshot is not None and other.snapshot.status == "PROGRESS"
+    await backend.mark_as_done("t", 1)
+    await one.meta()
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*waiting) == [1, 1]
+
+
+async def test_a_look_says_that_a_record_is_gone(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the handle waits, and has seen a state."""
+    handle = AsyncResult[int]("t")
+    waiting = asyncio.ensure_future(handle.get())
+    await waits_for(backend, 1)
+    await backend.store_result("t", None, "PROGRESS")
+    await until(lambda: handle.snapshot is not None and handle.snapshot.status == "PROGRESS")
+    monkeypatch.setattr(Records, "get", lambda records, key: None)
+    assert (await handle.meta()).status == "PENDING"
+    assert not waiting.done()
+    await backend.mark_as_done("t", 1)
+    assert await waiting == 1
+
+
+async def test_an_unreadable_record_is_counted(backend: Backend) -> None:
+    await engine_of(backend).put(backend.task_key("t"), b"garbage", None)
+    with pytest.raises(ResultDecodeError):
+        await AsyncResult("t")
+    assert backend.stats().decode_errors == 1

@@ -301,6 +301,18 @@ def test_a_key_that_may_be_subscribed_but_not_read_is_unsubscribed() -> None:
     assert not table.wanted
 
 
+def test_a_subscription_that_the_server_has_ended_is_made_again() -> None:
+    table = Table()
+    waiter = Waiter(table, b"k")
+    table.loop.run()
+    table.acked([b"k"])
+    table.loop.run()
+    table.dropped([b"k"])
+    table.loop.run()
+    assert table.subscribed_to == [b"k", b"k"]
+    assert not waiter.errors
+
+
 def test_a_large_record_that_is_not_final_and_was_read_too_early_is_read_again() -> None:
     """As a small one is: the task may have ended between that read and the acknowledgement."""
     table = Table()

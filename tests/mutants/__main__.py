@@ -42,7 +42,7 @@ CORE_TESTS = [
     *(
         f"tests/test_{name}.py"
         for name in (
-            *("endings", "feeds", "forms", "futures", "joins", "streams", "updates", "waiters", "wire"),
+            *("endings", "feeds", "forms", "futures", "handle", "joins", "streams", "updates", "waiters", "wire"),
             *("entries", "graph", "polling", "reading", "sets_model", "subscriber"),
         )
     ),
