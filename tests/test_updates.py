@@ -146,6 +146,21 @@ async def test_what_one_handle_reads_is_news_for_all_of_the_task(
         assert await asyncio.gather(*waiting) == [1, 1]
 
 
+async def test_a_record_read_beside_the_table_ends_all_waits_for_the_task(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Records, "publish", lambda records, key, value: None)
+    one, other = AsyncResult[int]("t"), AsyncResult[int]("t")
+    waiting = [asyncio.ensure_future(handle.get()) for handle in (one, other)]
+    await waits_for(backend, 1)
+    await one.meta()
+    await backend.mark_as_done("t", 1)
+    (meta,) = await backend.get_many(["t"])
+    assert learn(one, meta)
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*waiting) == [1, 1]
+
+
 async def test_a_look_says_that_a_record_is_gone(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the handle waits, and has seen a state."""
     handle = AsyncResult[int]("t")
