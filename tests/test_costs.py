@@ -127,9 +127,7 @@ def announced(backend: Backend) -> bytes:
 def arrive(backend: Backend, data: bytes) -> None:
     """What the connection does with what one read from the socket gave."""
     messages, _ = Wire().receive(data)
-    pushed = engine_of(backend).waiters.pushed
-    for channel, payload in zip(messages[::2], messages[1::2], strict=True):
-        pushed(channel, payload)
+    engine_of(backend).waiters.pushed_many(messages)
 
 
 async def join(backend: Backend) -> list[Any]:

@@ -54,7 +54,7 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 class Transport(asyncio.Transport):
     def __init__(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
+        assert isinstance(protocol, asyncio.BufferedProtocol)
         super().__init__()
         self.protocol = protocol
         self.sent = hiredis.Reader()
@@ -75,7 +75,8 @@ class Transport(asyncio.Transport):
         return list(iter(self.sent.gets, False))
 
     def say(self, data: bytes) -> None:
-        self.protocol.data_received(data)
+        memoryview(self.protocol.get_buffer(-1))[: len(data)] = data
+        self.protocol.buffer_updated(len(data))
 
     def lose(self, error: Exception | None) -> None:
         if not self.closed:
@@ -108,8 +109,8 @@ class Sink:
     def fail_all(self, error: AsyncResultError) -> None:
         self.told.append(("failed", error))
 
-    def pushed(self, key: bytes, payload: bytes) -> None:
-        self.told.append((key, payload))
+    def pushed_many(self, messages: list[bytes]) -> None:
+        self.told += zip(messages[::2], messages[1::2], strict=True)
 
 
 Accept = Callable[[Transport], object]
@@ -510,7 +511,7 @@ class Table(Waiters):
 
     def __init__(self, world: World) -> None:
         self.asked: list[bytes] = []
-        source, decoder = cast("Any", self), cast("Any", SimpleNamespace(at_once=None))
+        source, decoder = cast("Any", self), cast("Any", SimpleNamespace(at_once=None, many_at_once=None))
         super().__init__(source, decoder, loop=asyncio.get_running_loop(), safety_interval=1e6)
         self.subscribe, self.unsubscribe = world.subscriber.subscribe, world.subscriber.unsubscribe
         self.wake = world.subscriber.wake

@@ -601,3 +601,42 @@ def test_a_sweep_reads_where_searching_is_refused() -> None:
     table.fetched([(b"2", None)])
     table.loop.run()
     assert (table.asked, searched_for) == ([b"2", b"1"], [[b"2"]])
+
+
+@pytest.mark.parametrize("odd", [b"3", b"garbage", b"crash", b"x" * codec.LARGE_PAYLOAD_BYTES, b"nobody"])
+def test_messages_that_come_together_do_what_they_do_one_by_one(odd: bytes) -> None:
+    """States, a second final record, a key that nobody waits for; and one that is not decoded with the others."""
+    messages = [b"a", b"PROGRESS 1", b"b", b"one", b"a", b"PROGRESS 2", b"a", b"two", b"b", b"again", b"c", odd]
+    messages += [b"nobody", b"4"] if odd == b"nobody" else []
+    seen = []
+    for together in (True, False):
+        table = Table()
+        waiters = [Waiter(table, key) for key in (b"a", b"b", b"c")]
+        table.loop.run()
+        table.acked([b"a", b"b", b"c"])
+        if together:
+            table.pushed_many(messages)
+            assert table.decoded_at_once == ([] if odd == b"nobody" else [6])
+        else:
+            for key, payload in zip(messages[::2], messages[1::2], strict=True):
+                table.pushed(key, payload)
+        table.loop.run()
+        seen.append(([waiter.states for waiter in waiters], table.counts(), len(table.decoding), table.asked))
+    assert seen[0] == seen[1]
+    assert seen[0][0][:2] == [["PROGRESS 1", "PROGRESS 2", "two"], ["one"]]
+
+
+def test_a_wait_that_a_message_ends_is_not_given_what_came_with_it() -> None:
+    """The first result closes everything: the second wait ends with an error, and with nothing else."""
+    table = Table()
+    error = BackendError("closed")
+
+    class Closing(Waiter):
+        def _on_record(self, meta: TaskMeta) -> None:
+            table.close(error)
+
+    Closing(table, b"a")
+    second = Waiter(table, b"b")
+    table.loop.run()
+    table.pushed_many([b"a", b"1", b"b", b"2"])
+    assert (second.states, second.errors) == ([], [error])

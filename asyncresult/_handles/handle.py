@@ -215,7 +215,7 @@ class Handle(Known[T_co]):
 
     def _on_record(self, meta: TaskMeta) -> None:
         """Called by the table. First final record wins."""
-        if is_ready(self):
+        if self._meta is not None and is_ready(self):
             return
         self._meta = meta
         ready = meta.status in READY_STATES
@@ -235,7 +235,15 @@ class Handle(Known[T_co]):
                 if self._callbacks is not None and needs_cause(self):
                     _call_when_explained(self, functools.partial(self._fire, None))
                     return
-            self._fire(None)
+            callback = self._callbacks
+            if callback is None or isinstance(callback, dict):
+                self._fire(None)
+                return
+            self._callbacks = None
+            try:  # one is the rule: no call for it (benchmarks: join)
+                callback(self, None)
+            except Exception as error:
+                self._report(error)
 
     @property
     def _follows(self) -> bool:

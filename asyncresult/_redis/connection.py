@@ -22,7 +22,7 @@ import hiredis
 
 from ..errors import BackendUnavailable
 from ..version import __version__
-from .address import Address, Dial, dial_address, opened
+from .address import Address, Buffered, Dial, dial_address, opened
 from .errors import describe, error_reply
 from .exceptions import ConnectionError as RedisConnectionError
 from .exceptions import InvalidResponse, ResponseError
@@ -41,8 +41,6 @@ QUERY_TIMEOUT = 1.0
 #: What CLIENT LIST shows of us.
 LIBRARY = ("asyncresult", __version__)
 
-#: Bytes that one read takes at the most.
-BUFFER_BYTES = 256 * 1024
 #: Bytes of a round trip from which on nothing is parsed that is larger than anybody wants. Less cannot stop the loop.
 SIFTED_FROM = 1024 * 1024
 
@@ -188,21 +186,16 @@ class CommandConnection:
             connection.abort(reason)
 
 
-class _Replies(asyncio.BufferedProtocol):
-    """One connection, from the first byte to the last.
-
-    It keeps the buffer for what comes. Without one, asyncio would make bytes of 256 kB for each read, which the
-    allocator fetches from the kernel and gives back each time: a fifth of a store (benchmarks: store-each).
-    """
+class _Replies(Buffered):
+    """One connection, from the first byte to the last."""
 
     def __init__(self, heartbeat: float, patience: float, largest: int) -> None:
+        super().__init__()
         self.lost = False
         self._loop = asyncio.get_running_loop()
         self._heartbeat = heartbeat
         self._patience = patience
         self._transport: asyncio.Transport | None = None
-        # A view: asyncio slices it for TLS, and a slice of a bytearray would be a copy.
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._reader = _reader()
         # What has come of an exchange that is not small; from a certain size on it goes through a sieve instead.
         self._largest = largest
@@ -256,9 +249,6 @@ class _Replies(asyncio.BufferedProtocol):
             return
         opened.add(self, self._transport)
         self._watch_at(self._loop.time() + self._heartbeat)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         self._sign_of_life = self._loop.time()

@@ -295,10 +295,11 @@ class _Announcer:
             self._topology.look_again()
         self._subscribed_before = True
 
-    def pushed(self, key: bytes, payload: bytes) -> None:
-        words = payload.split()  # service, old host and port, new host and port
-        if len(words) == 5 and words[0] == self._service and words[4].isdigit():
-            self._topology.announced(Address(words[3].decode(), int(words[4])))
+    def pushed_many(self, messages: list[bytes]) -> None:
+        for payload in messages[1::2]:
+            words = payload.split()  # service, old host and port, new host and port
+            if len(words) == 5 and words[0] == self._service and words[4].isdigit():
+                self._topology.announced(Address(words[3].decode(), int(words[4])))
 
     # Not subscribed for now: the other sentinels are, and ROLE is sent.
     def disconnected(self) -> None: ...

@@ -63,8 +63,8 @@ class Shard:
         self._connected = False
         self.dropped(list(self.keys))
 
-    def pushed(self, key: bytes, payload: bytes) -> None:
-        self._table.pushed(key, payload)
+    def pushed_many(self, messages: list[bytes]) -> None:
+        self._table.pushed_many(messages)
 
     def acked(self, keys: list[bytes]) -> None:
         self._table.acked([key for key in keys if key in self.keys])  # others belong to another node by now

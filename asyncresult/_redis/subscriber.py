@@ -25,7 +25,7 @@ from typing import Protocol, cast
 
 from .. import _background
 from ..errors import AsyncResultError, BackendError, BackendUnavailable
-from .address import Dial, opened
+from .address import Buffered, Dial, opened
 from .errors import describe, is_refusal, permission_error, typed_error
 from .outage import Backoff, Health, Outage
 from .wire import Acked, Denied, Dropped, Event, ProtocolError, Ready, Refused, Wire
@@ -46,13 +46,14 @@ class Sink(Protocol):
     def dropped(self, keys: list[bytes]) -> None: ...
     def refused(self, keys: list[bytes], error: AsyncResultError) -> None: ...
     def fail_all(self, error: AsyncResultError) -> None: ...
-    def pushed(self, key: bytes, payload: bytes) -> None: ...
+    def pushed_many(self, messages: list[bytes]) -> None: ...
 
 
-class SubscriptionConnection(asyncio.Protocol):
+class SubscriptionConnection(Buffered):
     """One connection, from the first byte to the last."""
 
     def __init__(self, wire: Wire, sink: Sink, loop: asyncio.AbstractEventLoop, *, address: str) -> None:
+        super().__init__()
         self.wire = wire
         self.up = loop.create_future()  # True when ready; an error when it never will be
         self.lost = loop.create_future()  # the reason, once it is over
@@ -72,17 +73,15 @@ class SubscriptionConnection(asyncio.Protocol):
             opened.add(self, self._transport)
             self._transport.write(self.wire.start())
 
-    def data_received(self, data: bytes) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
         self.last_byte = self._loop.time()
         try:
-            messages, events = self.wire.receive(data)
+            messages, events = self.wire.receive(self._buffer[:nbytes])
         except ProtocolError as error:
             self.abort(f"protocol error: {error}")
             return
-        pushed = self._sink.pushed
-        in_turn = iter(messages)
-        for channel, payload in zip(in_turn, in_turn, strict=True):
-            pushed(channel, payload)
+        if messages:
+            self._sink.pushed_many(messages)
         for event in events:
             self._happened(event)
         self.send()

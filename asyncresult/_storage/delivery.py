@@ -110,7 +110,13 @@ class Delivery(Rounds):
     def _finish(self, entry: Entry, meta: TaskMeta) -> None:
         """Hand on a final record, which ends the waits."""
         listeners = entry.listeners
-        self._went_idle(entry)
+        if entry.progress is None:  # _went_idle(), without a call (benchmarks: join)
+            entry.listeners = None
+            self._idle.append(entry)
+            if self._reap_handle is None:
+                self._reap_later()
+        else:
+            self._went_idle(entry)
         if isinstance(listeners, dict):
             for listener in list(listeners.values()):
                 self._hand_on(listener, meta)

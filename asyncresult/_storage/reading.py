@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from ..codec.codec import LARGE_PAYLOAD_BYTES
 from ..meta import TaskMeta
 from ..states import PENDING
+from .decoding import DECODED_AT_ONCE
 from .engine import Engine
 from .keys import Keys, task_keys
 from .rounds import READ_CHUNK
 
-__all__ = ["DECODED_AT_ONCE", "read_records"]
+__all__ = ["read_records"]
 
-#: Records that are decoded in one go, if none of them is out of the ordinary: a tenth of a millisecond.
-DECODED_AT_ONCE = 100
 #: Reads under way. While the records of one are decoded, the server is busy with the next (benchmarks: fetch).
 READS_UNDER_WAY = 2
 

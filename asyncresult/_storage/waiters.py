@@ -41,7 +41,7 @@ from ..errors import AsyncResultError, ResultDecodeError
 from ..meta import TaskMeta
 from ..probe import Source as RecordSource
 from ..states import READY_STATES
-from .decoding import Decoder
+from .decoding import DECODED_AT_ONCE, Decoder
 from .delivery import Delivery
 from .entries import (
     ACKED,
@@ -115,6 +115,7 @@ class Waiters(Delivery):
         self.on_connected: Callable[[], object] | None = None
         self._decoder = decoder
         self._decode = decoder.at_once
+        self._decode_many = decoder.many_at_once
 
     # -- the handles' side ----------------------------------------------------------------------------
 
@@ -147,7 +148,9 @@ class Waiters(Delivery):
     def close(self, error: AsyncResultError) -> None:
         """Release every listener with ``error`` and forget everything. The table can be used again."""
         for entry in self._drop_everything():
-            for listener in entry.all():
+            listeners = entry.all()
+            entry.listeners = None  # nor is it given what came with the same read of the socket
+            for listener in listeners:
                 self._hand_error(listener, error)
 
     def fail_all(self, error: AsyncResultError) -> None:
@@ -251,6 +254,30 @@ class Waiters(Delivery):
                 self._unsubscribed(entry)
                 self._fail(entry, error)
 
+    def pushed_many(self, messages: Sequence[bytes]) -> None:
+        """Messages arrived: channel and payload in turn."""
+        for start in range(0, len(messages), 2 * DECODED_AT_ONCE):
+            some = messages[start : start + 2 * DECODED_AT_ONCE]
+            self._pushed_some(some[::2], some[1::2])
+
+    def _pushed_some(self, keys: Sequence[bytes], payloads: Sequence[bytes]) -> None:
+        """Decode ordinary records in one go (benchmarks: join); whatever else there is, each by itself."""
+        metas = None
+        entries = [entry for entry in map(self._entries.get, keys) if entry is not None]
+        if 1 < len(entries) == len(keys) and not (self._verify_key or self._unannounced or self._overdue):
+            metas = self._decode_many([entry.task_id for entry in entries], payloads)
+        if metas is None:
+            for key, payload in zip(keys, payloads, strict=True):
+                self.pushed(key, payload)
+            return
+        for entry, payload, meta in zip(entries, payloads, metas, strict=True):
+            if entry.listeners is None:
+                continue  # what was done with those before it may have ended its wait, too
+            if meta.status in READY_STATES:
+                self._ended(entry, meta)
+            else:
+                self._pushed_state(entry, payload, meta)
+
     def pushed(self, key: bytes, payload: bytes) -> None:
         """A message arrived on ``key``'s channel."""
         entry = self._entries.get(key)
@@ -272,8 +299,11 @@ class Waiters(Delivery):
             elif meta.status in READY_STATES:
                 self._ended(entry, meta)
             else:
-                progress_of(entry).arrived += 1
-                self._published(entry, payload, meta)
+                self._pushed_state(entry, payload, meta)
+
+    def _pushed_state(self, entry: Entry, payload: bytes, meta: TaskMeta) -> None:
+        progress_of(entry).arrived += 1
+        self._published(entry, payload, meta)
 
     def fetched(self, values: Sequence[tuple[bytes, bytes | None]]) -> None:
         """The stored values of keys that were to be read, in any number of slices."""

@@ -139,7 +139,7 @@ class World:
         self.waiters = [_Waiter(follows=number in followers) for number in range(waiters)]
         self.waiting: set[int] = set()
         self.had: set[int] = set()
-        decoder: Any = SimpleNamespace(at_once=_decode)
+        decoder: Any = SimpleNamespace(at_once=_decode, many_at_once=None)  # messages come one by one
         self.table = Waiters(self, decoder, loop=self.loop, safety_interval=30.0)  # type: ignore[arg-type]
 
     # -- the table's source
@@ -235,8 +235,7 @@ class World:
     def _receive(self) -> None:
         assert self.wire is not None
         messages, events = self.wire.receive(self.pushes.popleft())
-        for channel, payload in zip(messages[::2], messages[1::2], strict=True):
-            self.table.pushed(channel, payload)
+        self.table.pushed_many(messages)
         for event in events:
             if isinstance(event, Acked):
                 self.table.acked(event.channels)

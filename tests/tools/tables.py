@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,6 +55,7 @@ class Table(Waiters):
         self.subscribed_to: list[bytes] = []
         self.given_up: list[bytes] = []
         self.asked: list[bytes] = []
+        self.decoded_at_once: list[int] = []
         self.decoding: list[Callable[[TaskMeta | ResultDecodeError], object]] = []
 
         def decode(task_id: str, payload: bytes) -> TaskMeta | None:
@@ -68,13 +69,21 @@ class Table(Waiters):
             status = payload.split()[0].decode() if payload[:1].isupper() else "SUCCESS"
             return TaskMeta(task_id=task_id, status=status, result=payload)
 
+        def decode_many(task_ids: Sequence[str], payloads: Sequence[bytes]) -> list[TaskMeta] | None:
+            self.decoded_at_once.append(len(payloads))
+            try:
+                metas = [meta for meta in map(decode, task_ids, payloads) if meta is not None]
+            except (ResultDecodeError, RecursionError):
+                return None
+            return metas if len(metas) == len(payloads) else None
+
         source: Any = self
         loop: Any = self.loop
 
         def decode_later(task_id: str, payload: bytes, done: Callable[[TaskMeta | ResultDecodeError], object]) -> None:
             self.decoding.append(done)
 
-        decoder: Any = SimpleNamespace(at_once=decode, later=decode_later)
+        decoder: Any = SimpleNamespace(at_once=decode, many_at_once=decode_many, later=decode_later)
         super().__init__(source, decoder, loop=loop, safety_interval=30.0, verify_key=verify_key)
         self.connected()
 
