@@ -323,8 +323,11 @@ class _ForWaiters:
     """Hands what was read to the table of waiters."""
 
     def __init__(self, waiters: Waiters) -> None:
-        self.found = waiters.fetched
+        self._fetched = waiters.fetched
         self.failed = waiters.not_fetched
+
+    def found(self, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
+        self._fetched(list(zip(keys, values, strict=True)))
 
 
 class _ForReaders:
@@ -333,8 +336,8 @@ class _ForReaders:
     def __init__(self, futures: dict[bytes, list[asyncio.Future[bytes | None]]]) -> None:
         self._futures = futures
 
-    def found(self, values: list[tuple[bytes, bytes | None]]) -> None:
-        for key, value in values:
+    def found(self, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
+        for key, value in zip(keys, values, strict=True):
             for future in self._futures[key]:
                 settle(future, value)
 
@@ -353,11 +356,11 @@ class _Collected:
         self._values: dict[bytes, bytes | None] = {}
         self._missing = distinct
 
-    def found(self, values: list[tuple[bytes, bytes | None]]) -> None:
+    def found(self, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
         if len(values) == len(self._keys):  # the rule: all in one answer, in their order (benchmarks: fetch)
-            settle(self._future, [value for _, value in values])
+            settle(self._future, values)
             return
-        self._values.update(values)
+        self._values.update(zip(keys, values, strict=True))
         self._missing -= len(values)
         if not self._missing:
             settle(self._future, [self._values[key] for key in self._keys])

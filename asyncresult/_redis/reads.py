@@ -18,7 +18,7 @@ __all__ = ["Read", "Receiver"]
 class Receiver(Protocol):
     """Where values go: each key once, in any number of slices."""
 
-    def found(self, values: list[tuple[bytes, bytes | None]]) -> None: ...
+    def found(self, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None: ...
     def failed(self, keys: Sequence[bytes], error: AsyncResultError) -> None: ...
 
 
@@ -79,7 +79,7 @@ class Read(Job):
 
     def _answered(self, replies: list[Any]) -> None:
         if not self._one_by_one and not isinstance(replies[0], Exception):
-            self._found(list(zip(self._keys, replies[0], strict=True)), isinstance(replies[0], WithGaps))
+            self._found(self._keys, replies[0], isinstance(replies[0], WithGaps))
         elif len(replies) == 1 and len(self._keys) > 1 and isinstance(replies[0], NoPermissionError):
             # One forbidden key takes the whole command with it: read each alone.
             for part in self.split(1):
@@ -87,21 +87,24 @@ class Read(Job):
         elif self._one_by_one:
             pairs = list(zip(self._keys, replies, strict=True))
             if found := [(key, reply[0]) for key, reply in pairs if not isinstance(reply, Exception)]:
-                self._found(found, any(isinstance(reply, WithGaps) for reply in replies))
+                self._found(*zip(*found, strict=True), any(isinstance(reply, WithGaps) for reply in replies))
             for key, reply in pairs:
                 if error := reply_error(reply, self._address):
                     self._receiver.failed([key], error)
         elif error := reply_error(replies[0], self._address):
             self._receiver.failed(self._keys, error)
 
-    def _found(self, values: list[tuple[bytes, Any]], has_gaps: bool) -> None:
+    def _found(self, keys: Sequence[bytes], values: Sequence[Any], has_gaps: bool) -> None:
         if has_gaps:
-            for key, value in values:
+            found: list[tuple[bytes, Any]] = []
+            for key, value in zip(keys, values, strict=True):
                 if isinstance(value, TooLargeError):
                     self._receiver.failed([key], _too_large(key, value))
-            values = [(key, value) for key, value in values if not isinstance(value, TooLargeError)]
-        if values:
-            self._receiver.found(values)
+                else:
+                    found.append((key, value))
+            keys, values = [key for key, _ in found], [value for _, value in found]
+        if keys:
+            self._receiver.found(keys, values)
 
     def _unanswered(self, error: BackendError | BackendClosed) -> None:
         self._receiver.failed(self._keys, error)

@@ -155,8 +155,8 @@ class Received:
         send = pump.commands.submit
         send(Read(keys, self, send, None, one_by_one=one_by_one, address="test"))
 
-    def found(self, values: list[tuple[bytes, bytes | None]]) -> None:
-        self.values.update(values)
+    def found(self, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
+        self.values.update(zip(keys, values, strict=True))
 
     def failed(self, keys: Sequence[bytes], error: AsyncResultError) -> None:
         self.errors.update(dict.fromkeys(keys, error))
