@@ -143,9 +143,9 @@ def a_lost_connection_keeps_its_acks(monkeypatch: pytest.MonkeyPatch) -> None:
 def a_message_is_newer_than_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Waiters._published
 
-    def published(self: Waiters, entry: Any, payload: bytes, meta: TaskMeta) -> None:
-        _entries.progress_of(entry).found.clear()
-        original(self, entry, payload, meta)
+    def published(self: Waiters, entry: Any, progress: Any, payload: bytes, meta: TaskMeta) -> None:
+        progress.found.clear()
+        original(self, entry, progress, payload, meta)
 
     monkeypatch.setattr(Waiters, "_published", published)
 

@@ -5,7 +5,6 @@ it is in the store's table of waiters (:mod:`.._storage.waiters`) as the listene
 of who wants to know: callbacks ``(handle, reason)`` that fire once, and feeds that see every record. Awaiting, joining,
 futures and promises are all such callbacks, so what ends one of them ends all: the final record, the failure of a
 task before this one in a chain, an error of the store. A join hands the same callback to all its members.
-
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ __all__ = [
     "learn",
     "listen",
     "looks_at",
-    "needs_read",
     "observe",
     "read_record",
     "unlisten",
@@ -224,7 +222,10 @@ class Handle(Known[T_co]):
             if ready:
                 self._feeds = None
             for feed in feeds:
-                self._guarded(feed.put, meta)
+                try:  # _guarded(), without a call (benchmarks: updates)
+                    feed.put(meta)
+                except Exception as error:
+                    self._report(error)
         if ready:
             self._error = None
             self._table = None
@@ -283,11 +284,8 @@ class Handle(Known[T_co]):
         if isinstance(callbacks, dict):
             for callback in callbacks.values():
                 self._guarded(callback, self, reason)
-        elif callbacks is not None:  # one is the rule: no call for it (benchmarks: join)
-            try:
-                callbacks(self, reason)
-            except Exception as error:
-                self._report(error)
+        elif callbacks is not None:
+            self._guarded(callbacks, self, reason)
 
     def _guarded(self, fn: Callable[..., object], *args: Any) -> None:
         """Call one of those who want to know. What it raises is its own trouble, not that of the others."""
@@ -320,11 +318,6 @@ class Handle(Known[T_co]):
 
 
 # What the other modules of this folder do with a handle. Not methods: all that is public on a handle is the users'.
-
-
-def needs_read(handle: Handle[Any]) -> bool:
-    """Whether the end of the task is not known, and nobody reads the record for this handle."""
-    return handle._table is None and not handle.ignored and (handle._meta is None or not is_ready(handle))
 
 
 def listen(handle: Handle[Any], callback: Callback, *, read_early: bool = True) -> None:

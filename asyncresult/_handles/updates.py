@@ -134,7 +134,7 @@ class Updates(Stream[TaskMeta]):
                 self._end()
                 raise_reason(feed.reason)
             if self._deadline is None and not self._may_fall_silent():  # the rule (benchmarks: updates)
-                await feed.wait(None)
+                await feed.woken()
                 continue
             now = loop.time()
             if self._deadline is not None and now >= self._deadline:

@@ -126,9 +126,8 @@ class Delivery(Rounds):
             except Exception as error:
                 self._listener_failed(listeners, error)
 
-    def _published(self, entry: Entry, payload: bytes, meta: TaskMeta) -> None:
+    def _published(self, entry: Entry, progress: Progress, payload: bytes, meta: TaskMeta) -> None:
         """A state was published that is not final; see "States come in order" above."""
-        progress = progress_of(entry)
         if progress.backlog is not None:
             self._queue(progress, payload, None)
             return
@@ -203,8 +202,11 @@ class Delivery(Rounds):
         if listeners is None or isinstance(listeners, dict):
             for listener in entry.all():
                 self._hand_on(listener, meta)
-        else:  # one is the rule: no list for it (benchmarks: updates)
-            self._hand_on(listeners, meta)
+        else:  # one is the rule: no list and no call for it (benchmarks: updates)
+            try:
+                listeners._on_record(meta)
+            except Exception as error:
+                self._listener_failed(listeners, error)
 
     def _queue(self, progress: Progress, payload: bytes, read: Read | None) -> None:
         """Have a record wait behind the large one that is being decoded."""

@@ -302,8 +302,9 @@ class Waiters(Delivery):
                 self._pushed_state(entry, payload, meta)
 
     def _pushed_state(self, entry: Entry, payload: bytes, meta: TaskMeta) -> None:
-        progress_of(entry).arrived += 1
-        self._published(entry, payload, meta)
+        progress = entry.progress or progress_of(entry)
+        progress.arrived += 1
+        self._published(entry, progress, payload, meta)
 
     def fetched(self, values: Sequence[tuple[bytes, bytes | None]]) -> None:
         """The stored values of keys that were to be read, in any number of slices."""
@@ -394,7 +395,7 @@ class Waiters(Delivery):
         elif outcome.status in READY_STATES:
             self._ended(entry, outcome)
         else:
-            self._published(entry, payload, outcome)
+            self._published(entry, progress_of(entry), payload, outcome)
 
     def _decoded_read(self, entry: Entry, payload: bytes, outcome: TaskMeta | ResultDecodeError, read: Read) -> None:
         if isinstance(outcome, ResultDecodeError):
