@@ -117,5 +117,5 @@ async def test_a_sentinel_that_is_connected_again_has_missed_what_it_published(s
     await sentinel._checking
     assert left == [FIRST]
     for news in (b"main 10.0.0.1 6379 10.0.0.2 6379", b"other 10.0.0.1 6379 10.0.0.2 6379", b"nonsense"):
-        announcer.pushed(b"+switch-master", news)
+        announcer.pushed_many([b"+switch-master", news])
     assert left == [FIRST, OTHER]
