@@ -87,7 +87,8 @@ class Read(Job):
         elif self._one_by_one:
             pairs = list(zip(self._keys, replies, strict=True))
             if found := [(key, reply[0]) for key, reply in pairs if not isinstance(reply, Exception)]:
-                self._found(*zip(*found, strict=True), any(isinstance(reply, WithGaps) for reply in replies))
+                has_gaps = any(isinstance(reply, WithGaps) for reply in replies)
+                self._found([key for key, _ in found], [value for _, value in found], has_gaps)
             for key, reply in pairs:
                 if error := reply_error(reply, self._address):
                     self._receiver.failed([key], error)
