@@ -406,7 +406,9 @@ async def test_an_outage_is_logged_once(world: World, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize("kind", ["denied", "certificate"])
-async def test_waits_end_and_the_next_one_tries_again(world: World, kind: str) -> None:
+async def test_waits_end_and_the_next_one_tries_again(
+    world: World, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     if kind == "denied":
         world.accept = lambda transport: transport.say(b"-WRONGPASS invalid username-password pair\r\n")
     else:
@@ -418,6 +420,8 @@ async def test_waits_end_and_the_next_one_tries_again(world: World, kind: str) -
     assert told == "failed"
     assert isinstance(error, BackendPermissionError if kind == "denied" else BackendUnavailable)
     assert "secret" not in f"{error!r} {error}"
+    assert "the waits end" in caplog.text
+    assert "reconnecting" not in caplog.text, "nobody does"
     world.sink.told.clear()
     world.accept, world.trouble = (lambda transport: None), None
     await world.up()

@@ -63,8 +63,8 @@ class Outage:
         self._began: float | None = None
         self._interval = self._log_at = 0.0
 
-    def note(self, reason: str, *, log: bool = True) -> None:
-        """An attempt failed, or the connection was lost."""
+    def note(self, reason: str, *, log: bool = True, then: str = "waiting goes on, reconnecting") -> None:
+        """An attempt failed, or the connection was lost; ``then``: what becomes of those who wait."""
         self.reason = reason
         if not log:
             return
@@ -72,7 +72,7 @@ class Outage:
         if self._began is None:
             self._began = now
             self._interval = LOGGED_AGAIN_AFTER
-            self._log("lost: %s; waiting goes on, reconnecting", reason)
+            self._log("lost: %s; %s", reason, then)
         elif now >= self._log_at:
             self._interval *= 2
             self._log("still away after %.0f s: %s", now - self._began, reason)

@@ -249,7 +249,8 @@ class Subscriber:
                     if is_refusal(error) and not self._health.proven:
                         # No later attempt will make it right: end what waits.
                         refusal = typed_error(error, self._address)
-                        self._note(describe(refusal))
+                        then = "no attempt will make it right, so the waits end"
+                        self.outage.note(describe(refusal), log=self._sink.wanted, then=then)
                         self._needed.clear()
                         self._sink.fail_all(refusal)
                         continue
