@@ -14,7 +14,7 @@ import pytest
 import asyncresult
 from asyncresult import Backend, Probe, ResultTimeout, TaskMeta, TaskRevoked, WaitEnded
 from asyncresult._storage.decoding import Decoder
-from asyncresult._storage.probed import LAG_INTERVAL, _LagSampler, report_many, report_stored
+from asyncresult._storage.probed import _LagSampler, report_many, report_stored
 from asyncresult._storage.waiters import Waiters
 from asyncresult.codec import Codec
 from asyncresult.probe import Outcome, Probes
@@ -307,16 +307,25 @@ async def test_a_store_that_fails_is_not_reported_as_one() -> None:
 
 
 async def test_the_lag_of_some_notifications_is_reported() -> None:
+    """Of those with a date that can be read, and not of those that come while the sampler is off the table."""
     lags: list[float] = []
-    probe: Any = SimpleNamespace(notified=lags.append)
-    loop: Any = SimpleNamespace(now=0.0)
-    loop.time = lambda: loop.now
-    sampler = _LagSampler(loop, probe)
-    for after, done in ((0, "yesterday"), (1, None), (2, "2020-01-01T00:00:00"), (2, "2020-01-01T00:00:00")):
-        loop.now = after * LAG_INTERVAL
+    later: list[Any] = []
+    store: Any = SimpleNamespace(probe=SimpleNamespace(notified=lags.append))
+    loop = SimpleNamespace(call_later=lambda delay, resume: later.append(resume))
+    engine: Any = SimpleNamespace(loop=loop, waiters=SimpleNamespace(on_received=None))
+    sampler = _LagSampler(store, engine)
+    for done in ("yesterday", None, "2020-01-01T00:00:00"):
+        engine.waiters.on_received = sampler
         sampler(TaskMeta(task_id="t", status="SUCCESS", _date_done=done))
-    assert len(lags) == 1
-    assert lags[0] > 1e8
+        assert engine.waiters.on_received is None
+        later.pop()()
+        assert engine.waiters.on_received is sampler
+    (lag,) = lags
+    assert lag > 1e8
+    sampler(TaskMeta(task_id="t", status="SUCCESS"))
+    store.probe = None
+    later.pop()()
+    assert engine.waiters.on_received is None
 
 
 def test_what_a_polled_store_has_read_goes_to_every_probe() -> None:
