@@ -12,7 +12,7 @@ import functools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import _background
 from .._checks import check_count, check_lifetime, check_seconds, check_timeout
@@ -54,6 +54,12 @@ class Driver(ABC):
     @abstractmethod
     def __str__(self) -> str:
         """The address, without secrets."""
+
+
+class Companion(Protocol):
+    """What is closed with a store."""
+
+    async def aclose(self, *, timeout: float) -> None: ...
 
 
 class Store(Marks, Bulk, Probed, Keys):
@@ -109,8 +115,8 @@ class Store(Marks, Bulk, Probed, Keys):
         self.controllers: list[Any] = []
         #: What puts the counters of parts above into the statistics, by a name for each.
         self.counters: dict[str, Callable[[BackendStats], BackendStats]] = {}
-        #: Stores that are closed with this one.
-        self.companions: list[Store] = []
+        #: What is closed with this one: other stores, connections of an integration.
+        self.companions: list[Companion] = []
         #: Failures of tasks that ran here which no handle has seen yet: id, and what will be logged.
         self.unseen_failures: dict[str, str] = {}
         self._address = str(driver)

@@ -413,7 +413,8 @@ async def test_over_tls_with_a_password(certificates: Certificates) -> None:
         async with asyncresult.connect(app) as backend:
             with no_thread(app):
                 await app.tasks["add"].adelay(1)
-            assert publisher_of(app).store is backend  # one connection for both
+            broker: Any = publisher_of(app).broker
+            assert broker.store is backend  # one connection for both
         with server.control() as control:
             control("SELECT", 4)
             assert control("LLEN", "celery") == 1

@@ -54,7 +54,10 @@ THROUGH = {
     "integrations/test_celery_config.py": "integrations.celery.app integrations.celery.kinds"
     " integrations.celery.settings",
     "integrations/test_celery_rpc.py": "integrations.celery.receiver",
-    "integrations/test_celery_sending.py": "integrations.celery.messages integrations.celery.publisher"
+    "integrations/test_celery_amqp.py": "integrations.celery.amqp_broker integrations.celery.amqp_connection"
+    " integrations.celery.amqp_messages",
+    "integrations/test_celery_sending.py": "integrations.celery.brokers integrations.celery.messages"
+    " integrations.celery.publisher integrations.celery.redis_broker integrations.celery.redis_messages"
     " integrations.celery.turns",
     "integrations/test_celery_tasks.py": "integrations.celery.canvas",
     "integrations/test_django_tasks.py": "integrations.django integrations.django.apps integrations.django.base"

@@ -1,10 +1,10 @@
-"""Sending tasks without a thread, where the broker is Redis.
+"""Sending tasks without a thread, where the broker is Redis or RabbitMQ.
 
 Celery and kombu make the messages (:mod:`.messages`), or what differs from the last (:mod:`.templates`), on the event
-loop; they leave over an asyncio connection, those of one tick of the loop in one pipeline. Many of them take turns with
-whatever else the loop has to do (:mod:`.turns`)::
+loop; they leave over an asyncio connection (:mod:`.brokers`), those of one tick of the loop in one write. Many of them
+take turns with whatever else the loop has to do (:mod:`.turns`)::
 
-    send ──its turn──> compose (Celery, kombu; a template) ──> one job ──> the broker's pump ──> answer ──> handle
+    send ──its turn──> compose (Celery, kombu; a template) ──> one job ──> the broker's connection ──> answer ──> handle
      └──no──> place in the queue ──a later turn of the loop──┘
 
 Where it cannot be done so (another broker, code of the application that may block), Celery sends in a thread.
@@ -18,31 +18,22 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import msgspec
 from celery.result import AsyncResult as CelerysResult
 from kombu.exceptions import OperationalError
 
-from ..._redis.driver import RedisDriver
-from ..._redis.engine import RedisEngine
-from ..._redis.errors import first_error
-from ..._redis.packing import Command
-from ..._redis.pump import Unanswered
 from ..._storage.engine import BackendStats
 from ..._storage.notes import Note
-from ..._storage.store import engine_of
 from ...backend import Backend
-from ...backend import connect as connect_url
-from ...errors import BackendClosed, BackendError
 from .backend import sending, sent
+from .brokers import Broker, SendUnconfirmed
 from .config import once
 from .control import in_thread
 from .coroutines import as_child
-from .messages import Message, Routed, UnsupportedBroker, composing, use_composers
-from .notes import in_one_step, put, registering
-from .redis import connection_url
+from .messages import Message, UnsupportedBroker, composing, use_composers
+from .notes import put, registering
 from .results import from_celery, is_result
 from .rpc import settled
 from .templates import Plain, TemplateComposer
@@ -54,13 +45,6 @@ logger: logging.Logger = logging.getLogger("asyncresult")
 
 #: Commands that leave in one pipeline, of many tasks that are sent at once.
 BATCH = 1000
-
-
-class SendUnconfirmed(OperationalError):
-    """The message may have been sent: the connection was lost, or closed, before the broker's answer came.
-
-    Sending again may send the task twice. What was not sent at all raises another OperationalError.
-    """
 
 
 class Composed(NamedTuple):
@@ -115,20 +99,14 @@ class Publisher:
         self.sent: int = 0
         self.in_thread: int = 0
         self.reason: str | None = None
+        self.broker: Broker | None = None
         self._idle: list[TemplateComposer] = []
         self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = weakref.WeakKeyDictionary()
-        self._own: Backend | None = None
-        self._shares: tuple[Backend | None, bool] = (None, False)
         try:
-            composer = TemplateComposer(app)
-            self._url, self._settings = _connection(composer)
-            self._own = connect_url(self._url, **self._settings)
+            self.broker = _broker_of(app)
         except UnsupportedBroker as error:
             self.reason = str(error)
-        except ValueError as error:
-            self.reason = f"the broker's connection: {error}"
         else:
-            self._idle.append(composer)
             use_composers(app)
 
     async def send(self, call: Callable[[], Any], *, blocks: bool = False, plain: Plain | None = None) -> Any:
@@ -243,7 +221,7 @@ class Publisher:
         try:
             composer = self._idle.pop()
         except IndexError:
-            composer = TemplateComposer(self.app)
+            composer = self._broker.composer()
         filled = self._filled(composer, plain) if plain is not None else None
         if filled is not None:
             return filled
@@ -280,77 +258,37 @@ class Publisher:
     # -- sending ------------------------------------------------------------------------------------------
 
     @property
-    def store(self) -> Backend:
-        """The backend that is connected to the broker: the app's own where that is the same server and database."""
-        theirs, own = self._theirs, self._own
-        assert own is not None
-        if theirs is not self._shares[0]:
-            self._shares = theirs, theirs is not None and _same_connection(theirs, own)
-        if theirs is not None and self._shares[1] and not theirs.closed:
-            return theirs
-        if own.closed:
-            own = self._own = connect_url(self._url, **self._settings)
-        if theirs is not None and not theirs.closed:
-            self.close_with(theirs)
-        return own
+    def _broker(self) -> Broker:
+        assert self.broker is not None, self.reason
+        return self.broker
 
     def close_with(self, backend: Backend) -> None:
-        """Close the connection to the broker together with a backend of the app's, which somebody enters."""
-        if self._own is not None and self._own not in backend.companions:
-            backend.companions.append(self._own)
+        """Close the connections to the broker together with a backend of the app's, which somebody enters."""
+        if self.broker is not None:
+            self.broker.close_with(backend)
 
     async def _push(self, composed: Composed) -> None:
-        engine: Any = engine_of(self.store)
         patience = composed.messages[-1].patience if composed.messages else 0.0
-        turns = self.turns
-        commands = composed.commands
-        turns.departed(len(commands))
+        turns, count = self.turns, len(composed.commands)
+        turns.departed(count)
         try:
-            if any(isinstance(command, Routed) for command in commands):
-                commands = await _routed(engine, commands, patience)
-            if commands:
-                await self._send(engine, commands, patience, composed.notes)
-        except BaseException as error:
+            await self._send(composed, patience)
+        except BaseException:
             self.discard()  # declarations may be lost
-            if isinstance(error, (Unanswered, BackendClosed)):
-                raise SendUnconfirmed(f"the task may have been sent: {error}") from error
-            if isinstance(error, BackendError):
-                raise OperationalError(str(error)) from error
             raise
         finally:
-            turns.arrived(len(composed.commands))
+            turns.arrived(count)
         self.sent += len(composed.messages)
 
-    async def _send(self, engine: Any, commands: Sequence[Any], patience: float | None, notes: Sequence[Note]) -> None:
+    async def _send(self, composed: Composed, patience: float | None) -> None:
+        notes = composed.notes
         registrar = registering(self.app) if notes else None
         if registrar is None:
-            await engine.send_once(commands, patience)
-        elif registrar is not self.store:
+            notes = ()
+        elif not self._broker.keeps_notes_of(registrar):
             await put(registrar, notes)
-            await engine.send_once(commands, patience)
-        else:
-            replies = await engine.send_once(in_one_step(registrar, notes, commands), patience)
-            if error := first_error(replies[-1], registrar):
-                raise error
-
-
-async def _routed(engine: RedisEngine, commands: Sequence[Any], patience: float | None) -> list[Command]:
-    """The commands, with those in place of each :class:`Routed` that deliver it.
-
-    What is declared in front of it has to be on the server before its table is read.
-    """
-    before = [command for command in commands if not isinstance(command, Routed)]
-    questions = {command.exchange: command.question() for command in commands if isinstance(command, Routed)}
-    declared = [command for command in before if command[0] in ("SADD", "EVAL")]
-    replies = await engine.send_once([*declared, *questions.values()], patience)
-    tables = dict(zip(questions, replies[len(declared) :], strict=True))
-    routed: list[Command] = []
-    for command in commands:
-        if isinstance(command, Routed):
-            routed += command.commands(tables[command.exchange])
-        elif command not in declared:
-            routed.append(command)
-    return routed
+            notes = ()
+        await self._broker.send(composed.commands, patience, notes)
 
 
 def publisher_of(app: Any) -> Publisher:
@@ -359,35 +297,28 @@ def publisher_of(app: Any) -> Publisher:
     return publisher
 
 
+def _broker_of(app: Any) -> Broker:
+    """The broker of an app.
+
+    Raises:
+        UnsupportedBroker: Only kombu's own connection can send to it.
+    """
+    connection = app.connection_for_write()
+    transport = connection.get_transport_cls()
+    module = transport.__module__  # a class of the application's may do something else
+    if module == "kombu.transport.redis":
+        from .redis_broker import RedisBroker
+
+        return RedisBroker(app, connection)
+    if module == "kombu.transport.pyamqp":
+        from .amqp_broker import AmqpBroker
+
+        return AmqpBroker(app, connection)
+    raise UnsupportedBroker(f"the broker's transport is {module}.{transport.__qualname__}")
+
+
 def _handle(result: Any) -> Any:
     """The handle for what Celery gives; what is no result as it is."""
     if not is_result(result):
         return result
     return from_celery(sent(result) if isinstance(result, CelerysResult) else result)
-
-
-def _connection(composer: TemplateComposer) -> tuple[str, dict[str, Any]]:
-    """URL and options of our connections to the broker, from those that kombu's would have.
-
-    Raises:
-        ValueError: One is not known.
-    """
-    channel = composer.channel
-    params = channel._connparams()
-    transport = composer.app.conf.broker_transport_options
-    sentinels = None
-    if composer.is_sentinel:
-        known = [client.connection_pool.connection_kwargs for client in channel.pool.sentinel_manager.sentinels]
-        sentinels = [{"host": params["host"], "port": params["port"]} for params in known]
-    return connection_url(params, transport, {}, sentinels)
-
-
-def _same_connection(theirs: Backend, own: Backend) -> bool:
-    """Whether a backend's connection leads where the broker's would, in the same way."""
-    options: Any = theirs.options
-    if not isinstance(theirs.driver, RedisDriver) or type(theirs.driver) is not type(own.driver):
-        return False
-    if not isinstance(options.retry, (int, float)):
-        return False  # it may send twice what must be sent once
-    same: bool = replace(options, retry=own.options.retry, client_name=None) == own.options
-    return same

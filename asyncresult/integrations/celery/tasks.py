@@ -115,8 +115,8 @@ class _Methods(_Generic[P, R]):
         return returned_type(run)
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
-        """Send the task without blocking the event loop: over an asyncio connection where the broker is Redis, else in
-        a thread. Cancelling returns at once; the task may have been sent by then.
+        """Send the task without blocking the event loop: over an asyncio connection where the broker is Redis or
+        RabbitMQ, else in a thread. Cancelling returns at once; the task may have been sent by then.
 
         Returns:
             The handle: ``handle = await add.adelay(2, 3)``, then ``value = await handle``. Where the class of the task

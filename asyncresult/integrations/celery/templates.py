@@ -15,10 +15,8 @@ own. :class:`_Circumstances` is what a template was made in; with any change of 
 from __future__ import annotations
 
 import inspect
-import re
 import threading
 from collections.abc import Mapping
-from json.encoder import encode_basestring_ascii as _quoted  # what kombu's JSON makes of text
 from typing import Any, NamedTuple
 
 import celery
@@ -34,10 +32,9 @@ from celery.canvas import Signature
 from celery.utils import uuid
 from celery.utils.saferepr import saferepr
 from kombu import serialization
-from kombu.utils import json as kombu_json
 
 from .coroutines import running_task
-from .messages import Composer, Message
+from .messages import Composer, Fields, Message
 from .results import CeleryAsyncResult
 from .waiting import Waiting
 
@@ -74,8 +71,7 @@ class Plain(NamedTuple):
     options: Mapping[str, Any]
 
 
-#: What kombu writes messages with, and the messages' bodies.
-_json: Any = kombu_json
+#: What kombu writes the bodies of messages with.
 _serialize: Any = serialization.dumps
 
 
@@ -97,7 +93,7 @@ class Filled(NamedTuple):
     """A message that a template gave: the handle, the command that sends it, and what kombu's producer knew of it."""
 
     handle: Any
-    command: tuple[Any, ...]
+    command: Any
     message: Message
 
 
@@ -112,8 +108,7 @@ class _Circumstances(NamedTuple):
 
 class _Template(NamedTuple):
     circumstances: _Circumstances
-    key: Any
-    text: str
+    form: Any
     message: Message
     serializer: str
     embed: Any
@@ -161,49 +156,42 @@ class Templates:
         if task.typing and (check := getattr(task, "__header__", None)) is not None:
             check(*args, **kwargs)
         task_id = plain.options.get("task_id") or uuid()
-        text = self._text(template, task_id, args, kwargs, self._channel._next_delivery_tag())
-        return Filled(_handle(template, task_id), ("LPUSH", template.key, text), template.message)
+        command = template.form.fill(self._fields(template, task_id, args, kwargs))
+        return None if command is None else Filled(_handle(template, task_id), command, template.message)
 
     def learn(self, plain: Plain, commands: list[Any], messages: list[Message], handle: Any) -> None:
         """Take note of what Celery and kombu made of a call."""
         key = _key(plain)
         if key is None or self._known.get(key) is _REFUSED or not _is_simple(plain):
             return
-        if len(commands) != 1 or len(messages) != 1 or commands[0][0] != "LPUSH" or len(commands[0]) != 3:
+        if len(commands) != 1 or len(messages) != 1:
             return  # the queue has just been declared, say
         if len(self._known) >= _MOST:
             self._known.clear()
         known = self._known.get(key)
         if type(known) is _Candidate and not self._is_stale(known.template, plain):
-            same = self._gives(known.template, plain, commands[0])
-            self._known[key] = known.template if same else _REFUSED
+            fields = self._fields(known.template, handle.id, plain.args or (), plain.kwargs or {})
+            self._known[key] = known.template if known.template.form.gives(commands, fields) else _REFUSED
         else:
-            template = self._template(plain, commands[0], messages[0], handle)
+            template = self._template(plain, commands, messages[0], handle)
             self._known[key] = _REFUSED if template is None else _Candidate(template)
 
     # -- making -------------------------------------------------------------------------------------------
 
-    def _template(self, plain: Plain, command: Any, message: Message, handle: Any) -> _Template | None:
+    def _template(self, plain: Plain, commands: list[Any], message: Message, handle: Any) -> _Template | None:
         circumstances = _circumstances(plain.task, self._app)
         embed = message.body[2] if isinstance(message.body, tuple) and len(message.body) == 3 else None
         if not _is_celerys_own(plain.task, self._app) or not isinstance(embed, dict) or any(embed.values()):
             return None
         if message.compression or handle.__class__ is not CeleryAsyncResult or handle.parent is not None:
             return None
-        text = _with_places(command[2], handle.id)
-        if text is None:
+        form = self._channel.form(commands, handle.id)
+        if form is None:
             return None
         levels = self._app.conf.get("task_repr_maxlevels")
         type = plain.task._value_type if getattr(plain.task, "convert", False) else Any
         self._thread = threading.get_ident()
-        return _Template(circumstances, command[1], text, message, message.serializer, embed, levels, handle, type)
-
-    def _gives(self, template: _Template, plain: Plain, command: Any) -> bool:
-        """Whether the template gives a message that Celery and kombu have made."""
-        made = _json.loads(command[2])
-        id, tag = made["headers"]["id"], made["properties"]["delivery_tag"]
-        text = self._text(template, id, plain.args or (), plain.kwargs or {}, tag)
-        return bool((template.key, text) == command[1:])
+        return _Template(circumstances, form, message, message.serializer, embed, levels, handle, type)
 
     def _is_stale(self, template: _Template, plain: Plain) -> bool:
         if self._thread != threading.get_ident():  # the name of its reply queue, and its backend, are the thread's
@@ -211,17 +199,11 @@ class Templates:
             return True
         return template.circumstances != _circumstances(plain.task, self._app)
 
-    def _text(self, template: _Template, task_id: str, args: Any, kwargs: Any, tag: str) -> str:
+    def _fields(self, template: _Template, task_id: str, args: Any, kwargs: Any) -> Fields:
         amqp, levels = self._app.amqp, template.levels
         body = _serialize((args, kwargs, template.embed), template.serializer)[2]
-        values = {
-            "id": _quoted(task_id),
-            "args": _quoted(_representation(args, amqp.argsrepr_maxsize, levels)),
-            "kwargs": _quoted(_representation(kwargs, amqp.kwargsrepr_maxsize, levels)),
-            "body": _quoted(self._channel.encode_body(body, self._channel.body_encoding)[0]),
-            "tag": _quoted(tag),
-        }
-        return template.text % values
+        shown = _representation(args, amqp.argsrepr_maxsize, levels)
+        return Fields(task_id, shown, _representation(kwargs, amqp.kwargsrepr_maxsize, levels), body)
 
 
 class TemplateComposer(Composer):
@@ -229,37 +211,12 @@ class TemplateComposer(Composer):
 
     Args:
         app: The Celery app.
-
-    Raises: as :class:`.messages.Composer`.
+        transport: As for :class:`.messages.Composer`.
     """
 
-    def __init__(self, app: Any) -> None:
-        super().__init__(app)
+    def __init__(self, app: Any, transport: type) -> None:
+        super().__init__(app, transport)
         self.templates: Templates = Templates(app, self.channel)
-
-
-def _with_places(text: str, task_id: str) -> str | None:
-    """The text of a message with places for what is new in each; None where it is not as kombu's are."""
-    message = _json.loads(text)
-    if _json.dumps(message) != text:
-        return None
-    headers, properties, mark = message["headers"], message["properties"], uuid()
-    if not {"id", "root_id", "argsrepr", "kwargsrepr"} <= headers.keys():  # protocol 1
-        return None
-    for fields, name, place in (
-        (headers, "id", "id"),
-        (headers, "root_id", "id"),
-        (properties, "correlation_id", "id"),
-        (headers, "argsrepr", "args"),
-        (headers, "kwargsrepr", "kwargs"),
-        (properties, "delivery_tag", "tag"),
-        (message, "body", "body"),
-    ):
-        if place == "id" and fields.get(name) != task_id:
-            return None
-        fields[name] = mark + place
-    marked = _json.dumps(message).replace("%", "%%")
-    return re.sub(f'"{mark}([a-z]+)"', r"%(\1)s", marked)
 
 
 def _handle(template: _Template, task_id: str) -> CeleryAsyncResult[Any]:
