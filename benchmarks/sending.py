@@ -3,8 +3,9 @@
 Each measurement is a fresh process, in the contender's own environment, and the contenders take turns. What counts are
 CPU times, and ratios of two that were measured in the same repetition: wall time means little on a machine that does
 other things. The lag is the longest time for which the event loop kept the CPU from a timer, in a second run, as to
-look for it costs CPU too; what asyncio takes in "at once" to make a thousand tasks is in it. aio-celery sends to
-RabbitMQ, the only broker that it has, and is left out where none is installed, or none starts.
+look for it costs CPU too; what asyncio takes in "at once" to make a thousand tasks is in it. Those that are named after
+RabbitMQ send to one, as does aio-celery, which has no other broker; they are left out where none is installed, or none
+starts, and are compared with ``delay()`` to RabbitMQ.
 """
 
 from __future__ import annotations
@@ -35,12 +36,15 @@ WAYS = {
     "delay": ("one", "round-trip"),
     "delay-thread": ("one", "at-once"),
     "asyncresult": ("one", "at-once", "send-many", "round-trip"),
+    "delay-rabbitmq": ("one",),
+    "asyncresult-rabbitmq": ("one", "at-once", "send-many"),
     "aio-celery": ("one", "at-once"),
     "taskiq": ("one", "at-once"),
     "saq": ("one", "at-once"),
     "arq": ("one", "at-once"),
 }
 COUNTS = {"one": 500, "at-once": 1000, "send-many": 10_000, "round-trip": 200}
+ON_RABBITMQ = ("delay-rabbitmq", "asyncresult-rabbitmq", "aio-celery")
 #: Row, how it is measured, and what it should be.
 TARGETS = [
     ("one by one, times delay()", "one", 2.5),
@@ -78,12 +82,16 @@ def run(repeat: int) -> Rows:
 
     rows: Rows = {}
     with RedisServer() as server, ExitStack() as stack:
-        urls = dict.fromkeys(WAYS, server.url(0).partition("?")[0])
+        results = server.url(0).partition("?")[0]
+        urls = dict.fromkeys(WAYS, results)
         try:
-            urls["aio-celery"] = stack.enter_context(RabbitMQ()).url()
+            rabbitmq = stack.enter_context(RabbitMQ()).url()
         except (ServerMissing, TimeoutError) as missing:
-            print(f"aio-celery is left out: {missing}")
-            del urls["aio-celery"]
+            print(f"{', '.join(ON_RABBITMQ)} are left out: {missing}")
+            for name in ON_RABBITMQ:
+                del urls[name]
+        else:
+            urls |= dict.fromkeys(ON_RABBITMQ, f"{rabbitmq} {results}") | {"aio-celery": rabbitmq}
         stack.enter_context(worker(urls["asyncresult"]))
         pythons = {name: python_of(name) for name in urls}
         parts = [(name, way) for name in urls if pythons[name] for way in WAYS[name]]
@@ -124,7 +132,7 @@ def show(rows: Rows) -> None:
     print(f"{'':26}{'a second':>10}{'wall, ms':>10}{'CPU, ms':>10}{'x delay() by CPU':>18}{'lag, ms CPU':>13}")
     for name, measured in rows.items():
         wall, cpu, lag = (statistics.median(row[key] for row in measured) for key in ("wall", "cpu", "lag"))
-        base = rows["delay round-trip" if name.endswith("round-trip") else "delay one"]
+        base = rows[base_of(name)]
         print(f"{name:26}{1000 / wall:10.0f}{wall:10.3f}{cpu:10.3f}{ratio(base, measured):18.2f}{lag:13.1f}")
     for label, way, least in TARGETS:
         reached = ratio(rows["delay one"], rows[f"asyncresult {way}"])
@@ -134,8 +142,15 @@ def show(rows: Rows) -> None:
         print(f"loop lag, {way}: {lag:.1f} ms, goal {MOST_LAG:.0f}: {'met' if lag <= MOST_LAG else 'NOT met'}")
     for way in ("one", "at-once"):
         if f"aio-celery {way}" in rows:
-            reached = ratio(rows[f"aio-celery {way}"], rows[f"asyncresult {way}"])
+            reached = ratio(rows[f"aio-celery {way}"], rows[f"asyncresult-rabbitmq {way}"])
             print(f"CPU of aio-celery, {way}, times ours: {reached:.2f}, goal 1: {'met' if reached > 1 else 'NOT met'}")
+
+
+def base_of(name: str) -> str:
+    """The row with ``delay()`` that another is compared with."""
+    if name.endswith("round-trip"):
+        return "delay round-trip"
+    return "delay-rabbitmq one" if name.partition(" ")[0] in ON_RABBITMQ else "delay one"
 
 
 def ratio(base: list[dict[str, float]], measured: list[dict[str, float]]) -> float:
@@ -190,10 +205,15 @@ def add(x: int, y: int) -> int:
 
 
 def celery_app(url: str, options: dict[str, Any]) -> Any:
-    """An app with the task, in this process."""
+    """An app with the task, in this process.
+
+    Args:
+        url: That of the broker; behind a space that of the results, if they are elsewhere.
+    """
     from celery import Celery
 
-    app: Any = Celery("sending", broker=url, backend=url, set_as_current=False, **options)
+    broker, _, backend = url.partition(" ")
+    app: Any = Celery("sending", broker=broker, backend=backend or broker, set_as_current=False, **options)
     app.task(name="add", shared=False)(add)
     return app
 
@@ -295,6 +315,8 @@ async def by_arq(url: str) -> tuple[Any, Send]:
 SENDERS: dict[str, Callable[[str], Awaitable[tuple[Any, Send]]]] = {
     "delay": by_delay,
     "delay-thread": by_delay_in_thread,
+    "delay-rabbitmq": by_delay,
+    "asyncresult-rabbitmq": by_asyncresult,
     "asyncresult": by_asyncresult,
     "aio-celery": by_aio_celery,
     "taskiq": by_taskiq,

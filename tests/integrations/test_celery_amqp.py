@@ -16,6 +16,7 @@ import pytest
 from celery import Celery, group
 from kombu import Connection, Exchange, Queue
 
+import asyncresult
 from asyncresult.integrations.celery import SendUnconfirmed, amqp_connection, messages, send_many
 from asyncresult.integrations.celery.publisher import publisher_of
 from tests.tools.proxy import FaultProxy
@@ -264,7 +265,9 @@ async def test_each_loop_has_a_connection(rabbitmq_url: str) -> None:
 
     async with sending(app) as add:
         await asyncio.to_thread(elsewhere)
-        await add.adelay(1)
-        (connecting,) = broker._by_loop.values()
-        assert connecting._connection.connected
+        async with asyncresult.connect(app):
+            await add.adelay(1)
+            (connecting,) = broker._by_loop.values()
+            assert connecting._connection.connected
+        assert not broker._by_loop  # closed with the backend
     assert len(received(rabbitmq_url, "celery")) == 2

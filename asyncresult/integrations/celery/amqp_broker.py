@@ -93,6 +93,9 @@ class AmqpBroker:
             for other in [other for other in self._by_loop if other.is_closed()]:
                 self._by_loop.pop(other).abandon()
             found = self._by_loop[loop] = _Connecting(self._app, self._declare_again)
+            theirs: Backend | None = vars(self._app).get("_asyncresult_backend")
+            if theirs is not None and not theirs.closed:
+                self.close_with(theirs)
         return found
 
     async def _declare(self, connection: Connection, declarations: Sequence[Declaration]) -> None:

@@ -140,7 +140,7 @@ class _Batch:
         self._error: Exception | None = None
 
     def fail(self, error: Exception) -> None:
-        """The broker refuses one of them."""
+        """The broker refuses one of them, whose answer follows."""
         self._error = self._error or error
 
     def confirm(self) -> None:

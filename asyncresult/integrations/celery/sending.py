@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 #: Tasks of a canvas whose messages are made on the event loop; more would hold it up.
 MOST_ON_LOOP = 16
-#: Where the caller brings a connection of kombu's, or says how long a blocking one may block; what RabbitMQ does not know.
+#: Where the caller brings a connection of kombu's, or says how long a blocking one may block; what RabbitMQ refuses.
 _CONNECTIONS = ("producer", "publisher", "connection", "timeout", "confirm_timeout", "immediate")
 
 
@@ -61,8 +61,8 @@ async def send_many(signatures: Iterable[Signature]) -> list[AsyncResult[Any]]: 
 async def send_many(signatures: Iterable[Any]) -> list[Any]:
     """Send many tasks or canvases, without blocking the event loop.
 
-    Where the broker is Redis or RabbitMQ, all messages of an app are made before the first is sent, and they leave about
-    a thousand at a time: if one cannot be made, none is sent. Elsewhere Celery sends them in a thread, one after
+    Where the broker is Redis or RabbitMQ, all messages of an app are made before the first is sent, and they leave
+    about a thousand at a time: if one cannot be made, none is sent. Elsewhere Celery sends them in a thread, one after
     another. Cancelling returns at once; any number of them may have been sent by then.
 
     Args:
@@ -75,8 +75,8 @@ async def send_many(signatures: Iterable[Any]) -> list[Any]:
         SendUnconfirmed: The connection was lost before an answer came: the text says how many tasks were sent, and how
             many may have been.
         kombu.exceptions.OperationalError: The broker cannot be reached, or refuses; the text says how many were sent.
-        Exception: What ``delay`` raises, of the first for which it does. Where the broker is Redis or RabbitMQ nothing was
-            sent, else a note says how many were.
+        Exception: What ``delay`` raises, of the first for which it does. Where the broker is Redis or RabbitMQ nothing
+            was sent, else a note says how many were.
     """
     handles: list[Any] = []
     bulks: dict[int, _Outgoing] = {}
