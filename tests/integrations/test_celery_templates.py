@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from asyncresult.integrations.celery import messages, templates
 from asyncresult.integrations.celery.publisher import Composed, Publisher
+from asyncresult.integrations.celery.redis_messages import _with_places
 from asyncresult.integrations.celery.templates import (
     Plain,
     _is_celerys_own,
     _is_simple,
     _key,
     _representation,
-    _with_places,
     is_overridden,
     plain_signature,
 )
