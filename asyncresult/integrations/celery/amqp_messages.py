@@ -12,8 +12,8 @@ from operator import methodcaller
 from struct import pack
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import amqp
 from amqp import spec
+from amqp.protocol import queue_declare_ok_t
 from amqp.serialization import dumps
 from celery.utils import uuid
 from kombu.transport import pyamqp
@@ -89,7 +89,7 @@ class _Channel(StockChannel):
 
     def queue_declare(self, queue: str, *args: Any, **options: Any) -> Any:
         self._collected.append(methodcaller("queue_declare", queue, *args, **options))
-        return amqp.protocol.queue_declare_ok_t(queue, 0, 0)
+        return queue_declare_ok_t(queue, 0, 0)
 
     def queue_bind(self, *args: Any, **options: Any) -> None:
         self._collected.append(methodcaller("queue_bind", *args, **options))
@@ -210,7 +210,7 @@ class FrameForm(NamedTuple):
             "kwargsrepr": marks["kwargs"],
         }
         table = dumps("F", (marked,))
-        message = amqp.Message(**{**properties, "application_headers": marked, "correlation_id": marks["id"]})
+        message: Any = StockMessage(**properties | {"application_headers": marked, "correlation_id": marks["id"]})
         before, _, after = message._serialize_properties().partition(table)
         names = {mark.encode(): name for name, mark in marks.items()}
         pieces = re.split(b"S" + re.escape(pack(">I", _MARK)) + b"(" + b"|".join(names) + b")", table[4:])
