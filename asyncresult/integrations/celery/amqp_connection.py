@@ -104,7 +104,7 @@ class _SSLTransport(StockSSLTransport):
     Connection = _Connection
 
 
-#: What stands in for each transport of kombu's.
+#: What replaces each transport of kombu's.
 _OPENING: dict[type, type] = {pyamqp.Transport: _Transport, pyamqp.SSLTransport: _SSLTransport}
 
 
@@ -116,7 +116,7 @@ def open_connection(app: Any) -> Any:
     Raises: what kombu and py-amqp raise.
     """
     connection = app.connection_for_write()
-    transport_cls = connection.get_transport_cls  # asked for each URL
+    transport_cls = connection.get_transport_cls  # called for each URL
     connection.get_transport_cls = lambda: _OPENING[transport_cls()]
     once_each = {"max_retries": max(1, len(connection.alt)), "interval_start": 0, "interval_step": 0}
     try:

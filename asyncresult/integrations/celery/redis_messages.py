@@ -162,7 +162,7 @@ class _SentinelTransport(transports.SentinelTransport):
     Channel = _SentinelChannel
 
 
-#: What stands in for each transport of kombu's.
+#: What replaces each transport of kombu's.
 COLLECTING: dict[type, type] = {transports.Transport: _Transport, transports.SentinelTransport: _SentinelTransport}
 
 
