@@ -37,7 +37,7 @@ __all__ = ["CHANNEL", "COLLECTING", "Declaration", "FrameForm", "Publication"]
 
 #: The number of the channel on which all messages are published: the first of a connection.
 CHANNEL = 1
-#: Bytes of the largest frame that each broker takes (AMQP 0-9-1, 1.4.1 "frame-min-size"): what a broker takes is not known yet.
+#: Bytes of a frame that each broker takes (AMQP 0-9-1, 1.4.1, "frame-min-size"): which it is, is not known yet.
 FRAME_MAX = 4096
 
 #: Bytes of a mark in the place of a text.
