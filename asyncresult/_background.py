@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 import weakref
 from collections.abc import Collection, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from ._log import get_logger
+
 __all__ = ["finish", "finish_all", "keep_alive", "log_failure", "start"]
 
-logger = logging.getLogger("asyncresult")
+logger = get_logger()
 
 T = TypeVar("T")
 

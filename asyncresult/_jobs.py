@@ -14,7 +14,6 @@ import asyncio
 import collections
 import functools
 import inspect
-import logging
 import random
 import signal
 import threading
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import _background
 from ._calls import is_coroutine_function, with_values
 from ._handles.result import AsyncResult
+from ._log import get_logger
 from ._storage.keys import HISTORY
 from ._storage.store import Store, engine_of
 from .control import Revocation
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "JobContext", "Options", "Session"]
 
-logger = logging.getLogger("asyncresult")
+logger = get_logger()
 
 T = TypeVar("T")
 

@@ -14,16 +14,16 @@ A backend without a probe measures nothing. Counters that cost nothing are in :m
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from ._log import get_logger
 from .errors import AsyncResultError, ResultTimeout, TaskFailed, TaskRevoked
 from .states import REVOKED, SUCCESS
 
 __all__ = ["Outcome", "Probe", "Probes", "Source", "WaitEnded", "outcome_of", "outcome_of_state"]
 
-_logger = logging.getLogger("asyncresult")
+_logger = get_logger()
 
 Outcome: TypeAlias = Literal["success", "failure", "revoked", "timeout", "cancelled", "error"]
 """How a wait ended, or a task (``error``: the result cannot be had)."""
@@ -134,8 +134,11 @@ class Probes(Probe):
         self._call("polled", seconds, keys)
 
     def record_fields(self) -> Mapping[str, str]:
-        given = self._call("record_fields")
-        return {name: text for fields in given for name, text in fields.items()}
+        fields: dict[str, str] = {}
+        for given in self._call("record_fields"):
+            if isinstance(given, Mapping):
+                fields.update(given)
+        return fields
 
     def _call(self, method: str, *args: Any) -> list[Any]:
         """What the probes return that do not raise."""
@@ -143,7 +146,9 @@ class Probes(Probe):
         for probe in self.probes:
             try:
                 given.append(getattr(probe, method)(*args))
-            except Exception:
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:
                 _logger.exception("%s.%s failed", type(probe).__name__, method, extra={"event": "probe failed"})
         return given
 

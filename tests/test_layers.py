@@ -58,6 +58,7 @@ TABLE = [
     ("handles", "_handles.groups"),
     ("handles", "_handles.sets _handles.eager"),
     ("handles", "_handles.streams"),
+    ("handles", "_handles.looks"),
     ("handles", "_handles.joins"),
     ("handles", "_handles.result"),
     ("handles", "_handles.reads"),
@@ -104,7 +105,7 @@ TABLE = [
     ("records", "codec.convert codec.fast codec.pieces codec.serializers codec.compression codec.tracebacks"),
     ("records", "codec.exceptions codec.json _storage.keys _redis.sieve"),
     ("words", "meta _extensions _checks probe"),
-    ("words", "errors states version _redis.exceptions _redis.packing"),
+    ("words", "errors states version _log _redis.exceptions _redis.packing"),
 ]
 
 # What the core never imports; it may import optional packages, and its modules each other in any order (but no circle).

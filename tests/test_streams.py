@@ -21,7 +21,7 @@ from asyncresult import (
     wait,
 )
 from asyncresult._handles import joins, streams
-from asyncresult._handles.joins import READ_FIRST
+from asyncresult._handles.joins import AT_ONCE, READ_FIRST
 from asyncresult._storage.store import engine_of
 from tests.backends.waiting import until, waits_for
 
@@ -229,7 +229,7 @@ async def test_states_of_very_many_that_nobody_wants_any_more_while_they_are_beg
         first = asyncio.ensure_future(anext(stream))
         await until(lambda: backend.stats().pending)
         first.cancel()
-        await asyncio.wait([first])
+        await asyncio.gather(first, return_exceptions=True)
         if closed:
             await stream.aclose()
         del stream, first
@@ -270,3 +270,17 @@ async def test_a_look_at_a_group_that_was_never_sent(backend: Backend) -> None:
         with pytest.raises(ValueError, match="first"):
             assert handle.value
     assert seen == ["x", "y"]
+
+
+@pytest.mark.parametrize("stream", ["as_completed", "updates"])
+async def test_of_very_many_all_belong_to_the_backend_of_the_beginning(stream: str) -> None:
+    """Though the last are listened for when another one is current again."""
+    members = ResultSet([AsyncResult(f"t{number}") for number in range(3 * AT_ONCE)])
+    async with asyncresult.connect("memory://"):
+        async with asyncresult.connect("memory://") as inner:
+            states: Any = members.as_completed() if stream == "as_completed" else members.updates()
+            first = asyncio.ensure_future(anext(states))
+            await asyncio.sleep(0)
+        assert all(member.backend is inner for member in members.results)
+        await asyncio.gather(first, return_exceptions=True)
+        await states.aclose()

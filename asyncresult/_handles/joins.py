@@ -1,4 +1,4 @@
-"""Waiting for many results at once, and looking at them once.
+"""Waiting for many results at once.
 
 A join is one future and a counter, whatever the number of members: every member is given the same
 callback. Failing fast, a timeout or a cancellation takes that callback off the others and leaves them,
@@ -18,7 +18,6 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from .._checks import LOOK_ONCE_TIMEOUT
 from .._storage.decoding import DECODED_AT_ONCE, Decoder
 from .._storage.engine import Engine
 from .._storage.keys import task_keys
@@ -35,28 +34,29 @@ from .handle import (
     end_with,
     learn,
     listen,
-    read_record,
     unlisten,
     unlisten_all,
     unwatch,
     watch,
 )
-from .known import Reason, give_up, has_failed, is_ready, is_settled, needs_cause, outcome, set_cause, settled
+from .known import Reason, bind, give_up, has_failed, is_ready, is_settled, needs_cause, outcome, settled
 from .measured import Measured
 from .result import AsyncResult
 from .waiting import raise_reason
 
 __all__ = [
+    "AT_ONCE",
     "Group",
     "Handle",
-    "Join",
     "Many",
     "end_at_once",
     "finish",
     "groups_of",
+    "has_sets",
+    "join",
+    "join_in_turns",
     "leaves_of",
-    "look_at_all",
-    "look_once",
+    "not_over",
     "over",
     "timed_out",
     "values_in_turns",
@@ -69,8 +69,6 @@ Handle = AsyncResult[Any]
 READ_FIRST = 100
 #: Handles of a join that are begun, or given up, between two turns of the loop: some milliseconds.
 AT_ONCE = 2000
-#: Looks that are begun between two turns of the loop.
-LOOKS_AT_ONCE = 500
 #: Seconds until an answer counts as overdue. Then all are listened for: their results need no read to arrive.
 OVERDUE = 0.5
 
@@ -101,13 +99,22 @@ def groups_of(nodes: Iterable[ResultBase[Any]]) -> list[Group]:
     """The groups with tasks before them, among ``nodes`` and all their members."""
     groups: list[Group] = []
     todo = list(nodes)
+    if not has_sets(todo):
+        return groups
     while todo:
         node = todo.pop()
         if not isinstance(node, AsyncResult):
-            todo += [member for member in members_in(node) if not isinstance(member, AsyncResult)]
+            members = members_in(node)
+            if has_sets(members):
+                todo += [member for member in members if not isinstance(member, AsyncResult)]
             if node.parent is not None:
                 groups.append(Group(node))
     return groups
+
+
+def has_sets(nodes: Iterable[ResultBase[Any]]) -> bool:
+    """Whether not all of them are handles of single tasks."""
+    return not all(issubclass(kind, AsyncResult) for kind in set(map(type, nodes)))
 
 
 class Many:
@@ -302,20 +309,16 @@ class Join:
     When its future is done, :meth:`take_reason` gives None, or what to raise (:func:`.raise_reason`). It is not given
     to the future, which would keep it: what a callback has raised holds, by its traceback, this join.
 
+    It is made, is given its members, then begins: see :func:`join` and :func:`join_in_turns`.
+
     Args:
         measured: Of which wait this is a part.
-        groups: As of :class:`Many`.
     """
 
-    __slots__ = ("callback", "fail_fast", "future", "many", "measured", "pending", "reason")
+    __slots__ = ("_waiting", "callback", "fail_fast", "future", "many", "measured", "pending", "reason")
 
     def __init__(
-        self,
-        handles: Iterable[Handle],
-        fail_fast: bool,
-        measured: Measured,
-        callback: Callable[[str, Any], object] | None = None,
-        groups: Iterable[Group] = (),
+        self, fail_fast: bool, measured: Measured, callback: Callable[[str, Any], object] | None = None
     ) -> None:
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.fail_fast = fail_fast
@@ -323,7 +326,12 @@ class Join:
         self.callback = callback
         self.many: Many | None = None
         self.reason: Any = None
-        waiting: dict[int, Handle] = {}
+        self.pending = 0
+        self._waiting: dict[int, Handle] = {}
+
+    def take(self, handles: Iterable[Handle]) -> None:
+        """Have these among the members."""
+        waiting = self._waiting
         for handle in handles:
             # The rule, without a call (benchmarks: join).
             if handle._meta is None or not is_settled(handle):
@@ -331,12 +339,17 @@ class Join:
                     waiting[id(handle)] = handle
             else:
                 self._look_at(handle, None)
+
+    def begin(self, groups: Iterable[Group]) -> None:
+        """Wait for them. Args, raises: as of :class:`Many`."""
+        waiting = list(self._waiting.values())
+        self._waiting = {}
         self.pending = len(waiting)
         if not waiting:
             self.end(None)
         if not self.future.done():
             # A bound method is called faster than an object is (benchmarks: join).
-            self.many = Many(list(waiting.values()), self._member_ended, groups)
+            self.many = Many(waiting, self._member_ended, groups)
 
     def _member_ended(self, handle: Handle, reason: Reason | None) -> None:
         self.pending -= 1
@@ -379,13 +392,43 @@ class Join:
             self.many.end()
 
 
+def join(handles: Iterable[Handle], groups: Iterable[Group], measured: Measured, *, fail_fast: bool) -> Join:
+    """A join that has begun."""
+    made = Join(fail_fast, measured)
+    made.take(handles)
+    made.begin(groups)
+    return made
+
+
+async def join_in_turns(
+    handles: list[Handle],
+    groups: Iterable[Group],
+    measured: Measured,
+    *,
+    fail_fast: bool,
+    callback: Callable[[str, Any], object] | None,
+) -> Join:
+    """A join that has begun, made with pauses where there are very many handles."""
+    made = Join(fail_fast, measured, callback)
+    if len(handles) <= AT_ONCE:
+        made.take(handles)
+    else:
+        bind(handles)
+        await asyncio.sleep(0)
+        for start in range(0, len(handles), 5 * AT_ONCE):
+            made.take(handles[start : start + 5 * AT_ONCE])
+            await asyncio.sleep(0)
+    made.begin(groups)
+    return made
+
+
 async def finish(join: Join, leaves: list[Handle], timeout: float | None) -> None:
     """Wait for a join, within its budget; leave nothing behind."""
     timer = None
     if timeout is not None and not join.future.done():
 
         def expire(join: Join) -> None:
-            join.end(timed_out([leaf for leaf in leaves if not over(leaf)], leaves, timeout))
+            join.end(timed_out(not_over(leaves), leaves, timeout))
 
         timer = asyncio.get_running_loop().call_later(timeout, expire, join)
     try:
@@ -413,59 +456,6 @@ async def values_in_turns(members: list[Any], propagate: bool) -> list[Any]:
     return values
 
 
-async def look_at_all(leaves: list[Handle]) -> list[TaskMeta]:
-    """The records of all leaves; one series of reads for each backend among them."""
-    unknown: dict[Store, list[Handle]] = {}
-    metas: dict[int, TaskMeta] = {}
-    for leaf in leaves:
-        if not is_ready(leaf):
-            unknown.setdefault(leaf.backend, []).append(leaf)
-    for backend, some in unknown.items():
-        for start in range(0, len(some), 5 * AT_ONCE):
-            part = some[start : start + 5 * AT_ONCE]
-            for leaf, meta in zip(part, await backend.get_many(leaf.id for leaf in part), strict=True):
-                learn(leaf, meta)
-                metas[id(leaf)] = meta
-    return [_latest(leaf, metas) for leaf in leaves]
-
-
-def _latest(leaf: Handle, metas: dict[int, TaskMeta]) -> TaskMeta:
-    known = leaf.snapshot
-    return known if known is not None and (is_ready(leaf) or id(leaf) not in metas) else metas[id(leaf)]
-
-
-async def look_once(leaves: Iterable[Handle], groups: Iterable[Group]) -> None:
-    """Have the handles learn what is stored now about them, and about the tasks before them, as far as that can be
-    had in the time of a look."""
-    waited_for = [leaf for leaf in leaves if not leaf.ignored and not is_settled(leaf)]
-    above = {id(leaf): ancestors(leaf) for leaf in waited_for if leaf.parent is not None}
-    groups = list(groups)
-    tasks: dict[int, Any] = {id(leaf): leaf for leaf in waited_for}
-    for some in (*above.values(), *(group.tasks for group in groups)):
-        tasks.update((id(task), task) for task in some if not task.ignored and not is_ready(task))
-    looks: dict[int, asyncio.Future[TaskMeta]] = {}
-    for i, (key, task) in enumerate(tasks.items(), 1):
-        looks[key] = read_record(task)
-        if i % LOOKS_AT_ONCE == 0:
-            await asyncio.sleep(0)
-    if looks:
-        await asyncio.wait(looks.values(), timeout=LOOK_ONCE_TIMEOUT)
-    for leaf in waited_for:
-        if needs_cause(leaf):
-            set_cause(leaf, above[id(leaf)])
-    for group in groups:
-        above.update((id(leaf), above.get(id(leaf), []) + group.tasks) for leaf in group.leaves)
-    for leaf in waited_for:
-        if is_ready(leaf):
-            continue
-        look = looks[id(leaf)]
-        error = look.exception() if look.done() and not look.cancelled() else None
-        if isinstance(error, AsyncResultError):
-            give_up(leaf, copy_error(error))
-        elif (failed := next((task for task in above.get(id(leaf), ()) if has_failed(task)), None)) is not None:
-            give_up(leaf, failed)
-
-
 def timed_out(waiting: Sequence[Handle], all: Sequence[Handle], timeout: float | None) -> ResultTimeout:
     """What a join says when its budget is used up."""
     named = ", ".join(handle.id for handle in waiting[:3]) + (", …" if len(waiting) > 3 else "")
@@ -475,6 +465,14 @@ def timed_out(waiting: Sequence[Handle], all: Sequence[Handle], timeout: float |
 def over(handle: Handle) -> bool:
     """Whether nothing more is to be learned about it."""
     return handle.done() and not needs_cause(handle)
+
+
+def not_over(leaves: Iterable[Handle]) -> list[Handle]:
+    """Those of which more is to be learned."""
+    # Nothing is known: the rule, without a call.
+    return [
+        leaf for leaf in leaves if (leaf._meta is None and leaf._error is None and not leaf.ignored) or not over(leaf)
+    ]
 
 
 def leaves_of(members: list[Any]) -> list[Handle]:
@@ -505,8 +503,7 @@ def end_at_once(
         for leaf in leaves:
             if leaf.done():
                 outcome(leaf, propagate=True)
-    waiting = [leaf for leaf in leaves if not over(leaf)]
-    if waiting:
+    if waiting := not_over(leaves):
         raise timed_out(waiting, leaves, timeout)
     if callback is not None:
         for leaf in leaves:

@@ -178,9 +178,10 @@ def is_settled(handle: Known[Any]) -> bool:
 
 def bind(handles: Iterable[Known[Any]]) -> None:
     """Have those without a backend take the current one, before it is another."""
+    current: Store | None = None
     for handle in handles:
         if handle._backend is None:
-            handle._backend = current_store()
+            handle._backend = current = current or current_store()
 
 
 def has_failed(handle: Known[Any]) -> bool:

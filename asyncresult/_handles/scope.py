@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from .. import _background
 from .._checks import DetachOrRevoke, check_choice
+from .._log import get_logger
 from ..errors import AsyncResultError
 from .base import SupportsAsyncResult, as_result, handles_in
 from .result import AsyncResult
@@ -16,7 +16,7 @@ from .sets import ResultSet
 
 __all__ = ["Scope", "scope"]
 
-logger = logging.getLogger("asyncresult")
+logger = get_logger()
 
 H = TypeVar("H", bound="AsyncResult[Any] | ResultSet[Any] | SupportsAsyncResult[Any]")
 

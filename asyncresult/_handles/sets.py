@@ -19,19 +19,19 @@ from ..meta import TaskMeta
 from ..promise import AwaitedPromise, Promise
 from .base import Node, ResultBase, SupportsAsyncResult, T, as_result
 from .joins import (
-    AT_ONCE,
-    Join,
     end_at_once,
     finish,
     groups_of,
+    join,
+    join_in_turns,
     leaves_of,
-    look_at_all,
-    look_once,
+    not_over,
     over,
     values_in_turns,
     values_of,
 )
-from .known import bind, forget_record, settled
+from .known import forget_record, settled
+from .looks import look_at_all, look_once
 from .lookup import lookup
 from .measured import Measured, begin, probe_of
 from .result import AsyncResult
@@ -211,10 +211,8 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
                 await look_once(leaves, groups)
                 end_at_once(leaves, fail_fast, callback, timeout)
             else:
-                if len(leaves) > AT_ONCE:
-                    bind(leaves)
-                    await asyncio.sleep(0)  # the preparations take a while
-                await finish(Join(leaves, fail_fast, measured, callback, groups), leaves, timeout)
+                joined = await join_in_turns(leaves, groups, measured, fail_fast=fail_fast, callback=callback)
+                await finish(joined, leaves, timeout)
             values: list[Any] = await values_in_turns(members, fail_fast)
         return values
 
@@ -279,7 +277,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
                             break
                 except ResultTimeout:
                     measured.outcome = "timeout"
-        return {leaf for leaf in leaves if over(leaf)}, {leaf for leaf in leaves if not over(leaf)}
+        return {leaf for leaf in leaves if over(leaf)}, set(not_over(leaves))
 
     async def first_success(self, *, timeout: float | None = None) -> T:
         """The value of the member that succeeds first. The other tasks go on.
@@ -325,12 +323,12 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         members = self._snapshot()
         leaves = leaves_of(members)
         measured = begin(leaves)
-        join = Join(leaves, True, measured, None, groups_of([self]))
+        joined = join(leaves, groups_of([self]), measured, fail_fast=True)
 
         def settle(ended: asyncio.Future[Any]) -> None:
-            join.detach()
+            joined.detach()
             try:
-                if (reason := join.take_reason()) is not None:
+                if (reason := joined.take_reason()) is not None:
                     raise_reason(reason)
                 promise.settle(values_of(members, True), None)
                 measured.end()
@@ -339,10 +337,10 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
                 measured.end(failure)
 
         def give_up() -> None:
-            join.detach()
+            joined.detach()
             measured.end(outcome="cancelled")
 
-        join.future.add_done_callback(settle)
+        joined.future.add_done_callback(settle)
         promise.ends_with(give_up)
         return promise
 

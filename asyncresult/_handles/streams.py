@@ -14,8 +14,9 @@ from ..meta import TaskMeta
 from .base import ResultBase, handles_in
 from .feeds import Feed, Stream, deadline_of_look, is_over
 from .handle import observe, read_record, unobserve
-from .joins import LOOKS_AT_ONCE, Group, Handle, Many, groups_of, look_once, over, timed_out
-from .known import Reason, is_of_look, is_ready
+from .joins import AT_ONCE, Group, Handle, Many, groups_of, has_sets, not_over, over, timed_out
+from .known import Reason, bind, is_of_look, is_ready
+from .looks import LOOKS_AT_ONCE, look_once
 from .measured import Measured, begin
 from .result import AsyncResult
 from .updates import same_state
@@ -82,10 +83,17 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
         if self._over:
             return
         members = list(members)
-        new = {id(leaf): leaf for member in members for leaf in handles_in(member) if id(leaf) not in self._handles}
+        leaves: list[Any] = members
+        if has_sets(members):
+            leaves = [leaf for member in members for leaf in handles_in(member)]
+        new: dict[int, AsyncResult[T]] = dict(zip(map(id, leaves), leaves, strict=True))
+        for known in new.keys() & self._handles.keys():
+            del new[known]
         self._handles.update(new)
         groups = groups_of(members)
         self._groups += groups
+        if len(new) > AT_ONCE:
+            bind(new.values())  # not all are listened for before another backend may be the current one
         if not self._only_looks:
             feed = self._done
             callback = self._measured.noting(lambda handle, reason: feed.put(handle))
@@ -127,7 +135,7 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
 
     def _timed_out(self) -> ResultTimeout:
         handles = list(self._handles.values())
-        error = timed_out([handle for handle in handles if not over(handle)], handles, self._timeout)
+        error = timed_out(not_over(handles), handles, self._timeout)
         if self._own is not None:
             self._own.end(error)
         return error
@@ -231,6 +239,7 @@ class SetUpdates(Stream[tuple[AsyncResult[Any], TaskMeta]]):
                 feed.put((handle, handle.snapshot))
             else:
                 running.append(handle)
+        bind(running)  # not all are observed before another backend may be the current one
         _follow(weakref.ref(self), feed, tagged, running, 0)
         if self._groups or any(handle.parent is not None for handle in running):
             waits.append(Many(running, ended, self._groups))

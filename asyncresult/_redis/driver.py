@@ -5,11 +5,11 @@ A driver reads the URL and makes engines. Those of Sentinel and Cluster differ i
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from .._log import get_logger
 from .._storage.engine import Engine
 from .._storage.store import Driver, Store
 from .._storage.waiters import Waiters
@@ -21,7 +21,7 @@ from .urls import parse
 
 __all__ = ["RedisDriver"]
 
-logger = logging.getLogger("asyncresult")
+logger = get_logger()
 
 
 class RedisDriver(Driver):

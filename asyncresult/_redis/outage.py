@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 
+from .._log import get_logger
+
 __all__ = ["BACKOFF_FIRST", "BACKOFF_LAST", "Backoff", "Health", "Outage"]
 
-logger = logging.getLogger("asyncresult")
+logger = get_logger()
 
 #: Seconds between attempts: doubled from the first to the last, each drawn between 0 and that (full jitter),
 #: so that the processes of a site do not come back in step.

@@ -19,11 +19,11 @@ polite farewell either.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
 from .. import _background
+from .._log import get_logger
 from ..errors import AsyncResultError, BackendError, BackendUnavailable
 from .address import Buffered, Dial, opened
 from .errors import describe, is_refusal, permission_error, typed_error
@@ -32,7 +32,7 @@ from .wire import Acked, Denied, Dropped, Event, ProtocolError, Ready, Refused, 
 
 __all__ = ["Sink", "Subscriber", "SubscriptionConnection"]
 
-logger = logging.getLogger("asyncresult")
+logger = get_logger()
 
 
 class Sink(Protocol):

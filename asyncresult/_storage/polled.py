@@ -26,11 +26,11 @@ import asyncio
 import contextlib
 import contextvars
 import functools
-import logging
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, ClassVar
 
+from .._log import get_logger
 from ..codec.codec import Codec
 from ..errors import BackendClosed, BackendError, BackendUnavailable
 from ..probe import Source
@@ -43,7 +43,7 @@ from .store import Driver, Store
 
 __all__ = ["PolledDriver", "PolledEngine"]
 
-logger = logging.getLogger("asyncresult")
+logger = get_logger()
 
 #: Seconds until a failed request is repeated: first, and at most.
 BACKOFF_FIRST, BACKOFF_LAST = 0.1, 5.0

@@ -8,12 +8,12 @@ answers is decided above, in :mod:`.waiters`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from .._log import get_logger
 from .entries import (
     ACKED,
     EARLY,
@@ -31,7 +31,7 @@ from .entries import (
 
 __all__ = ["READ_CHUNK", "Rounds", "Source"]
 
-logger = logging.getLogger("asyncresult")
+logger = get_logger()
 
 #: Keys a read. Larger chunks gain nothing measurable (benchmarks: stored) and delay the first answer.
 READ_CHUNK = 1000

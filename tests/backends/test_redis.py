@@ -442,3 +442,24 @@ async def test_blocks_nest() -> None:
 def test_importing_asyncresult_imports_no_client() -> None:
     code = "import asyncresult, sys; assert not {'redis', 'anyio', 'celery'} & set(sys.modules), sorted(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+async def test_a_log_filter_that_raises_ends_no_connection(
+    redis_server: RedisServer, redis_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(record: logging.LogRecord) -> bool:
+        raise ValueError(record.getMessage())
+
+    log = logging.getLogger("asyncresult")
+    log.addFilter(fail)
+    try:
+        async with connect(redis_url, safety_interval=300.0) as backend:
+            waiting = asyncio.ensure_future(AsyncResult("t").get())
+            await until(lambda: backend.stats().subscribed == 1)
+            redis_server.cli("CLIENT", "KILL", "TYPE", "pubsub")
+            await until(lambda: backend.stats().reconnects == 1 and backend.stats().subscribed == 1)
+            redis_server.cli("PUBLISH", "celery-task-meta-t", '{"status": "SUCCESS", "result": 1, "task_id": "t"}')
+            assert await asyncio.wait_for(waiting, 20) == 1
+    finally:
+        log.removeFilter(fail)
+    assert "is back after" in capsys.readouterr().err

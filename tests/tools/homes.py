@@ -30,14 +30,15 @@ THROUGH = {
     "backends/test_cluster.py": "_redis.scattered _redis.shard",
     "backends/test_contract.py": "_handles.base _handles.handle _handles.known _handles.reads _handles.result"
     " _handles.waiting _storage.engine _storage.memory _storage.store errors",
-    "backends/test_contract_sets.py": "_handles.functions _handles.groups _handles.making _handles.sets _handles.tree",
+    "backends/test_contract_sets.py": "_handles.functions _handles.groups _handles.looks _handles.making _handles.sets"
+    " _handles.tree",
     "backends/test_jobs.py": "_calls",
     "backends/test_polled.py": "_storage.questions integrations.celery.polled integrations.celery.postgres"
     " integrations.celery.readers integrations.celery.readers.base integrations.celery.readers.database"
     " integrations.celery.readers.django integrations.celery.readers.keyvalue integrations.celery.readers.mongodb"
     " integrations.celery.readers.pickled integrations.celery.readers.rows",
     "backends/test_pump.py": "_redis.connection _redis.outage _redis.reads",
-    "backends/test_redis.py": "_redis.driver _redis.engine _redis.options _redis.single _redis.topology",
+    "backends/test_redis.py": "_log _redis.driver _redis.engine _redis.options _redis.single _redis.topology",
     "backends/test_track.py": "_handles.scope _request _storage.marks",
     "backends/test_urls.py": "_storage.options",
     "cli/test_doctor.py": "cli.checks.findings cli.checks.records cli.checks.redis cli.checks.rights"

@@ -21,7 +21,6 @@ it matters.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -32,11 +31,12 @@ from kombu.common import maybe_declare
 from kombu.entity import Queue
 from kombu.messaging import Consumer
 
+from ..._log import get_logger
 from ...errors import BackendError, BackendPermissionError
 
 __all__ = ["Receiver"]
 
-logger: logging.Logger = logging.getLogger("asyncresult.rpc")
+logger = get_logger("asyncresult.rpc")
 
 #: How the backend is named; a broker's own address may hold a password.
 ADDRESS = "rpc://"
