@@ -27,9 +27,9 @@ class _Log(_Adapter):
             super().log(level, msg, *args, stacklevel=2, **kwargs)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException:
+        except BaseException as error:
             if logging.raiseExceptions:  # then the standard library's handlers show it, too
-                sys.excepthook(*sys.exc_info())
+                sys.excepthook(type(error), error, error.__traceback__)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         return msg, kwargs
