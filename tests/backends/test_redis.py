@@ -24,6 +24,7 @@ from asyncresult import (
     ResultTooLarge,
     connect,
 )
+from asyncresult._redis import connection
 from asyncresult._storage.store import engine_of
 from tests.tools.servers import RedisServer, free_port
 
@@ -148,7 +149,10 @@ async def test_precedence_holds_over_records_of_other_writers(
         assert await AsyncResult("done") == "first"
 
 
-async def test_a_record_that_is_too_large_is_not_taken_in(redis_server: RedisServer, redis_url: str) -> None:
+async def test_a_record_that_is_too_large_is_not_taken_in(
+    redis_server: RedisServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "SIFTED_FROM", 1_000_000)
     size, most = 3_000_000, 1_200_000
     async with connect(redis_url, max_result_bytes=most) as backend:
         for key in ("big", "replaced"):
