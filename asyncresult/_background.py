@@ -16,7 +16,7 @@ from ._log import get_logger
 
 __all__ = ["finish", "finish_all", "keep_alive", "log_failure", "start"]
 
-logger = get_logger()
+logger = get_logger("asyncresult")
 
 T = TypeVar("T")
 

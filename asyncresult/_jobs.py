@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "JobContext", "Options", "Session"]
 
-logger = get_logger()
+logger = get_logger("asyncresult")
 
 T = TypeVar("T")
 

@@ -35,6 +35,6 @@ class _Log(_Adapter):
         return msg, kwargs
 
 
-def get_logger(name: str = "asyncresult") -> _Log:
+def get_logger(name: str) -> _Log:
     """The logger of that name."""
     return _Log(logging.getLogger(name))

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Controller", "Reply", "Revocation", "revoke", "revoke_by_stamped_headers", "revoke_in_background"]
 
-logger = get_logger()
+logger = get_logger("asyncresult")
 
 #: In place of a state, in requests and replies: custom states, which are never final.
 REVOKE, REPLY = "REVOKE", "REPLY"

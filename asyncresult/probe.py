@@ -23,7 +23,7 @@ from .states import REVOKED, SUCCESS
 
 __all__ = ["Outcome", "Probe", "Probes", "Source", "WaitEnded", "outcome_of", "outcome_of_state"]
 
-_logger = get_logger()
+_logger = get_logger("asyncresult")
 
 Outcome: TypeAlias = Literal["success", "failure", "revoked", "timeout", "cancelled", "error"]
 """How a wait ended, or a task (``error``: the result cannot be had)."""

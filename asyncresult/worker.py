@@ -45,7 +45,7 @@ from .states import EXCEPTION_STATES, FAILURE, PROGRESS, READY_STATES, RETRY, RE
 
 __all__ = ["Request", "TaskContext", "TrackOptions", "current_task", "traceback_text"]
 
-logger = get_logger()
+logger = get_logger("asyncresult")
 
 #: Seconds that a cancelled block takes to store that it was: a dead server must not hold up a shutdown.
 REVOKED_STORE_TIMEOUT = 2.0

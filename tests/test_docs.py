@@ -389,7 +389,7 @@ def test_every_logger_is_in_the_page_about_operating() -> None:
     used = {
         name
         for path in (ROOT / "asyncresult").rglob("*.py")
-        for name in re.findall(r'getLogger\("?(\w[\w.]*)', path.read_text(encoding="utf-8"))
+        for name in re.findall(r'get_?[Ll]ogger\("(\w[\w.]*)', path.read_text(encoding="utf-8"))
     }
     (said,) = re.findall(
         r"^The loggers are (.*)$", (DOCS / "howto" / "operate.md").read_text(encoding="utf-8"), re.MULTILINE

@@ -16,7 +16,7 @@ from .sets import ResultSet
 
 __all__ = ["Scope", "scope"]
 
-logger = get_logger()
+logger = get_logger("asyncresult")
 
 H = TypeVar("H", bound="AsyncResult[Any] | ResultSet[Any] | SupportsAsyncResult[Any]")
 

@@ -57,7 +57,7 @@ from .urls import parse_cluster
 
 __all__ = ["Cluster", "ClusterDriver"]
 
-logger = get_logger()
+logger = get_logger("asyncresult")
 
 #: Seconds after which an unanswered command is a reason to look whether its node still has the slots.
 SLOW = 0.5

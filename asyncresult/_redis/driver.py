@@ -21,7 +21,7 @@ from .urls import parse
 
 __all__ = ["RedisDriver"]
 
-logger = get_logger()
+logger = get_logger("asyncresult")
 
 
 class RedisDriver(Driver):

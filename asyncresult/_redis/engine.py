@@ -35,7 +35,7 @@ from .writes import OneOfMany, Outcomes, Script, Terms, Write, WriteBatch, fail,
 
 __all__ = ["RedisEngine"]
 
-logger = get_logger()
+logger = get_logger("asyncresult")
 
 #: Keys looked at by one step of a scan: a step holds up the server for well under a millisecond.
 SCAN_COUNT = 1000

@@ -9,7 +9,7 @@ from .._log import get_logger
 
 __all__ = ["BACKOFF_FIRST", "BACKOFF_LAST", "Backoff", "Health", "Outage"]
 
-logger = get_logger()
+logger = get_logger("asyncresult")
 
 #: Seconds between attempts: doubled from the first to the last, each drawn between 0 and that (full jitter),
 #: so that the processes of a site do not come back in step.

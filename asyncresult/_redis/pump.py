@@ -35,7 +35,7 @@ from .packing import Command
 
 __all__ = ["Job", "Pump", "Unanswered"]
 
-logger = get_logger()
+logger = get_logger("asyncresult")
 
 #: Commands, or keys to read, a round trip. Found by measurement (benchmarks: store-1000); more only delays the first
 #: answer.

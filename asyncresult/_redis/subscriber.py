@@ -32,7 +32,7 @@ from .wire import Acked, Denied, Dropped, Event, ProtocolError, Ready, Refused, 
 
 __all__ = ["Sink", "Subscriber", "SubscriptionConnection"]
 
-logger = get_logger()
+logger = get_logger("asyncresult")
 
 
 class Sink(Protocol):

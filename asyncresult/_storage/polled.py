@@ -43,7 +43,7 @@ from .store import Driver, Store
 
 __all__ = ["PolledDriver", "PolledEngine"]
 
-logger = get_logger()
+logger = get_logger("asyncresult")
 
 #: Seconds until a failed request is repeated: first, and at most.
 BACKOFF_FIRST, BACKOFF_LAST = 0.1, 5.0

@@ -31,7 +31,7 @@ from .entries import (
 
 __all__ = ["READ_CHUNK", "Rounds", "Source"]
 
-logger = get_logger()
+logger = get_logger("asyncresult")
 
 #: Keys a read. Larger chunks gain nothing measurable (benchmarks: stored) and delay the first answer.
 READ_CHUNK = 1000

@@ -38,7 +38,7 @@ __all__ = [
     "blocking_get",
 ]
 
-logger = get_logger()
+logger = get_logger("asyncresult")
 
 ItemT = TypeVar("ItemT")
 

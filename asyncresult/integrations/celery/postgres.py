@@ -24,7 +24,7 @@ from .kinds import backend_class
 
 __all__ = ["PostgresDriver", "find_dsn", "install_trigger", "trigger_sql", "trigger_sql_of"]
 
-logger = get_logger()
+logger = get_logger("asyncresult")
 
 CHANNEL, TRIGGER = "asyncresult", "asyncresult_notify"
 #: Seconds between two sweeps over what is waited for, while notifications come.
