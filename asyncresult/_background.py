@@ -12,11 +12,11 @@ import weakref
 from collections.abc import Collection, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from ._log import get_logger
+from ._log import Log, get_logger
 
 __all__ = ["finish", "finish_all", "keep_alive", "log_failure", "start"]
 
-logger = get_logger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 T = TypeVar("T")
 

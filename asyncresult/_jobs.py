@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import _background
 from ._calls import is_coroutine_function, with_values
 from ._handles.result import AsyncResult
-from ._log import get_logger
+from ._log import Log, get_logger
 from ._storage.keys import HISTORY
 from ._storage.store import Store, engine_of
 from .control import Revocation
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "JobContext", "Options", "Session"]
 
-logger = get_logger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 T = TypeVar("T")
 

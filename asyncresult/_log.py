@@ -11,7 +11,7 @@ import sys
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["get_logger"]
+__all__ = ["Log", "get_logger"]
 
 if TYPE_CHECKING:
     _Adapter = logging.LoggerAdapter[logging.Logger]
@@ -19,7 +19,7 @@ else:
     _Adapter = logging.LoggerAdapter
 
 
-class _Log(_Adapter):
+class Log(_Adapter):
     """A logger whose methods raise nothing but KeyboardInterrupt and SystemExit."""
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
@@ -35,6 +35,6 @@ class _Log(_Adapter):
         return msg, kwargs
 
 
-def get_logger(name: str) -> _Log:
+def get_logger(name: str) -> Log:
     """The logger of that name."""
-    return _Log(logging.getLogger(name))
+    return Log(logging.getLogger(name))

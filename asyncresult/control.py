@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _background
 from ._checks import check_task_id, check_timeout
-from ._log import get_logger
+from ._log import Log, get_logger
 from ._storage.engine import Engine
 from ._storage.keys import REVOKE as REVOKE_REQUEST
 from ._storage.store import Store, engine_of
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Controller", "Reply", "Revocation", "revoke", "revoke_by_stamped_headers", "revoke_in_background"]
 
-logger = get_logger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 #: In place of a state, in requests and replies: custom states, which are never final.
 REVOKE, REPLY = "REVOKE", "REPLY"

@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from ._log import get_logger
+from ._log import Log, get_logger
 from .errors import AsyncResultError, ResultTimeout, TaskFailed, TaskRevoked
 from .states import REVOKED, SUCCESS
 
 __all__ = ["Outcome", "Probe", "Probes", "Source", "WaitEnded", "outcome_of", "outcome_of_state"]
 
-_logger = get_logger("asyncresult")
+_logger: Log = get_logger("asyncresult")
 
 Outcome: TypeAlias = Literal["success", "failure", "revoked", "timeout", "cancelled", "error"]
 """How a wait ended, or a task (``error``: the result cannot be had)."""

@@ -33,7 +33,7 @@ from typing import Any, Self
 from . import _background
 from ._checks import check_count, check_lifetime, check_seconds, check_task_id
 from ._handles.base import Node
-from ._log import get_logger
+from ._log import Log, get_logger
 from ._request import Request, TrackOptions
 from ._storage.keys import REVOKE
 from ._storage.store import Store, engine_of
@@ -45,7 +45,7 @@ from .states import EXCEPTION_STATES, FAILURE, PROGRESS, READY_STATES, RETRY, RE
 
 __all__ = ["Request", "TaskContext", "TrackOptions", "current_task", "traceback_text"]
 
-logger = get_logger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 #: Seconds that a cancelled block takes to store that it was: a dead server must not hold up a shutdown.
 REVOKED_STORE_TIMEOUT = 2.0

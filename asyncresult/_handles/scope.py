@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 
 from .. import _background
 from .._checks import DetachOrRevoke, check_choice
-from .._log import get_logger
+from .._log import Log, get_logger
 from ..errors import AsyncResultError
 from .base import SupportsAsyncResult, as_result, handles_in
 from .result import AsyncResult
@@ -16,7 +16,7 @@ from .sets import ResultSet
 
 __all__ = ["Scope", "scope"]
 
-logger = get_logger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 H = TypeVar("H", bound="AsyncResult[Any] | ResultSet[Any] | SupportsAsyncResult[Any]")
 

@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from .. import _background
-from .._log import get_logger
+from .._log import Log, get_logger
 from .._storage.waiters import Waiters
 from ..errors import BackendClosed, BackendUnavailable
 from .address import Address
@@ -57,7 +57,7 @@ from .urls import parse_cluster
 
 __all__ = ["Cluster", "ClusterDriver"]
 
-logger = get_logger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 #: Seconds after which an unanswered command is a reason to look whether its node still has the slots.
 SLOW = 0.5

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from .._log import get_logger
+from .._log import Log, get_logger
 from .._storage.engine import Engine
 from .._storage.store import Driver, Store
 from .._storage.waiters import Waiters
@@ -21,7 +21,7 @@ from .urls import parse
 
 __all__ = ["RedisDriver"]
 
-logger = get_logger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 
 class RedisDriver(Driver):

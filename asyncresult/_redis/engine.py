@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import sha1
 from typing import Any
 
-from .._log import get_logger
+from .._log import Log, get_logger
 from .._storage.engine import BackendStats, Engine, Outcome
 from .._storage.rounds import READ_CHUNK
 from .._storage.store import Store
@@ -35,7 +35,7 @@ from .writes import OneOfMany, Outcomes, Script, Terms, Write, WriteBatch, fail,
 
 __all__ = ["RedisEngine"]
 
-logger = get_logger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 #: Keys looked at by one step of a scan: a step holds up the server for well under a millisecond.
 SCAN_COUNT = 1000

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 import time
 
-from .._log import get_logger
+from .._log import Log, get_logger
 
 __all__ = ["BACKOFF_FIRST", "BACKOFF_LAST", "Backoff", "Health", "Outage"]
 
-logger = get_logger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 #: Seconds between attempts: doubled from the first to the last, each drawn between 0 and that (full jitter),
 #: so that the processes of a site do not come back in step.

@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from .. import _background
-from .._log import get_logger
+from .._log import Log, get_logger
 from ..errors import BackendClosed, BackendError, BackendUnavailable
 from .connection import Interrupted, Replies
 from .errors import describe, is_refusal, is_transient, typed_error
@@ -35,7 +35,7 @@ from .packing import Command
 
 __all__ = ["Job", "Pump", "Unanswered"]
 
-logger = get_logger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 #: Commands, or keys to read, a round trip. Found by measurement (benchmarks: store-1000); more only delays the first
 #: answer.

@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
 from .. import _background
-from .._log import get_logger
+from .._log import Log, get_logger
 from ..errors import AsyncResultError, BackendError, BackendUnavailable
 from .address import Buffered, Dial, opened
 from .errors import describe, is_refusal, permission_error, typed_error
@@ -32,7 +32,7 @@ from .wire import Acked, Denied, Dropped, Event, ProtocolError, Ready, Refused, 
 
 __all__ = ["Sink", "Subscriber", "SubscriptionConnection"]
 
-logger = get_logger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 
 class Sink(Protocol):

@@ -30,7 +30,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, ClassVar
 
-from .._log import get_logger
+from .._log import Log, get_logger
 from ..codec.codec import Codec
 from ..errors import BackendClosed, BackendError, BackendUnavailable
 from ..probe import Source
@@ -43,7 +43,7 @@ from .store import Driver, Store
 
 __all__ = ["PolledDriver", "PolledEngine"]
 
-logger = get_logger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 #: Seconds until a failed request is repeated: first, and at most.
 BACKOFF_FIRST, BACKOFF_LAST = 0.1, 5.0

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from .._log import get_logger
+from .._log import Log, get_logger
 from .entries import (
     ACKED,
     EARLY,
@@ -31,7 +31,7 @@ from .entries import (
 
 __all__ = ["READ_CHUNK", "Rounds", "Source"]
 
-logger = get_logger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 #: Keys a read. Larger chunks gain nothing measurable (benchmarks: stored) and delay the first answer.
 READ_CHUNK = 1000

@@ -27,7 +27,7 @@ from taskiq.depends.progress_tracker import TaskProgress
 from taskiq.exceptions import ResultGetError, ResultIsReadyError, TaskiqResultTimeoutError
 from taskiq.task import AsyncTaskiqTask
 
-from .._log import get_logger
+from .._log import Log, get_logger
 from ..backend import Backend
 from ..backend import connect as connect_url
 from ..errors import AsyncResultError, ResultEncodeError, ResultTimeout
@@ -41,7 +41,7 @@ __all__ = ["ResultBackend", "ResultIsMissing", "Task", "connect", "handle", "ins
 T = TypeVar("T")
 AnyBroker = TypeVar("AnyBroker", bound=AsyncBroker)
 
-logger = get_logger("asyncresult.taskiq")
+logger: Log = get_logger("asyncresult.taskiq")
 
 #: The field of a record for what taskiq wants to know besides; and of what is kept beside it, for the progress.
 NAME = "taskiq"

@@ -17,7 +17,7 @@ from .._extensions import current_app
 from .._handles.base import handles_in
 from .._handles.handle import Handle, observe, unobserve
 from .._handles.known import is_ready
-from .._log import get_logger
+from .._log import Log, get_logger
 from .._portal import Post, refuse_running_loop, run, run_with_callbacks, start
 from .._promise_core import check_callable
 from .._promise_reactions import weakly
@@ -38,7 +38,7 @@ __all__ = [
     "blocking_get",
 ]
 
-logger = get_logger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 ItemT = TypeVar("ItemT")
 

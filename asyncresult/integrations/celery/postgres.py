@@ -16,7 +16,7 @@ import importlib.util
 import logging
 from typing import Any
 
-from ..._log import get_logger
+from ..._log import Log, get_logger
 from ..._storage.engine import Engine
 from ..._storage.polled import PolledDriver, PolledEngine
 from ..._storage.store import Store
@@ -24,7 +24,7 @@ from .kinds import backend_class
 
 __all__ = ["PostgresDriver", "find_dsn", "install_trigger", "trigger_sql", "trigger_sql_of"]
 
-logger = get_logger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 CHANNEL, TRIGGER = "asyncresult", "asyncresult_notify"
 #: Seconds between two sweeps over what is waited for, while notifications come.

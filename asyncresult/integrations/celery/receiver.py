@@ -31,12 +31,12 @@ from kombu.common import maybe_declare
 from kombu.entity import Queue
 from kombu.messaging import Consumer
 
-from ..._log import get_logger
+from ..._log import Log, get_logger
 from ...errors import BackendError, BackendPermissionError
 
 __all__ = ["Receiver"]
 
-logger = get_logger("asyncresult.rpc")
+logger: Log = get_logger("asyncresult.rpc")
 
 #: How the backend is named; a broker's own address may hold a password.
 ADDRESS = "rpc://"

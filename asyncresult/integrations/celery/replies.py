@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ..._log import get_logger
+from ..._log import Log, get_logger
 from ..._storage.keys import HISTORY
 from ..._storage.memory import Records
 from ..._storage.store import Store, lifetime_of
@@ -21,7 +21,7 @@ from .receiver import ADDRESS, Receiver
 
 __all__ = ["Replies", "ReplyRecords"]
 
-logger = get_logger("asyncresult.rpc")
+logger: Log = get_logger("asyncresult.rpc")
 
 DEFAULT_REPLY_EXPIRES = 1800.0
 DEFAULT_MAX_UNREAD = 100_000

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from celery.app.backends import by_url
 
-from ..._log import get_logger
+from ..._log import Log, get_logger
 from ..._storage.engine import BackendStats, Engine
 from ..._storage.keys import HISTORY
 from ..._storage.memory import MemoryEngine
@@ -43,7 +43,7 @@ else:
 
 __all__ = ["RpcBackend", "RpcResultBackend", "is_rpc", "replies_of", "watch"]
 
-logger = get_logger("asyncresult.rpc")
+logger: Log = get_logger("asyncresult.rpc")
 
 _making = threading.RLock()
 
