@@ -448,10 +448,13 @@ class Job:
             raise asyncio.CancelledError(self._context.revoked)
         raise self._timed_out()
 
-    async def _in_process(self, call: functools.partial[Any]) -> Any:
+    async def _in_process(self, call: Callable[[], Any]) -> Any:
         """In a worker process, which is killed when the time is up or it is revoked."""
         from anyio import BrokenWorkerProcess
 
+        probe = self._session.backend.probe
+        if probe is not None:
+            call = probe.for_process(call)
         worker = self._session.take_process()
         late = False
 

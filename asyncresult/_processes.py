@@ -10,13 +10,13 @@ empty, since the caller's belongs to the caller.
 from __future__ import annotations
 
 import atexit
-import functools
 import multiprocessing
 import multiprocessing.process
 import multiprocessing.util  # pyright: ignore[reportUnusedImport]  # see below
 import os
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -53,7 +53,7 @@ class WorkerProcess:
         """Whether it can be used again."""
         return not self.killed and self._process is not None and self._process.is_alive()
 
-    def run(self, call: functools.partial[Any]) -> Answer:
+    def run(self, call: Callable[[], Any]) -> Answer:
         """Run ``call`` there.
 
         Raises:
@@ -161,7 +161,7 @@ def _serve(connection: Connection) -> None:
             connection.send(_failure(error))
 
 
-def _outcome(call: functools.partial[Any]) -> Answer:
+def _outcome(call: Callable[[], Any]) -> Answer:
     try:
         return call(), None
     except BaseException as error:  # sys.exit(), too: it ends the task, not the process

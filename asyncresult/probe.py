@@ -14,7 +14,7 @@ A backend without a probe measures nothing. Counters that cost nothing are in :m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ._log import Log, get_logger
@@ -91,6 +91,11 @@ class Probe:
             error: Why; None where there was no exception.
         """
 
+    def for_process(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        """What a worker process runs instead of ``call``, the function of a task that has begun; it must be picklable.
+        Called in the context of the task's block."""
+        return call
+
     def sent(self, seconds: float, handles: Sequence[Any]) -> None:
         """Tasks were sent to a broker. Called in the context of the sender."""
 
@@ -126,6 +131,11 @@ class Probes(Probe):
 
     def task_left(self, task: Any, state: str | None, error: BaseException | None) -> None:
         self._call("task_left", task, state, error)
+
+    def for_process(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        for probe in self.probes:
+            (call,) = Probes((probe,))._call("for_process", call) or [call]
+        return call
 
     def sent(self, seconds: float, handles: Sequence[Any]) -> None:
         self._call("sent", seconds, handles)

@@ -49,6 +49,9 @@ class Broken(Probe):
     def wait_ended(self, wait: WaitEnded) -> None:
         raise RuntimeError("of the probe")
 
+    def for_process(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        raise RuntimeError("of the probe")
+
 
 @pytest.fixture
 async def backend(redis_url: str) -> Any:
@@ -140,6 +143,8 @@ async def test_a_probe_that_raises_is_logged_and_changes_nothing(
         assert await backend.result("t") == 1
     assert seen.outcomes == ["success"]
     assert "Broken.wait_ended failed" in caplog.text
+    assert backend.probe is not None
+    assert backend.probe.for_process(dict) is dict
     backend.remove_probe(broken)
     backend.remove_probe(seen)
     backend.remove_probe(seen)

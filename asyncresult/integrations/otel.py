@@ -20,6 +20,7 @@ workers store no headers.
 
 from __future__ import annotations
 
+import functools
 import time
 import weakref
 from collections import OrderedDict
@@ -311,6 +312,11 @@ class _Spans(Probe):
         if trace.get_current_span() is span:
             contexts.attach(outer)
 
+    def for_process(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        return functools.partial(_call_within, carrier, call) if carrier else call
+
     def record_fields(self) -> Mapping[str, str]:
         fields: dict[str, str] = {}
         self._fields.inject(fields)
@@ -332,6 +338,15 @@ class _Spans(Probe):
         if isinstance(state := meta.extra.get("tracestate"), str):
             fields["tracestate"] = state
         return trace.get_current_span(self._fields.extract(fields, contexts.Context())).get_span_context()
+
+
+def _call_within(carrier: Mapping[str, str], call: Callable[[], Any]) -> Any:
+    """Runs in a worker process of an Executor, which imports this module for it."""
+    token = contexts.attach(propagate.extract(carrier))
+    try:
+        return call()
+    finally:
+        contexts.detach(token)
 
 
 def _ended(wait: WaitEnded) -> _Attributes:
@@ -437,7 +452,7 @@ def instrument(
         backends: Those of this process, connected or not.
         spans: Also make spans, and carry the trace along: ``wait …`` for each wait (:class:`asyncresult.WaitEnded`),
             with links to the spans that sent its tasks, and to those that stored its results; ``process …`` for each
-            task of ``track()`` or an ``Executor``. Messages that Celery sends in this process, by any app and method,
+            task of ``track()`` or an ``Executor``, whose worker processes get the context, too. Messages that Celery sends in this process, by any app and method,
             get the headers of the global propagator unless they have them; records that are stored get ``traceparent``.
         task_names: Measure the durations of tracked tasks by their name, too. There must be few names.
         meter_provider: None is the global one.

@@ -26,6 +26,7 @@ from asyncresult.integrations.celery import send_many
 from asyncresult.integrations.otel import MAX_LINKS, Instrumentation, _Headers, _Senders, _Spans, instrument
 from tests.backends.waiting import until
 from tests.integrations.celery_project import in_thread
+from tests.tools import jobs
 
 
 class Seen:
@@ -229,6 +230,19 @@ async def test_a_task_of_a_queue_of_ones_own(redis_url: str, seen: Seen) -> None
         with seen.span("writer"):
             await backend.mark_as_done("u", 1)
         assert (await backend.get_meta("u")).traceparent is None
+
+
+async def test_a_worker_process_of_an_executor_is_within_the_trace(seen: Seen) -> None:
+    async with asyncresult.connect("memory://") as backend, Executor(backend) as executor:
+        in_process = executor.options(process=True)
+        assert await in_process.submit(jobs.has_imported, "opentelemetry") is False
+        instrumentation = seen.instrument(backend, spans=True)
+        with seen.span("request") as request:
+            traceparent = await in_process.submit(jobs.traceparent)
+        (process,) = seen.spans("process")
+        assert (parent_of(process), written(process.context)) == (request, traceparent)
+        instrumentation.uninstrument()
+        assert await in_process.submit(jobs.traceparent) is None
 
 
 async def test_what_a_record_says_of_its_trace_is_not_believed(seen: Seen) -> None:

@@ -8,7 +8,18 @@ import sys
 import time
 from collections.abc import Callable
 
-__all__ = ["OddError", "die", "fail", "fail_oddly", "give_a_lambda", "own_pid", "run_program", "touch_and_sleep"]
+__all__ = [
+    "OddError",
+    "die",
+    "fail",
+    "fail_oddly",
+    "give_a_lambda",
+    "has_imported",
+    "own_pid",
+    "run_program",
+    "touch_and_sleep",
+    "traceparent",
+]
 
 
 class OddError(Exception):
@@ -21,6 +32,19 @@ class OddError(Exception):
 
 def own_pid() -> int:
     return os.getpid()
+
+
+def has_imported(module: str) -> bool:
+    return module in sys.modules
+
+
+def traceparent() -> str | None:
+    """Of the span that is current."""
+    from opentelemetry import propagate
+
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return carrier.get("traceparent")
 
 
 def touch_and_sleep(path: str, seconds: float) -> str:
