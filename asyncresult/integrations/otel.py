@@ -452,9 +452,9 @@ def instrument(
         backends: Those of this process, connected or not.
         spans: Also make spans, and carry the trace along: ``wait …`` for each wait (:class:`asyncresult.WaitEnded`),
             with links to the spans that sent its tasks, and to those that stored its results; ``process …`` for each
-            task of ``track()`` or an ``Executor``, whose worker processes get the context, too. Messages that Celery sends
-            in this process, by any app and method, get the headers of the global propagator unless they have them; records
-            that are stored get ``traceparent``.
+            task of ``track()`` or an ``Executor``, whose worker processes get the context, too. Messages that Celery
+            sends in this process, by any app and method, get the headers of the global propagator unless they have
+            them; records that are stored get ``traceparent``.
         task_names: Measure the durations of tracked tasks by their name, too. There must be few names.
         meter_provider: None is the global one.
         tracer_provider: None is the global one.
