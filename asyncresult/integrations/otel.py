@@ -215,9 +215,12 @@ class _Senders:
     def __init__(self) -> None:
         self._spans: OrderedDict[str, SpanContext] = OrderedDict()
 
-    def note(self, id: str) -> None:
-        """It is being sent now."""
-        span = trace.get_current_span().get_span_context()
+    def __contains__(self, id: object) -> bool:
+        return id in self._spans
+
+    def note(self, id: str, within: contexts.Context | None = None) -> None:
+        """It is sent now, in this context; None is the current one."""
+        span = trace.get_current_span(within).get_span_context()
         if not span.is_valid:
             return
         self._spans[id] = span
@@ -279,7 +282,8 @@ class _Spans(Probe):
 
     def sent(self, seconds: float, handles: Sequence[Any]) -> None:
         for handle in handles:
-            if isinstance(id := getattr(handle, "id", None), str):
+            # What Celery's signal has noted is more exact: who made a span for sending has ended it by now.
+            if isinstance(id := getattr(handle, "id", None), str) and id not in self._senders:
                 self._senders.note(id)
 
     def task_started(self, task: Any) -> None:
@@ -392,25 +396,30 @@ class _Headers:
     def connect(self) -> None:
         """Harmless where Celery is not installed."""
         try:
-            from celery.signals import before_task_publish
+            from celery.signals import after_task_publish, before_task_publish
         except ImportError:
             return
         before_task_publish.connect(self._publishing, weak=False, dispatch_uid=id(self))
+        after_task_publish.connect(self._published, weak=False, dispatch_uid=id(self))
 
     def disconnect(self) -> None:
         try:
-            from celery.signals import before_task_publish
+            from celery.signals import after_task_publish, before_task_publish
         except ImportError:
             return
         before_task_publish.disconnect(self._publishing, dispatch_uid=id(self))
+        after_task_publish.disconnect(self._published, dispatch_uid=id(self))
 
     def _publishing(self, headers: Any = None, **_: Any) -> None:
         if not isinstance(headers, dict):
             return
         if not any(field in headers for field in propagate.get_global_textmap().fields):
             propagate.inject(headers)
-        if isinstance(id := headers.get("id"), str):
-            self._senders.note(id)
+
+    def _published(self, headers: Any = None, **_: Any) -> None:
+        """Other instrumentation may have put its own span into the headers since: that is the sender."""
+        if isinstance(headers, dict) and isinstance(id := headers.get("id"), str):
+            self._senders.note(id, propagate.extract(headers))
 
 
 class Instrumentation:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, chain
+from celery.signals import before_task_publish
 from opentelemetry import context, propagate
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -306,6 +307,32 @@ async def test_headers_that_have_a_trace_keep_it(seen: Seen) -> None:
         given = {"id": "t"}
         headers._publishing(given)
         assert given == {"id": "t", "traceparent": mine}
+
+
+@pytest.mark.celery
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+async def test_a_span_for_sending_is_what_a_wait_links_to(stock_app: Celery, seen: Seen, first: str) -> None:
+    """Whichever instrumentation is switched on first."""
+    tracer = seen.tracers.get_tracer("theirs")
+
+    def make_span(headers: Any = None, **_: Any) -> None:
+        with tracer.start_as_current_span("apply_async"):
+            propagate.inject(headers)
+
+    async with asyncresult.connect(stock_app) as backend:
+        if first == "ours":
+            seen.instrument(backend, spans=True)
+        before_task_publish.connect(make_span, weak=False)
+        try:
+            if first == "theirs":
+                seen.instrument(backend, spans=True)
+            with seen.span("request"):
+                handle = await stock_app.tasks["project.trace"].adelay()
+                received = await handle.get(timeout=20)
+        finally:
+            before_task_publish.disconnect(make_span)
+        (made,), (wait,) = seen.spans("apply_async"), seen.spans("wait")
+        assert [received] == links_of(wait) == [written(made.context)]
 
 
 async def test_only_the_latest_senders_are_known(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,7 @@ BESIDE = {
     "fixtures": "pytest",
     "jupyter": "nbclient ipykernel",
     "foreign_django": "django-tasks-db django-tasks-rq",
+    "celery_traces": "opentelemetry-instrumentation-celery opentelemetry-sdk celery[redis]",
 }
 """Programs that take the package without an extra, and what they need beside it."""
 
