@@ -20,7 +20,7 @@ __all__ = ["RabbitMQ"]
 # Debian's script of that name on PATH would change to another user, who cannot read our directory.
 _SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 #: Virtual hosts of a node, besides "/": made when it starts, because each call of rabbitmqctl takes seconds.
-_VHOSTS = 12
+_VHOSTS = 24
 
 
 class RabbitMQ:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
+from unittest import mock
 
 import kombu.exceptions
 import kombu.pools
@@ -21,12 +22,15 @@ from kombu import Exchange, Queue
 from redis import Redis
 
 import asyncresult
-from asyncresult.integrations.celery import SendUnconfirmed, asend_task, send_many
+from asyncresult.integrations.celery import SendUnconfirmed, asend_task, messages, send_many
 from asyncresult.integrations.celery.publisher import BATCH, publisher_of
+from tests.tools.celery_worker import CeleryWorker
 from tests.tools.certificates import Certificates
 from tests.tools.proxy import FaultProxy
 from tests.tools.servers import RedisServer
 from tests.tools.topologies import Sentinels
+
+from .celery_project import client
 
 pytestmark = pytest.mark.celery
 
@@ -435,3 +439,33 @@ async def test_to_the_primary_that_sentinels_name() -> None:
         with sentinels.primary.control() as control:
             control("SELECT", 3)
             assert control("LLEN", "celery") == 2
+
+
+@pytest.mark.parametrize(
+    "fixture", ["stock_worker", pytest.param("rabbitmq_worker", marks=[pytest.mark.rabbitmq, pytest.mark.slow])]
+)
+async def test_a_stock_worker_runs_what_templates_give(request: pytest.FixtureRequest, fixture: str) -> None:
+    """One signature, sent again and again: as it is, with other arguments, and between messages with other options."""
+    worker: CeleryWorker = request.getfixturevalue(fixture)
+    with client(**worker.config) as project:
+        add = project.tasks["project.add"]
+        stamped = add.s(5, 1)
+        stamped.stamp(who="me")
+        async with asyncresult.connect(project) as backend:
+            publish = messages._Producer.publish
+            with mock.patch.object(messages._Producer, "publish", autospec=True, side_effect=publish) as made:
+                handles = [await add.adelay(number, 1) for number in range(5)]
+                handles += await send_many(add.s(number, y=2) for number in range(5))
+                assert made.call_count <= 3  # one declares the queue, the next is the template, one is compared with it
+            varied: list[dict[str, Any]] = [
+                {"priority": 3},
+                {"headers": {"a": 1}},
+                {"expires": 60},
+                {"priority": 3},
+                {"countdown": 0},
+            ]
+            handles += [await add.aapply_async((number,), {"y": 3}, **options) for number, options in enumerate(varied)]
+            handles += [await stamped.adelay(), await add.adelay("a", "b")]
+            values = await asyncresult.gather(*handles, timeout=30)
+            assert backend.stats().sent_by_threads == 0
+    assert values == (*range(1, 6), *range(2, 7), *range(3, 8), 6, "ab")

@@ -61,7 +61,11 @@ PARTS = {
         "tests/integrations/test_celery_tasks.py",
         "tests/integrations/test_celery_templates.py",
     ],
-    "rpc": ["tests/integrations/test_celery_replies.py", "tests/integrations/test_celery_rpc.py"],
+    "rpc": [
+        "tests/integrations/test_celery_amqp.py",
+        "tests/integrations/test_celery_replies.py",
+        "tests/integrations/test_celery_rpc.py",
+    ],
 }
 """What depends on the versions: the wire, every kind of server, redis-py, Celery and its workers."""
 
