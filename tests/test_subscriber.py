@@ -17,6 +17,7 @@ import pytest
 from asyncresult._redis.outage import BACKOFF_FIRST, BACKOFF_LAST
 from asyncresult._redis.subscriber import Subscriber
 from asyncresult._redis.wire import Wire
+from asyncresult._storage.outage import Outage
 from asyncresult._storage.waiters import Waiters
 from asyncresult.errors import AsyncResultError, BackendError, BackendPermissionError, BackendUnavailable
 from asyncresult.meta import TaskMeta
@@ -400,6 +401,25 @@ async def test_an_outage_is_logged_once(world: World, caplog: pytest.LogCaptureF
         ("WARNING", False),  # at the same level: a log that shows the loss shows the recovery
     ]
     assert world.subscriber.last_error is None
+
+
+def test_an_outage_that_lasts_is_logged_again_at_doubling_intervals(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("asyncresult._storage.outage.time", SimpleNamespace(monotonic=lambda: clock.now))
+    outage = Outage("subscription to here")
+    logged: list[int] = []
+    for second in range(100):
+        clock.now = 1000.0 + second
+        caplog.clear()
+        outage.note("nobody there")
+        logged += [second] * len(caplog.records)
+    assert logged == [0, 10, 30, 70]
+    outage.over()
+    outage.note("nobody there")
+    lines = [(record.levelno, record.__dict__["event"]) for record in caplog.records]
+    assert lines == [(logging.WARNING, "back"), (logging.WARNING, "lost")], "the next one begins anew"
 
 
 # -- what no later attempt can make right -----------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from typing import Any, ClassVar
 
 from .. import _background
 from .._log import Log, get_logger
+from .._storage.outage import Outage
 from .._storage.waiters import Waiters
 from ..errors import BackendClosed, BackendUnavailable
 from .address import Address
@@ -45,7 +46,7 @@ from .driver import RedisDriver
 from .errors import describe, is_transient, typed_error
 from .exceptions import RedisError
 from .options import Options
-from .outage import Backoff, Outage
+from .outage import Backoff
 from .packing import Command
 from .pump import Job, Pump
 from .scattered import Part, Scattered

@@ -24,10 +24,11 @@ from typing import Protocol, cast
 
 from .. import _background
 from .._log import Log, get_logger
+from .._storage.outage import Outage
 from ..errors import AsyncResultError, BackendError, BackendUnavailable
 from .address import Buffered, Dial, opened
 from .errors import describe, is_refusal, permission_error, typed_error
-from .outage import Backoff, Health, Outage
+from .outage import Backoff, Health
 from .wire import Acked, Denied, Dropped, Event, ProtocolError, Ready, Refused, Wire
 
 __all__ = ["Sink", "Subscriber", "SubscriptionConnection"]

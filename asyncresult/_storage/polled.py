@@ -37,6 +37,7 @@ from ..probe import Source
 from .engine import BackendStats, Engine
 from .memory import MemoryDriver, MemoryEngine
 from .memory import Records as KeptRecords
+from .outage import Outage
 from .polling import SINGLE_READS, Listable, ReaderThread, Records, Schedule, Watch, read_apart
 from .questions import Question, answer_with, first_of, pass_on
 from .store import Driver, Store
@@ -131,6 +132,7 @@ class PolledEngine(MemoryEngine):
         self._backoff = 0.0
         self._retry_at = 0.0
         self._last_error: str | None = None
+        self._outage = Outage(str(driver))
         # asyncio.run cancels every task at its end: that is the end of this engine. An empty context, because it
         # outlives the request that happened to start it.
         self._life = self.loop.create_task(
@@ -324,20 +326,17 @@ class PolledEngine(MemoryEngine):
         self._retry_at = now + self._backoff
         if not isinstance(error, BackendUnavailable):
             self.waiters.fail_all(error)
-        elif self._last_error is None:
-            self._outages += 1
-            self._log("%s; waiting goes on, and it is tried again", error, event="lost")
+        else:
+            self._outages += self._last_error is None
+            reason = str(error).removeprefix(f"{self._driver} ")  # which each line begins with
+            self._outage.note(reason, then="waiting goes on, and it is tried again")
         self._last_error = str(error)
 
     def _recovered(self) -> None:
+        self._outage.over()
         if self._last_error is not None:
-            self._log("%s answers again", self._driver, event="back")
             self._last_error = None
             self._backoff = self._retry_at = 0.0
-
-    def _log(self, text: str, argument: object, *, event: str) -> None:
-        """The beginning and the end of an outage, at one level."""
-        logger.warning(text, argument, extra={"backend": str(self._driver), "event": event})
 
     def _error(self, failure: Exception | None) -> BackendError:
         """What went wrong, in our words. A store's own may have many lines: the statement, its parameters …"""

@@ -33,10 +33,10 @@ THROUGH = {
     "backends/test_contract_sets.py": "_handles.functions _handles.groups _handles.looks _handles.making _handles.sets"
     " _handles.tree",
     "backends/test_jobs.py": "_calls",
-    "backends/test_polled.py": "_storage.questions integrations.celery.polled integrations.celery.postgres"
-    " integrations.celery.readers integrations.celery.readers.base integrations.celery.readers.database"
-    " integrations.celery.readers.django integrations.celery.readers.keyvalue integrations.celery.readers.mongodb"
-    " integrations.celery.readers.pickled integrations.celery.readers.rows",
+    "backends/test_polled.py": "_storage.outage _storage.questions integrations.celery.polled"
+    " integrations.celery.postgres integrations.celery.readers integrations.celery.readers.base"
+    " integrations.celery.readers.database integrations.celery.readers.django integrations.celery.readers.keyvalue"
+    " integrations.celery.readers.mongodb integrations.celery.readers.pickled integrations.celery.readers.rows",
     "backends/test_pump.py": "_redis.connection _redis.outage _redis.reads",
     "backends/test_redis.py": "_log _redis.driver _redis.engine _redis.options _redis.single _redis.topology",
     "backends/test_track.py": "_handles.scope _request _storage.marks",
