@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 import threading
@@ -119,7 +120,9 @@ async def test_a_backend_that_was_closed_meanwhile(backend: Backend, caplog: pyt
         handle = executor.submit(asyncio.sleep, 0.01)
         await handle.until("STARTED", timeout=20)
         await backend.aclose()
-    assert f"task {handle.id} has ended, but SUCCESS was never stored" in caplog.text
+    (line,) = [record for record in caplog.records if f"task {handle.id} has ended" in record.getMessage()]
+    assert "but SUCCESS was never stored" in line.getMessage()
+    assert (line.levelno, line.__dict__["event"]) == (logging.ERROR, "not stored")
 
 
 def test_importing_the_package_imports_no_anyio() -> None:
