@@ -62,7 +62,7 @@ async def send_many(signatures: Iterable[Any]) -> list[Any]:
     """Send many tasks or canvases, without blocking the event loop.
 
     Where the broker is Redis or RabbitMQ, all messages of an app are made before the first is sent, and they leave
-    about a thousand at a time: if one cannot be made, none is sent. Elsewhere Celery sends them in a thread, one after
+    about 500 at a time: if one cannot be made, none is sent. Elsewhere Celery sends them in a thread, one after
     another. Cancelling returns at once; any number of them may have been sent by then.
 
     Args:
