@@ -124,6 +124,7 @@ async def test_tls(certificates: Certificates) -> None:
             async with connected(app) as backend:
                 assert await (await app.tasks["tests.add"].adelay(1, 1)).get(timeout=20) == 2
                 assert backend.stats().last_error is None
+                assert backend.stats().sent_by_threads == 0
         strangers = make_certificates()
         distrusted = {**trusted, "ca_certs": str(strangers.ca_cert)}
         with client(**{**worker.config, "broker_use_ssl": distrusted}) as app:
