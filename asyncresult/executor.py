@@ -68,6 +68,7 @@ class Submitter:
             TypeError: ``fn`` cannot be called, or ``process=True`` and it is a coroutine function.
             ValueError: The ``task_id`` cannot be one, or is already running here.
         """
+        self._executor._check_capacity()
         return self._executor._accept(self._options, fn, args, kwargs, None)
 
     @overload
@@ -77,10 +78,14 @@ class Submitter:
     def map(self, fn: Callable[..., Any], items: Iterable[Any]) -> GroupResult[Any]:
         """``submit(fn, item)`` for each item: the handles, in the order of the items, as a group.
 
-        Raises: as :meth:`submit`. Nothing is accepted then.
+        The items are accepted together, however many they are, if one more task may wait. Only ``concurrency`` of
+        them run at a time; while more than ``max_pending`` wait, nothing else is accepted.
+
+        Raises: as :meth:`submit`. Nothing is accepted where ``max_pending`` tasks wait already.
         """
         items = list(items)
-        self._executor._check_capacity(len(items))
+        if items:
+            self._executor._check_capacity()
         group = str(uuid.uuid4())
         members = [self._executor._accept(self._options, fn, (item,), {}, group) for item in items]
         made: GroupResult[Any] = GroupResult(group, members, backend=self._executor.backend)
@@ -111,7 +116,7 @@ class Executor(Submitter):
     Args:
         backend: Where states and results are stored; None is the one that is current when the block is entered.
         concurrency: Tasks that run at a time. A task that awaits another one keeps its slot meanwhile.
-        max_pending: Tasks that may wait for their turn.
+        max_pending: Tasks that may wait for their turn, before more are refused. :meth:`map` is accepted whole.
         cancel_pending: Do not run what waits when the block ends.
         shutdown_timeout: Seconds that leaving the block waits for tasks that it has cancelled, and for final states
             that an outage holds up. What has not ended then is left behind, REVOKED if it still ran.
@@ -226,21 +231,20 @@ class Executor(Submitter):
             raise RuntimeError("tasks can be submitted inside 'async with Executor(…):' only")
         return self._session
 
-    def _check_capacity(self, count: int) -> Session:
+    def _check_capacity(self) -> None:
         session = self._entered()
         if not self._open:
             raise RuntimeError("the executor is closing: it accepts no more tasks")
-        if session.pending + count > self._max_pending:
+        if session.pending >= self._max_pending:
             raise asyncio.QueueFull(
                 f"executor is full ({session.pending} of {self._max_pending} tasks pending):"
                 " await executor.wait_for_capacity() first"
             )
-        return session
 
     def _accept(
         self, options: Options, fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], group: str | None
     ) -> AsyncResult[Any]:
-        session = self._check_capacity(1)
+        session = self._entered()
         if not callable(fn):
             raise TypeError(f"a task is a function, not {type(fn).__name__}")
         if options.process and is_coroutine_function(fn):

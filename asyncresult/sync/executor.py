@@ -58,12 +58,15 @@ class Submitter:
     def map(self, fn: Callable[..., Any], items: Iterable[Any]) -> GroupResult[Any]:
         """``submit(fn, item)`` for each item: the results, in the order of the items, as a group.
 
-        Raises: as :meth:`asyncresult.Executor.map`; ValueError: so many may never be pending.
+        Blocks while ``max_pending`` tasks wait; then the items are accepted together, however many they are.
+
+        Raises: as :meth:`asyncresult.Executor.map`, but never QueueFull.
         """
         arguments = [_unblocked(item) for item in items]
 
         async def accept() -> Any:
-            await self._executor.wait_for_capacity(len(arguments))
+            if arguments:
+                await self._executor.wait_for_capacity()
             return self._submitter.map(fn, arguments)
 
         group: GroupResult[Any] = blocking(run(accept))

@@ -167,6 +167,25 @@ async def test_only_so_many_run_and_wait(backend: Backend) -> None:
             await executor.wait_for_capacity(4)
 
 
+async def test_a_map_of_more_than_may_wait_is_accepted_whole(backend: Backend) -> None:
+    most = 0
+
+    async def double(number: int) -> int:
+        nonlocal most
+        most = max(most, executor.running)
+        return 2 * number
+
+    async with Executor(concurrency=2, max_pending=3) as executor:
+        group = executor.map(double, range(20))
+        with pytest.raises(asyncio.QueueFull):
+            executor.map(double, [1])
+        await executor.wait_for_capacity()
+        again = executor.map(double, [20, 21])
+        assert await group.get(timeout=20) == list(range(0, 40, 2))
+        assert await again.get(timeout=20) == [40, 42]
+    assert most <= 2
+
+
 async def test_submit_outside_of_the_block(backend: Backend) -> None:
     executor = Executor()
     with pytest.raises(RuntimeError, match="async with"):

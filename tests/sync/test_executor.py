@@ -24,7 +24,7 @@ class TestExecutor:
             assert executor.backend == backend
             doubled = executor.submit(double, executor.submit(double, 2))  # type: ignore[call-overload]
             assert (doubled.get(timeout=FOREVER), doubled.parent.get()) == (8, 4)
-            assert executor.map(double, [1, 2]).get(timeout=FOREVER) == [2, 4]
+            assert executor.map(double, range(20)).get(timeout=FOREVER) == list(range(0, 40, 2))
             assert "MainThread" not in executor.options(name="named").submit(where, 1).get(timeout=FOREVER)
             # More than may wait: submitting waits for room.
             assert gather(*[executor.submit(double, n) for n in range(20)]) == tuple(range(0, 40, 2))
