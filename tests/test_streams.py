@@ -284,3 +284,36 @@ async def test_of_very_many_all_belong_to_the_backend_of_the_beginning(stream: s
         assert all(member.backend is inner for member in members.results)
         await asyncio.gather(first, return_exceptions=True)
         await states.aclose()
+
+
+class WithAChild:
+    """The request of a task that sent another one."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.children = [AsyncResult[int]("child", backend=backend)]
+
+
+async def test_a_walk_goes_on_after_a_cancelled_step(backend: Backend) -> None:
+    walk = AsyncResult[int]("root").collect()
+    await cancelled_while_waiting(walk, backend)
+    await backend.mark_as_done("root", 1, request=WithAChild(backend))
+    assert (await anext(walk))[1] == 1
+    await cancelled_while_waiting(walk, backend)
+    await backend.mark_as_done("child", 2)
+    assert [value async for _, value in walk] == [2]
+
+    nodes = AsyncResult[int]("root").iterdeps()
+    await anext(nodes)
+    step = asyncio.ensure_future(anext(nodes))
+    await asyncio.sleep(0)
+    assert step.cancel()
+    await asyncio.wait([step])
+    assert [node.id async for _, node in nodes] == ["child"]
+    await until(lambda: nobody_waits(backend))
+
+
+async def cancelled_while_waiting(stream: AsyncIterator[Any], backend: Backend) -> None:
+    step = asyncio.ensure_future(anext(stream))
+    await waits_for(backend, 1)
+    assert step.cancel()
+    await asyncio.wait([step])

@@ -329,7 +329,7 @@ class AsyncResult(Readable[T_co]):
 
     # -- the tree of tasks ----------------------------------------------------------------------------------
 
-    async def collect(self, intermediate: bool = False, *, timeout: float | None = None) -> AsyncIterator[Any]:
+    def collect(self, intermediate: bool = False, *, timeout: float | None = None) -> AsyncIterator[Any]:
         """Wait for this task and all it sent, breadth first; gives ``(handle, value)``.
 
         Args:
@@ -339,16 +339,15 @@ class AsyncResult(Readable[T_co]):
 
         Raises: as :meth:`get`; the first failing task ends the walk.
         """
-        from .tree import collect
+        from .tree import Collected
 
-        async for pair in collect(self, intermediate, timeout):
-            yield pair
+        return Collected(self, timeout)
 
     async def get_leaf(self, *, timeout: float | None = None) -> Any:
         """The value of the last task of the tree. Raises: as :meth:`collect`."""
         return [value async for _, value in self.collect(timeout=timeout)][-1]
 
-    async def iterdeps(self, intermediate: bool = False) -> AsyncIterator[Any]:
+    def iterdeps(self, intermediate: bool = False) -> AsyncIterator[Any]:
         """Walk the tree breadth first without waiting; gives ``(parent or None, node)``.
 
         Args:
@@ -356,10 +355,9 @@ class AsyncResult(Readable[T_co]):
 
         Raises: as :meth:`meta`; NotReady when a node still runs and ``intermediate`` is False.
         """
-        from .tree import iterdeps
+        from .tree import Dependencies
 
-        async for pair in iterdeps(self, intermediate):
-            yield pair
+        return Dependencies(self, intermediate)
 
     async def build_graph(self, intermediate: bool = False, formatter: Any = None) -> DependencyGraph[Any]:
         """The tree as a :class:`DependencyGraph`.
