@@ -69,6 +69,11 @@ def test_each_line_of_the_log_has_its_fields() -> None:
     assert checked > 30
 
 
+def test_each_logger_outlasts_what_a_filter_raises() -> None:
+    plain = {path.name for path in MODULES if "logging.getLogger(" in path.read_text(encoding="utf-8")}
+    assert plain <= {"_log.py", "source.py"}, "get_logger() is for those who must go on"
+
+
 def test_each_event_is_documented() -> None:
     page = (ROOT / "docs/howto/operate.md").read_text(encoding="utf-8")
     rows = page[page.index("| `event` | level") :].partition("\n\n")[0].splitlines()[2:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from amqp.exceptions import AMQPError, MessageNacked, RecoverableChannelError, RecoverableConnectionError
 from kombu.exceptions import OperationalError
 
+from ..._log import Log, get_logger
 from ..._storage.notes import Note
 from ...backend import Backend
 from .amqp_connection import Connection, open_connection
@@ -22,8 +22,10 @@ from .templates import TemplateComposer
 
 __all__ = ["AmqpBroker"]
 
-logger: logging.Logger = logging.getLogger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
+#: In place of a URL, which may hold a secret.
+ADDRESS = "amqp://"
 #: Seconds between two attempts to connect.
 RETRY_DELAY = 0.2
 _SCHEMES = ("amqp", "amqps", "pyamqp")
@@ -109,7 +111,7 @@ class AmqpBroker:
             try:
                 await connection.declare([declaration])
             except AMQPError as error:  # it was made otherwise meanwhile; who declares it the next time gets the reason
-                logger.debug("not declared again: %s", error)
+                logger.debug("not declared again: %s", error, extra={"event": "not declared", "backend": ADDRESS})
 
 
 class _Connecting:
@@ -136,7 +138,7 @@ class _Connecting:
         while True:
             attempt = self._attempt
             if attempt is None:
-                attempt = self._attempt = loop.create_task(self._open())
+                attempt = self._attempt = loop.create_task(self._open(), name=f"asyncresult connecting to {ADDRESS}")
                 attempt.add_done_callback(_retrieve)
             try:
                 return await asyncio.shield(attempt)  # others wait for it, too

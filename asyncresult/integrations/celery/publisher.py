@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ import msgspec
 from celery.result import AsyncResult as CelerysResult
 from kombu.exceptions import OperationalError
 
+from ..._log import Log, get_logger
 from ..._storage.engine import BackendStats
 from ..._storage.notes import Note
 from ...backend import Backend
@@ -41,7 +41,7 @@ from .turns import Turns
 
 __all__ = ["Publisher", "SendUnconfirmed", "publisher_of"]
 
-logger: logging.Logger = logging.getLogger("asyncresult")
+logger: Log = get_logger("asyncresult")
 
 #: Commands that leave in one pipeline, of many tasks that are sent at once. To write twice as many takes 4 ms.
 BATCH = 500
