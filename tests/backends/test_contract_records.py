@@ -21,13 +21,14 @@ from asyncresult import (
 )
 from asyncresult._storage.store import engine_of
 
-from .conftest import POLLED, ROWS
+from .conftest import POLLED, ROWS, whole_records
 from .contract import fail, new_id
 from .waiting import waits_for
 
 # -- reading without waiting ----------------------------------------------------------------------------------------
 
 
+@whole_records
 async def test_the_attributes_of_a_record(make_backend: Callable[..., Backend], request: pytest.FixtureRequest) -> None:
     class Request:
         task = "app.add"

@@ -26,7 +26,7 @@ from asyncresult import (
 )
 from asyncresult._storage.store import engine_of
 
-from .conftest import POLLED, ROWS
+from .conftest import POLLED, ROWS, whole_records
 from .contract import fail, ids, store
 from .waiting import until, waits_for
 
@@ -187,6 +187,7 @@ async def test_then_on_a_set(backend: Backend) -> None:
 # -- groups ---------------------------------------------------------------------------------------------------------
 
 
+@whole_records
 async def test_groups_are_saved_and_restored_with_parents(
     backend: Backend, make_backend: Callable[..., Backend]
 ) -> None:
@@ -257,6 +258,7 @@ async def plant(backend: Backend, tree: dict[str, list[str]]) -> None:
         await backend.mark_as_done(id, f"value of {id}", request=request)
 
 
+@whole_records
 async def test_walks_over_a_tree(backend: Backend) -> None:
     await plant(backend, {"root": ["left", "right"], "left": ["leaf"], "right": ["right"], "leaf": []})
     root = AsyncResult[str]("root")
@@ -274,6 +276,7 @@ async def test_walks_over_a_tree(backend: Backend) -> None:
     assert [node.id for node in graph.topsort()].index("leaf") < [node.id for node in graph.topsort()].index("root")
 
 
+@whole_records
 async def test_a_tree_that_is_not_complete(backend: Backend) -> None:
     await plant(backend, {"root": ["running"]})
     root = AsyncResult[str]("root")
@@ -284,6 +287,7 @@ async def test_a_tree_that_is_not_complete(backend: Backend) -> None:
         await root.get_leaf(timeout=0.05)
 
 
+@whole_records
 async def test_a_cycle_among_children_is_walked_once(backend: Backend) -> None:
     await plant(backend, {"a": ["b", "c"], "b": ["a"], "c": []})
     assert [node.id async for node, _ in AsyncResult[str]("a").collect()] == ["a", "b", "c"]

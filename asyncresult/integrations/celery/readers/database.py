@@ -79,9 +79,10 @@ class DatabaseReader(Reader):
         options = {name: value for name, value in backend.engine_options.items() if name not in _POOL_OPTIONS}
         options.update(pool_size=1, max_overflow=0, pool_pre_ping=False, pool_reset_on_return=None)
         engine = sa.create_engine(backend.url, poolclass=QueuePool, isolation_level="AUTOCOMMIT", **options)
-        if backend.session_manager.engine_callback is not None:
-            backend.session_manager.engine_callback(engine)
+        engine_callback = getattr(backend.session_manager, "engine_callback", None)  # since Celery 5.7
         try:
+            if engine_callback is not None:
+                engine_callback(engine)
             table = backend.task_cls.__table__
             there = {column["name"] for column in sa.inspect(engine).get_columns(table.name, schema=table.schema)}
         except BaseException:
