@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import functools
 import inspect
 import random
-import signal
 import threading
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _background
-from ._calls import is_coroutine_function, with_values
+from ._calls import Options, is_coroutine_function, may_be_ctrl_c, with_values
 from ._handles.result import AsyncResult
 from ._log import Log, get_logger
 from ._storage.keys import HISTORY
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
     from ._processes import WorkerProcess
 
-__all__ = ["Job", "JobContext", "Options", "Session"]
+__all__ = ["Job", "JobContext", "Session"]
 
 logger: Log = get_logger("asyncresult")
 
@@ -48,21 +47,6 @@ T = TypeVar("T")
 BACKOFF_LAST = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """See :meth:`.executor.Executor.options`."""
-
-    task_id: str | None = None
-    name: str | None = None
-    timeout: float | None = None
-    expires: float | None = None
-    retries: int = 0
-    backoff: float = 1.0
-    retry_on: tuple[type[Exception], ...] = (Exception,)
-    process: bool = False
-    history: int | None = None
-
-
 class JobContext(TaskContext):
     """The context of a job, which listens for requests itself, and waits for the store as long as it takes."""
 
@@ -70,6 +54,16 @@ class JobContext(TaskContext):
     patient = True
     #: Called when the final state is about to be stored.
     on_over: Callable[[], object] | None = None
+    #: Around what the function waits for while the store is away.
+    storing: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+    async def _start(self) -> None:
+        with self.storing():
+            await super()._start()
+
+    async def retry(self, exc: BaseException | None = None) -> None:
+        with self.storing():
+            await super().retry(exc)
 
     def _store_last(self, result: Any, state: str, traceback: str | None) -> asyncio.Future[bool]:
         future = super()._store_last(result, state, traceback)
@@ -84,6 +78,7 @@ class Session:
     Attributes:
         pending: Jobs that wait for their turn.
         unfinished: Jobs whose function is not over. The others only have their final state to store.
+        storing: Of those, the ones that have begun and go on when a state of theirs is stored.
         jobs: Jobs without a final state, by task id.
     """
 
@@ -93,6 +88,7 @@ class Session:
         self._thread = threading.get_ident()
         self.pending = 0
         self.unfinished = 0
+        self.storing = 0
         self.jobs: dict[str, Job] = {}
         self.slots = asyncio.Semaphore(concurrency)
         self._concurrency = concurrency
@@ -113,6 +109,17 @@ class Session:
             self._changed.clear()
             await self._changed.wait()
 
+    @contextlib.contextmanager
+    def while_storing(self) -> Generator[None]:
+        """For a job that has begun, and cannot go on before the store has taken a state."""
+        self.storing += 1
+        self.changed()
+        try:
+            yield
+        finally:
+            self.storing -= 1
+            self.changed()
+
     # -- the end ----------------------------------------------------------------------------------------
 
     def abort(self, *, started: bool = True) -> None:
@@ -124,10 +131,18 @@ class Session:
     async def finish(self, timeout: float) -> None:
         """Wait until all jobs are over, then up to ``timeout`` seconds until their final states are stored.
 
-        A cancellation aborts them; it is raised again when they have ended, but that may take ``timeout`` seconds too.
+        If all that the jobs wait for is a store, and for so many seconds in vain, they are aborted. So they are by a
+        cancellation; it is raised again when they have ended, but that may take ``timeout`` seconds too.
         """
         try:
-            await self.until(lambda: not self.unfinished)
+            while self.unfinished:
+                try:
+                    async with asyncio.timeout(timeout if self._only_stores() else None):
+                        self._changed.clear()
+                        await self._changed.wait()
+                except TimeoutError:
+                    await self.finish_aborted(timeout)
+                    return
             await self._wait_for_tasks(timeout)
         except asyncio.CancelledError:
             await self.finish_aborted(timeout)
@@ -147,6 +162,10 @@ class Session:
             job.abandon()
         if interrupted is not None:
             raise interrupted
+
+    def _only_stores(self) -> bool:
+        """Whether no function runs, nor pauses before it is tried again: those that wait for a slot do not count."""
+        return 0 < self.storing == self.unfinished - self.pending
 
     async def _wait_for_tasks(self, timeout: float) -> None:
         if self.jobs:
@@ -260,6 +279,7 @@ class Job:
         session.pending += 1
         session.unfinished += 1
         context.on_over = self._function_over
+        context.storing = session.while_storing
         self.task = asyncio.create_task(self._run(), name=f"asyncresult task {context.id}")
         self.task.add_done_callback(self._ended)  # runs also if the task was cancelled before its first step
 
@@ -317,7 +337,7 @@ class Job:
                 self._note_failure(error)
             elif not context.over:
                 await self._end_failed(error)
-            if _may_be_ctrl_c(error):
+            if may_be_ctrl_c(error):
                 raise
 
     def _is_cancelled(self) -> bool:
@@ -325,7 +345,7 @@ class Job:
         return self._context.revoked is not None or self.task.cancelling() > 0
 
     async def _end_failed(self, error: BaseException) -> None:
-        if _may_be_ctrl_c(error):
+        if may_be_ctrl_c(error):
             self._context.end_unattended(error, FAILURE)
             return
         try:
@@ -408,7 +428,7 @@ class Job:
                     raise  # this coroutine is being closed
                 # The function's own. It ends the task; let through, it would end the event loop or this coroutine.
                 await self._end_failed(error)
-                if _may_be_ctrl_c(error):
+                if may_be_ctrl_c(error):
                     raise
                 return True
             context.set_result(value)
@@ -490,15 +510,3 @@ class Job:
 
     def _timed_out(self) -> TimeoutError:
         return TimeoutError(f"the task did not end within {self._options.timeout} s")
-
-
-def _may_be_ctrl_c(error: BaseException) -> bool:
-    """Whether a signal may have raised it, and not the function: then it ends the program, too.
-
-    asyncio.run() makes a cancellation of the first Ctrl-C, so that there it is always the function's.
-    """
-    return (
-        isinstance(error, KeyboardInterrupt)
-        and threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )

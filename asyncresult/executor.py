@@ -13,13 +13,13 @@ from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from ._calls import is_coroutine_function, is_handle
+from ._calls import Options, is_coroutine_function, is_handle
 from ._checks import check_count, check_seconds, check_task_id
 from ._handles.base import handles_in
 from ._handles.groups import GroupResult
 from ._handles.result import AsyncResult
 from ._handles.sets import ResultSet
-from ._jobs import Job, JobContext, Options, Session
+from ._jobs import Job, JobContext, Session
 from .backend import Backend, current_backend
 from .worker import current_task
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+import asyncresult
 from asyncresult import AsyncResult, Backend, Executor, TaskFailed, TaskRevoked
+from tests.tools.servers import RedisServer
 
 from .waiting import until
 
@@ -127,6 +129,18 @@ class TestShutdown:
         with pytest.raises(TaskRevoked):
             await handle.get(timeout=20)
         assert f"left behind: {handle.id}" in caplog.text
+
+    async def test_a_store_that_is_away(self, redis_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+        """A task does not begin before its STARTED is stored, and the block does not wait for that for ever."""
+        async with asyncio.timeout(20), asyncresult.connect(redis_server.url()) as backend:
+            async with Executor(backend, shutdown_timeout=0.2) as executor:
+                await executor.submit(nothing)
+                redis_server.kill()
+                handle = executor.submit(forever)
+            redis_server.start()
+            with pytest.raises(TaskRevoked):
+                await handle.get()
+        assert "left behind" in caplog.text and handle.id in caplog.text
 
     async def test_a_coroutine_that_does_not_stop(self, backend: Backend) -> None:
         go = asyncio.Event()
