@@ -188,6 +188,7 @@ class RedisEngine(Engine):
     def _store(self, *writes: Write) -> None:
         if self._filling is None or not self._filling.add(*writes):
             self._filling = WriteBatch(
+                writes,
                 self._script,
                 self._topology.records_per_call,
                 self._store,
@@ -195,7 +196,6 @@ class RedisEngine(Engine):
                 address=self._name,
                 patience=self._patience,
             )
-            self._filling.add(*writes)
             self._topology.submit(self._filling)
 
     def _look_at_predecessor(self, write: Write) -> None:

@@ -221,6 +221,7 @@ class WriteBatch(Job):
     """Records that leave together.
 
     Args:
+        writes: The first ones.
         script: The script.
         per_call: Records with each call.
         again: Takes a write that is to be sent again.
@@ -244,6 +245,7 @@ class WriteBatch(Job):
 
     def __init__(
         self,
+        writes: Sequence[Write],
         script: Script,
         per_call: int,
         again: Callable[[Write], None],
@@ -261,7 +263,7 @@ class WriteBatch(Job):
         self._loop = asyncio.get_running_loop()
         self._until = self._loop.time() + FILLING
         self._open = True
-        self._writes: list[Write] = []
+        self._writes = list(writes)
         self._calls: list[list[Write]] = []
 
     def add(self, *writes: Write) -> bool:
@@ -284,6 +286,7 @@ class WriteBatch(Job):
         parts = []
         for i in range(0, len(self._calls), size):
             part = WriteBatch(
+                (),
                 self._script,
                 self._per_call,
                 self._again,

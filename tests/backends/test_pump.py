@@ -199,10 +199,8 @@ def batch_of(pump: World, count: int) -> list[asyncio.Future[bool]]:
     def never(write: Write) -> None:
         raise AssertionError(write)
 
-    batch = WriteBatch(Script("PUBLISH"), 10, never, never, address="test", patience=5.0)
-    for number, future in enumerate(futures):
-        assert batch.add(Write(future, (b"k%d" % number,), b"{}", "SUCCESS", TERMS))
-    pump.commands.submit(batch)
+    writes = [Write(future, (b"k%d" % number,), b"{}", "SUCCESS", TERMS) for number, future in enumerate(futures)]
+    pump.commands.submit(WriteBatch(writes, Script("PUBLISH"), 10, never, never, address="test", patience=5.0))
     return futures
 
 

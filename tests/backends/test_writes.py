@@ -38,6 +38,13 @@ async def test_fifty_to_a_call(redis_server: RedisServer, redis_url: str) -> Non
         assert await values(backend, names) == names
 
 
+async def test_a_pause_of_the_machine_loses_no_record(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time for which a job takes records may be over before it has taken the first."""
+    monkeypatch.setattr(_stores, "FILLING", -1.0)
+    async with asyncio.timeout(10), connect(redis_url) as backend:
+        assert await store(backend, ids(3)) == [True] * 3
+
+
 async def test_large_records_have_a_call_of_their_own(redis_server: RedisServer, redis_url: str) -> None:
     async with connect(redis_url) as backend:
         await store(backend, ["warm"])
@@ -156,7 +163,7 @@ async def test_a_job_is_full_or_too_old() -> None:
         return Write(asyncio.get_running_loop().create_future(), (b"key",), b"{}", "SUCCESS", TERMS)
 
     def job() -> WriteBatch:
-        return WriteBatch(Script("PUBLISH"), 10, sent.append, sent.append, address="test", patience=1.0)
+        return WriteBatch((), Script("PUBLISH"), 10, sent.append, sent.append, address="test", patience=1.0)
 
     sent: list[Write] = []
     full = job()
