@@ -79,6 +79,12 @@ def test_dir_lists_every_name_before_it_is_used() -> None:
     assert run("import asyncresult; print({*asyncresult.__all__} - {*dir(asyncresult)})") == "set()\n"
 
 
+def test_a_name_is_found_anew_where_it_was_lost() -> None:
+    lost = vars(asyncresult).pop("graph", None)
+    assert asyncresult.graph is (lost or sys.modules["asyncresult.graph"])
+    assert set(asyncresult.__all__) <= set(dir(asyncresult))
+
+
 def test_no_other_name_is_there() -> None:
     with pytest.raises(AttributeError, match=r"module 'asyncresult' has no attribute 'nonsense'"):
         asyncresult.nonsense  # type: ignore[attr-defined]  # noqa: B018
