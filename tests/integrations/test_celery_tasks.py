@@ -44,8 +44,8 @@ async def test_values_are_those_that_stock_celery_reads(app: Celery) -> None:
     """Through our handle and through Celery's own ``get()``, in the same run."""
     async with asyncresult.connect(app):
         handle = await app.tasks["tests.typed_values"].adelay()
-        assert await handle.get(timeout=10) == TYPED_VALUES
-        assert await in_thread(app, lambda: CelerysResult(handle.id, app=app).get(timeout=10)) == TYPED_VALUES
+        assert await handle.get(timeout=30) == TYPED_VALUES
+        assert await in_thread(app, lambda: CelerysResult(handle.id, app=app).get(timeout=30)) == TYPED_VALUES
 
 
 async def test_every_state(app: Celery) -> None:
@@ -53,23 +53,23 @@ async def test_every_state(app: Celery) -> None:
     async with asyncresult.connect(app):
         failed = await tests["fail"].adelay("chained")
         with pytest.raises(ValueError, match="the effect") as caught:
-            await failed.get(timeout=10)
+            await failed.get(timeout=30)
         assert "the cause" in str(caught.value.__cause__)
         progress = await tests["progress"].adelay(3)
-        states = [meta.status async for meta in progress.updates(timeout=10)]
+        states = [meta.status async for meta in progress.updates(timeout=30)]
         assert states[-1] == "SUCCESS"
         assert set(states) <= {"PENDING", "STARTED", "PROGRESS", "SUCCESS"}
         retried = await tests["retry"].adelay(1)
-        assert await retried.get(timeout=10) == 1
+        assert await retried.get(timeout=30) == 1
 
 
 async def test_an_exception_class_that_is_not_here(plugin_app: Celery) -> None:
     async with asyncresult.connect(plugin_app):
         with pytest.raises(TaskFailed, match="you cannot have this class"):
-            await (await plugin_app.tasks["tests.fail"].adelay("unimportable")).get(timeout=10)
+            await (await plugin_app.tasks["tests.fail"].adelay("unimportable")).get(timeout=30)
         if celery.VERSION >= (5, 7):  # before, nothing was stored
             with pytest.raises(TaskFailed, match="unwanted"):
-                await (await plugin_app.tasks["tests.reject"].adelay()).get(timeout=10)
+                await (await plugin_app.tasks["tests.reject"].adelay()).get(timeout=30)
 
 
 async def test_ignored_result(app: Celery) -> None:
@@ -187,14 +187,14 @@ async def test_groups_can_be_saved_by_one_and_restored_by_the_other(app: Celery)
         assert asyncresult.AsyncResult.from_celery(theirs) == handle
         restored = await GroupResult.restore(handle.id, backend)
         assert restored is not None
-        assert await restored.get(timeout=10) == [1, 2, 3]
+        assert await restored.get(timeout=30) == [1, 2, 3]
 
 
 async def test_a_task_may_return_a_handle(app: Celery) -> None:
     """Celery stores it as it stores its own results: their tuple form; and in the children."""
     async with asyncresult.connect(app):
         handle = await task(app, "returns_handle").adelay()
-        (id, parent), members = await handle.get(timeout=10)
+        (id, parent), members = await handle.get(timeout=30)
         assert (parent, members) == (None, None)
         children = await handle.children()
         assert [child.id for child in children] == [id]
