@@ -296,7 +296,7 @@ class _Portal:
     def call_soon(self, fn: Callable[..., object], /, *args: Any) -> None:
         """Have the loop call it, in the caller's context. A wake-up for all until then (benchmarks: store-threads)."""
         self._handed_over.append((copy_context(), fn, args))
-        if self._is_to_take_over:
+        if self._is_to_take_over and not self.loop.is_closed():
             return
         self._is_to_take_over = True
         try:

@@ -95,7 +95,7 @@ TABLE = [
     ("loop", "_storage.waiters _redis.subscriber _portal promise"),
     ("loop", "_storage.delivery"),
     ("loop", "_storage.rounds _storage.decoding"),
-    ("loop", "_redis.address _redis.errors _redis.outage _storage.outage"),
+    ("loop", "_redis.address _redis.errors _redis.backoff _storage.outage"),
     ("loop", "_promise_reactions"),
     ("loop", "_promise_core _background"),
     ("loop", "_promise_rejections"),

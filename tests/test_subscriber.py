@@ -14,7 +14,7 @@ from typing import Any, cast
 import hiredis
 import pytest
 
-from asyncresult._redis.outage import BACKOFF_FIRST, BACKOFF_LAST
+from asyncresult._redis.backoff import BACKOFF_FIRST, BACKOFF_LAST
 from asyncresult._redis.subscriber import Subscriber
 from asyncresult._redis.wire import Wire
 from asyncresult._storage.outage import Outage

@@ -128,14 +128,21 @@ async def test_a_record_that_was_read_is_the_snapshot(backend: Backend) -> None:
     await waiting
 
 
-async def test_what_one_handle_reads_is_news_for_all_of_the_task(
+async def two_waits_without_announcements(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The announcements were lost."""
+) -> tuple[AsyncResult[int], AsyncResult[int], list[asyncio.Task[int]]]:
     monkeypatch.setattr(Records, "publish", lambda records, key, value: None)
     one, other = AsyncResult[int]("t"), AsyncResult[int]("t")
     waiting = [asyncio.ensure_future(handle.get()) for handle in (one, other)]
     await waits_for(backend, 1)
+    return one, other, waiting
+
+
+async def test_what_one_handle_reads_is_news_for_all_of_the_task(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The announcements were lost."""
+    one, other, waiting = await two_waits_without_announcements(backend, monkeypatch)
     assert (await one.meta()).status == "PENDING"  # behind the table's own read
     await backend.store_result("t", None, "PROGRESS")
     await one.meta()
@@ -149,10 +156,7 @@ async def test_what_one_handle_reads_is_news_for_all_of_the_task(
 async def test_a_record_read_beside_the_table_ends_all_waits_for_the_task(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Records, "publish", lambda records, key, value: None)
-    one, other = AsyncResult[int]("t"), AsyncResult[int]("t")
-    waiting = [asyncio.ensure_future(handle.get()) for handle in (one, other)]
-    await waits_for(backend, 1)
+    one, _, waiting = await two_waits_without_announcements(backend, monkeypatch)
     await one.meta()
     await backend.mark_as_done("t", 1)
     (meta,) = await backend.get_many(["t"])

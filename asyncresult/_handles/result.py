@@ -404,7 +404,7 @@ class AsyncResult(Readable[T_co]):
         """Celery's own result for this task, and its parents.
 
         Args:
-            app: The Celery app that it shall belong to.
+            app: The Celery app that it is to belong to.
 
         Raises:
             TypeError: ``app`` is none.

@@ -41,12 +41,12 @@ from .._storage.outage import Outage
 from .._storage.waiters import Waiters
 from ..errors import BackendClosed, BackendUnavailable
 from .address import Address
+from .backoff import Backoff
 from .connection import CommandConnection, query
 from .driver import RedisDriver
 from .errors import describe, is_transient, typed_error
 from .exceptions import RedisError
 from .options import Options
-from .outage import Backoff
 from .packing import Command
 from .pump import Job, Pump
 from .scattered import Part, Scattered

@@ -28,10 +28,10 @@ from .. import _background
 from .._log import Log, get_logger
 from .._storage.outage import Outage
 from ..errors import BackendClosed, BackendError, BackendUnavailable
+from .backoff import Backoff, Health
 from .connection import Interrupted, Replies
 from .errors import describe, is_refusal, is_transient, typed_error
 from .exceptions import AskError, AuthenticationError, InvalidResponse, ReadOnlyError, RedisError
-from .outage import Backoff, Health
 from .packing import Command
 
 __all__ = ["Job", "Pump", "Unanswered"]

@@ -27,8 +27,8 @@ from .._log import Log, get_logger
 from .._storage.outage import Outage
 from ..errors import AsyncResultError, BackendError, BackendUnavailable
 from .address import Buffered, Dial, opened
+from .backoff import Backoff, Health
 from .errors import describe, is_refusal, permission_error, typed_error
-from .outage import Backoff, Health
 from .wire import Acked, Denied, Dropped, Event, ProtocolError, Ready, Refused, Wire
 
 __all__ = ["Sink", "Subscriber", "SubscriptionConnection"]

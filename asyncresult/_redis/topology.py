@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from .._storage.waiters import Waiters
 from .address import Address, Dial, dial_address
+from .backoff import Health
 from .connection import LIBRARY, CommandConnection, credentials
 from .options import Options
-from .outage import Health
 from .pump import Execute, Job, Pump
 from .subscriber import Sink, Subscriber
 from .wire import Wire

@@ -113,7 +113,7 @@ async def connected(
 
     Args:
         to_read: Whether results are wanted: there are stores whose results never come to another process.
-        to_examine: A user who may do too little is let in: that is what shall be found out.
+        to_examine: A user who may do too little is let in: that is what is to be found out.
 
     Raises:
         CommandError: It does not answer in time, or has nothing for us.

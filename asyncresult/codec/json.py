@@ -112,13 +112,13 @@ def register_type(
 
 
 def _kombu(name: str) -> dict[Any, Any]:
-    """A registry of kombu's JSON, if that is loaded: what workers can write, their clients shall read."""
+    """A registry of kombu's JSON, if that is loaded: what workers can write, their clients can read."""
     registry = getattr(sys.modules.get("kombu.utils.json"), name, None)
     return registry if isinstance(registry, dict) else {}
 
 
 def _tagged(value: Any) -> Any:
-    """What json shall write for a value that is not JSON's own."""
+    """What json is to write for a value that is not JSON's own."""
     reducer = getattr(value, "__json__", None)
     if reducer is not None:
         return reducer()

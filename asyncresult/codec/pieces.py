@@ -55,7 +55,7 @@ _CHARACTERS = (
 
 
 class NotInPieces(Exception):
-    """The text is unusual: the ordinary decoder shall look at it."""
+    """The text is unusual: it is left to the ordinary decoder."""
 
 
 def decode_in_pieces(text: Bytes) -> Any:

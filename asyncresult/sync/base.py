@@ -97,7 +97,7 @@ class ResultBase(Blocking):
         """Celery's own result for this, with parents and members.
 
         Args:
-            app: The Celery app that it shall belong to.
+            app: The Celery app that it is to belong to.
         """
         return self._async().to_celery(app)
 

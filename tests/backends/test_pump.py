@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from asyncresult._redis.backoff import Health
 from asyncresult._redis.connection import Interrupted
 from asyncresult._redis.exceptions import AuthenticationError, BusyLoadingError, ConnectionError, NoPermissionError
-from asyncresult._redis.outage import Health
 from asyncresult._redis.packing import Command
 from asyncresult._redis.pump import BYTES_PER_SLICE, Job, Pump
 from asyncresult._redis.reads import Read

@@ -37,7 +37,7 @@ THROUGH = {
     " integrations.celery.postgres integrations.celery.readers integrations.celery.readers.base"
     " integrations.celery.readers.database integrations.celery.readers.django integrations.celery.readers.keyvalue"
     " integrations.celery.readers.mongodb integrations.celery.readers.pickled integrations.celery.readers.rows",
-    "backends/test_pump.py": "_redis.connection _redis.outage _redis.reads",
+    "backends/test_pump.py": "_redis.connection _redis.backoff _redis.reads",
     "backends/test_redis.py": "_log _redis.driver _redis.engine _redis.options _redis.single _redis.topology",
     "backends/test_track.py": "_handles.scope _request _storage.marks",
     "backends/test_urls.py": "_storage.options",

@@ -1,4 +1,4 @@
-"""Sentinel and Cluster: whether those that shall take over can, and every key has an owner."""
+"""Sentinel and Cluster: whether those that are to take over can, and every key has an owner."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Publication(NamedTuple):
     Attributes:
         frames: What is written.
         exchange: The name of the exchange; empty for the default one.
-        returned_as: Its correlation id, if the broker shall send it back where no queue takes it (``mandatory``).
+        returned_as: Its correlation id, if the broker is to return it where no queue takes it (``mandatory``).
     """
 
     frames: bytes

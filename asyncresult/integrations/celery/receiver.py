@@ -45,7 +45,7 @@ ADDRESS = "rpc://"
 PREFETCH = 1000
 #: AMQP acknowledges many at once: so many, or those of so many seconds.
 ACK_BATCH, ACK_DELAY = 100, 0.02
-#: Seconds between two looks at whether the thread shall stop, and between two at the heartbeat.
+#: Seconds between two looks at whether the thread is to stop, and between two at the heartbeat.
 POLL_INTERVAL, HEARTBEAT_CHECK_INTERVAL = 0.2, 1.0
 #: Seconds between two attempts to connect: the first, what each adds, the longest.
 RETRY_START, RETRY_STEP, RETRY_MAX = 0.1, 0.2, 0.9
@@ -54,7 +54,7 @@ REFUSED_DELAY = 5.0
 
 
 class _Stop(Exception):
-    """The thread shall end while it tries to connect."""
+    """The thread is to end while it tries to connect."""
 
 
 class _ReplyQueue(Queue):
@@ -156,7 +156,7 @@ class Receiver:
         """Make sure that the queue is there before a task is sent on ``channel`` whose replies go to it.
 
         Args:
-            name: Another queue, from which replies shall be received too.
+            name: Another queue, from which replies are received, too.
 
         Raises: what kombu raises: the connection is lost, or the broker refuses the queue.
         """

@@ -1,4 +1,4 @@
-"""What the loops that keep a connection share: pauses between attempts, and whether the server has let us in."""
+"""What the tasks that keep a connection share: pauses between attempts, and whether the server has let us in."""
 
 from __future__ import annotations
 
