@@ -108,6 +108,22 @@ class _Loops:
         return self.factories
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if terminal := session.config.pluginmanager.get_plugin("terminalreporter"):
+        session.config.pluginmanager.register(_Failures(terminal))
+
+
+class _Failures:
+    """Names a failure at once: a run that is ended from outside prints no summary."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self.terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.terminal.write_line(f"\nfailed: {report.nodeid} ({report.when})")
+
+
 @pytest.fixture(autouse=True)
 def no_current_celery_app() -> Generator[None]:
     """Celery makes every new app its current one, which then says where results are: no test has another one's."""

@@ -72,6 +72,7 @@ class _Engine(RpcEngine):
         receiver: Any = self.replies.receiver
         receiver.sent = number = getattr(receiver, "sent", receiver.received) + 1
         id = self._task_of(key)
+        receiver.declare(self._producer.channel)  # as whoever sends a task does
         self._producer.publish(
             payload,
             routing_key=self.replies.queue,

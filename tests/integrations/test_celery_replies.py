@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from queue import Queue
 from typing import Any
 from unittest import mock
 
@@ -15,6 +18,7 @@ from celery import Celery
 from celery.contrib.testing.app import setup_default_app
 from celery.contrib.testing.worker import start_worker
 from kombu import Connection, Producer
+from kombu.transport import memory
 
 import asyncresult
 from asyncresult import BackendError, ResultDecodeError
@@ -197,6 +201,27 @@ async def test_a_worker_in_this_process() -> None:
             result = double.delay(21)
             assert await result == 42  # Celery's own result
             backend.replies.close()
+
+
+async def test_a_task_is_sent_while_the_receiver_starts(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kombu's queues in memory are made by whoever finds none: made twice, the first one is lost with its replies."""
+    both_declare = threading.Barrier(2)
+
+    def new_queue(channel: memory.Channel, queue: str, **_: Any) -> None:
+        if queue not in channel.queues:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both_declare.wait(0.2)
+            channel.queues[queue] = Queue()
+
+    monkeypatch.setattr(memory.Channel, "_new_queue", new_queue)
+    async with connected(app) as backend:
+        backend.replies.receiver.start()
+        with Connection("memory://") as connection:
+            backend.replies.expect(connection.channel(), "id")
+        reply(backend, "id", record("id", 42))
+        async with asyncio.timeout(10):
+            assert await backend.result("id") == 42
+        backend.replies.close()
 
 
 async def test_only_so_many_tasks_are_expected(app: Celery) -> None:

@@ -112,6 +112,8 @@ class Receiver:
         self._refused = refused
         self._others: list[str] = []
         self._lock = threading.Lock()
+        # Kombu's transport in memory replaces a queue, and what is in it, if two threads declare it at the same time.
+        self._declaring = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._delete_queue = False
@@ -160,12 +162,15 @@ class Receiver:
 
         Raises: what kombu raises: the connection is lost, or the broker refuses the queue.
         """
-        if name is not None and name not in self._others:
-            _declare(self._queue(name)(channel), retry=True)
-            self._others.append(name)
-        if not self.declared:
-            _declare(self._queue(self.queue)(channel), retry=True)
-            self.declared = self._made = True
+        if self.declared and (name is None or name in self._others):
+            return
+        with self._declaring:
+            if name is not None and name not in self._others:
+                _declare(self._queue(name)(channel), retry=True)
+                self._others.append(name)
+            if not self.declared:
+                _declare(self._queue(self.queue)(channel), retry=True)
+                self.declared = self._made = True
 
     # -- the thread ---------------------------------------------------------------------------------------
 
@@ -205,8 +210,10 @@ class Receiver:
         if connection.transport.driver_name == "py-amqp":
             # An answer that never comes, say to a declaration, must not hold up the thread forever.
             connection.connection.sock.settimeout(2 * self._heartbeat)
-        self._consumer = self._consume(channel, [self.queue, *self._others])
-        self.connected = self.declared = self._made = True
+        with self._declaring:
+            self._consumer = self._consume(channel, [self.queue, *self._others])
+            self.declared = self._made = True
+        self.connected = True
         self.last_error = None
         if self._failures:
             self._failures = 0
