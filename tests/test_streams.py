@@ -21,7 +21,8 @@ from asyncresult import (
     wait,
 )
 from asyncresult._handles import joins, streams
-from asyncresult._handles.joins import AT_ONCE, READ_FIRST
+from asyncresult._handles.joins import READ_FIRST
+from asyncresult._storage.rounds import AT_ONCE
 from asyncresult._storage.store import engine_of
 from tests.backends.waiting import until, waits_for
 

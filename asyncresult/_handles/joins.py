@@ -21,7 +21,7 @@ from typing import Any
 from .._storage.decoding import DECODED_AT_ONCE, Decoder
 from .._storage.engine import Engine
 from .._storage.keys import task_keys
-from .._storage.rounds import READ_CHUNK
+from .._storage.rounds import AT_ONCE, READ_CHUNK
 from .._storage.store import Store, engine_of
 from ..codec.codec import LARGE_PAYLOAD_BYTES
 from ..errors import AsyncResultError, ResultTimeout, copy_error
@@ -45,7 +45,6 @@ from .result import AsyncResult
 from .waiting import raise_reason
 
 __all__ = [
-    "AT_ONCE",
     "Group",
     "Handle",
     "Many",
@@ -67,8 +66,6 @@ Handle = AsyncResult[Any]
 
 #: From so many handles on, reading comes first. For fewer, a round trip more costs more than their subscriptions.
 READ_FIRST = 100
-#: Handles of a join that are begun, or given up, between two turns of the loop: some milliseconds.
-AT_ONCE = 2000
 #: Seconds until an answer counts as overdue. Then all are listened for: their results need no read to arrive.
 OVERDUE = 0.5
 

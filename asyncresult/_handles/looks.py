@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from .._checks import LOOK_ONCE_TIMEOUT
+from .._storage.rounds import AT_ONCE
 from .._storage.store import Store
 from ..errors import AsyncResultError, copy_error
 from ..meta import TaskMeta
 from .handle import ancestors, learn, read_record
-from .joins import AT_ONCE, Group, Handle
+from .joins import Group, Handle
 from .known import give_up, has_failed, is_ready, is_settled, needs_cause, set_cause
 
 __all__ = ["LOOKS_AT_ONCE", "look_at_all", "look_once"]

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from .._checks import check_count, looks_once
+from .._storage.rounds import AT_ONCE
 from ..errors import AsyncResultError, BackendUnavailable, ResultTimeout, copy_error
 from ..meta import TaskMeta
 from .base import ResultBase, handles_in
 from .feeds import Feed, Stream, deadline_of_look, is_over
 from .handle import observe, read_record, unobserve
-from .joins import AT_ONCE, Group, Handle, Many, groups_of, has_sets, not_over, over, timed_out
+from .joins import Group, Handle, Many, groups_of, has_sets, not_over, over, timed_out
 from .known import Reason, bind, is_of_look, is_ready
 from .looks import LOOKS_AT_ONCE, look_once
 from .measured import Measured, begin
@@ -35,7 +36,8 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
 
     Each handle is done when it comes out; ``handle.value`` gives its value or raises its failure, or that of a task
     before it in a chain, or why its record cannot be had. A handle that is there twice comes out once. Also an
-    async context manager, which stops waiting at the end of the block.
+    async context manager, which stops waiting at the end of the block. Making it is no coroutine: it takes some 0.4 µs
+    for each handle, without a turn of the loop.
 
     Raises (while iterating):
         ResultTimeout: Not all ended within the budget.

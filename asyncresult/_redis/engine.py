@@ -303,10 +303,13 @@ class RedisEngine(Engine):
 
     async def aclose(self, timeout: float) -> None:
         deadline = self.loop.time() + timeout
-        self.waiters.close(self._closed_error())
-        ending = self._topology.stop_listening()
-        await self._topology.drain(timeout)
-        ending |= self._topology.close()
+        try:
+            await self.waiters.close_in_turns(self._closed_error())
+            ending = self._topology.stop_listening()
+            await self._topology.drain(max(0.0, deadline - self.loop.time()))
+        finally:  # a cancelled aclose() leaves no connection behind: see _loop_ended()
+            commands = self._topology.close()
+        ending |= commands
         # A frozen server must not hold us: what has not ended by then ends with the loop.
         await asyncio.wait(ending, timeout=max(0.05, deadline - self.loop.time()))
 

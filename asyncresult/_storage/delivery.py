@@ -241,6 +241,13 @@ class Delivery(Rounds):
                 {"message": f"asyncresult: {type(listener).__name__} failed on an error", "exception": failure}
             )
 
+    def _release_all(self, entry: Entry, error: AsyncResultError) -> None:
+        """Release the listeners of an entry that is not in the table any more."""
+        listeners = entry.all()
+        entry.listeners = None  # nor is it given what came with the same read of the socket
+        for listener in listeners:
+            self._hand_error(listener, error)
+
     def _fail(self, entry: Entry, error: AsyncResultError) -> None:
         listeners = entry.all()
         if listeners:

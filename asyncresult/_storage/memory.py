@@ -311,13 +311,19 @@ class MemoryEngine(Engine):
         )
 
     async def aclose(self, timeout: float) -> None:
-        self.end()
+        try:
+            await self.waiters.close_in_turns(self._closed_error())
+        finally:
+            self.end()
 
     def end(self) -> None:
         """Release every waiter. On the engine's loop."""
         self._store.detach(self)
         self._channels.clear()
-        self.waiters.close(BackendClosed(f"{self._backend} was closed under the wait"))
+        self.waiters.close(self._closed_error())
+
+    def _closed_error(self) -> BackendClosed:
+        return BackendClosed(f"{self._backend} was closed under the wait")
 
 
 def _settle(future: asyncio.Future[Any], value: Any) -> None:

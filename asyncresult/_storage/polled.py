@@ -459,6 +459,14 @@ class PolledEngine(MemoryEngine):
         )
 
     async def aclose(self, timeout: float) -> None:
+        try:
+            await self._finish(timeout)
+        finally:
+            self._life.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._life
+
+    async def _finish(self, timeout: float) -> None:
         deadline = self.loop.time() + timeout
         await super().aclose(timeout)
         self._stop_looking()
@@ -474,9 +482,6 @@ class PolledEngine(MemoryEngine):
         if all(gone.done() for gone in ended):  # else the store hangs, and its threads end when it answers
             for thread in self._threads:
                 thread.join()
-        self._life.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._life
 
     def _stop_looking(self) -> None:
         for handle in (self._next, self._timer):
@@ -492,7 +497,7 @@ class PolledEngine(MemoryEngine):
     def _end(self) -> None:
         """The loop is ending, or aclose() is."""
         self._stop_looking()
-        self.waiters.close(BackendClosed(f"{self._driver} was closed under the wait"))
+        self.waiters.close(self._closed_error())
         self._store.detach(self)
         for thread in self._threads:
             thread.stop(_nothing)

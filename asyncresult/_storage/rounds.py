@@ -29,12 +29,14 @@ from .entries import (
     progress_of,
 )
 
-__all__ = ["READ_CHUNK", "Rounds", "Source"]
+__all__ = ["AT_ONCE", "READ_CHUNK", "Rounds", "Source"]
 
 logger: Log = get_logger("asyncresult")
 
 #: Keys a read. Larger chunks gain nothing measurable (benchmarks: stored) and delay the first answer.
 READ_CHUNK = 1000
+#: Waits that are begun, or ended, between two turns of the loop: some milliseconds.
+AT_ONCE = 2000
 #: Seconds that a key without listeners stays subscribed.
 LINGER = 0.05
 #: Keys that are subscribed, or unsubscribed, between two turns of the loop.

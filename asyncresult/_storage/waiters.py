@@ -60,7 +60,7 @@ from .entries import (
     progress_of,
     undecodable,
 )
-from .rounds import READ_CHUNK, Source
+from .rounds import AT_ONCE, READ_CHUNK, Source
 
 __all__ = ["Waiters"]
 
@@ -148,10 +148,20 @@ class Waiters(Delivery):
     def close(self, error: AsyncResultError) -> None:
         """Release every listener with ``error`` and forget everything. The table can be used again."""
         for entry in self._drop_everything():
-            listeners = entry.all()
-            entry.listeners = None  # nor is it given what came with the same read of the socket
-            for listener in listeners:
-                self._hand_error(listener, error)
+            self._release_all(entry, error)
+
+    async def close_in_turns(self, error: AsyncResultError) -> None:
+        """:meth:`close`, with pauses where very many wait. A cancelled one releases the others at once."""
+        keys = list(self._entries) if len(self._entries) > AT_ONCE else []
+        try:
+            for start in range(0, len(keys), AT_ONCE):
+                for key in keys[start : start + AT_ONCE]:
+                    entry = self._entries.pop(key, None)
+                    if entry is not None:
+                        self._release_all(entry, error)
+                await asyncio.sleep(0)
+        finally:
+            self.close(error)
 
     def fail_all(self, error: AsyncResultError) -> None:
         """End every wait with ``error``: the credentials are refused, no wait can come true."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from asyncresult import (
     gather,
 )
 from asyncresult._handles.joins import READ_FIRST
+from asyncresult._storage import waiters
 from asyncresult._storage.rounds import READ_CHUNK
 from asyncresult._storage.store import engine_of
 from asyncresult.codec import LARGE_PAYLOAD_BYTES
@@ -186,6 +188,33 @@ async def test_the_backend_is_closed_while_many_are_read(make_backend: Callable[
     await backend.aclose()
     with pytest.raises(BackendClosed):
         await waiting
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_under_very_many_waits_a_backend_is_closed_in_turns_of_the_loop(
+    make_backend: Callable[..., Backend], is_cancelled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others have their turns meanwhile; a cancelled ``aclose()`` ends the waits that are left at once."""
+    monkeypatch.setattr(waiters, "AT_ONCE", 10)
+    backend = make_backend()
+    handles = backend.results(ids(50))
+    ended: list[AsyncResult[Any]] = []
+    for handle in handles:
+        handle.add_done_callback(ended.append)
+    await waits_for(backend, 50)
+    counts = [0]
+    closing = asyncio.ensure_future(backend.aclose())
+    while len(ended) < 50:
+        await asyncio.sleep(0)
+        counts.append(len(ended))
+        if is_cancelled and ended:
+            closing.cancel()
+    await asyncio.wait([closing])
+    assert all(isinstance(handle.exception, BackendClosed) for handle in handles)
+    assert closing.cancelled() is is_cancelled
+    steps = [after - before for before, after in itertools.pairwise(counts) if after > before]
+    # A callback is called a turn later, when the next ten have been ended.
+    assert steps == ([10, 10, 30] if is_cancelled else [10] * 5)
 
 
 @pytest.mark.not_over(*POLLED, reason="storing so many takes too long there")
