@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ...result import AsyncResult, GroupResult
     from .canvas import GroupSignature, TypedSignature
 
-__all__ = ["asend_task", "send", "send_many"]
+__all__ = ["asend_task", "place_of", "send", "send_many"]
 
 R = TypeVar("R")
 
@@ -26,10 +27,19 @@ MOST_ON_LOOP = 16
 _CONNECTIONS = ("producer", "publisher", "connection", "timeout", "confirm_timeout", "immediate")
 
 
+def place_of(sender: Any) -> asyncio.Future[None] | None:
+    """What to wait for before a task or signature is sent; None if it may be sent at once.
+
+    A thousand sends that begin together all get here in one turn of the loop: so their coroutines call this before
+    anything else.
+    """
+    return publisher_of(sender.app).turns.place()
+
+
 async def send(
     sender: Any, call: Callable[[], Any], options: Mapping[str, Any], arguments: tuple[Any, Any] | None = None
 ) -> Any:
-    """Send a task or signature.
+    """Send a task or signature, whose place (:func:`place_of`) has come.
 
     Args:
         sender: The task or signature.
@@ -44,8 +54,6 @@ async def send(
     """
     app = sender.app
     publisher = publisher_of(app)
-    if (place := publisher.turns.place()) is not None:
-        await place
     if _needs_thread(publisher, options):
         return await publisher.send_in_thread(call)
     plain = Plain(sender, *arguments, options) if arguments is not None else plain_signature(sender, app)

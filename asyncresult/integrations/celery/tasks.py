@@ -21,7 +21,7 @@ from .config import make_backend
 from .coroutines import as_child, running_task, wrap_coroutine_function
 from .results import VALUE_TYPE
 from .rpc import watch
-from .sending import send
+from .sending import place_of, send
 from .values import returned_type, store_plain_values
 
 if TYPE_CHECKING:
@@ -127,11 +127,15 @@ class _Methods(_Generic[P, R]):
             kombu.exceptions.OperationalError: The broker cannot be reached, or refuses; nothing was sent.
             Exception: What else ``delay`` raises; nothing was sent.
         """
+        if (place := place_of(self)) is not None:
+            await place
         handle: Handle[R] = await send(self, functools.partial(self.delay, *args, **kwargs), {}, (args, kwargs))
         return handle
 
     async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Handle[R]:
         """:meth:`adelay` with Celery's options for sending."""
+        if (place := place_of(self)) is not None:
+            await place
         call = functools.partial(self.apply_async, args, kwargs, **options)
         handle: Handle[R] = await send(self, call, options, (args, kwargs))
         return handle
@@ -265,6 +269,8 @@ async def _aapply_async(self: Any, args: Any = None, kwargs: Any = None, **optio
 
     Raises: as :meth:`_Methods.adelay`.
     """
+    if (place := place_of(self)) is not None:
+        await place
     return await send(self, functools.partial(self.apply_async, args, kwargs, **options), options)
 
 
