@@ -71,10 +71,26 @@ SECONDS: dict[str, Callable[[Backend, Any], Any]] = {
     "expires of jobs": lambda _, n: Executor().options(expires=n),
     "backoff": lambda _, n: Executor().options(backoff=n),
 }
+#: How long a record is kept is cut to whole seconds, and none is forever: half a second would be kept forever.
+LIFETIMES: dict[str, Callable[[Backend, Any], Any]] = {
+    "expires of a backend": lambda _, n: connect("memory://", expires=n),
+    "failure_expires of a backend": lambda _, n: connect("memory://", failure_expires=n),
+    "expires in a URL": lambda _, n: connect(f"memory://?expires={n}"),
+    "failure_expires in a URL": lambda _, n: connect(f"memory://?failure_expires={n}"),
+    "expires of track": lambda backend, n: backend.track("t", expires=n),
+    "failure_expires of track": lambda backend, n: backend.track("t", failure_expires=n),
+    "store_result": lambda backend, n: backend.store_result("t", 1, "SUCCESS", expires=n),
+    "store_many": lambda backend, n: backend.store_many([("t", 1)], expires=n),
+    "mark_as_done": lambda backend, n: backend.mark_as_done("t", 1, expires=n),
+    "mark_as_failure": lambda backend, n: backend.mark_as_failure("t", ValueError(), expires=n),
+    "put_beside": lambda backend, n: backend.put_beside("t", "note", 1, expires=n),
+    "register": lambda backend, n: backend.register("t", expires=n),
+}
 CASES = [
     *((f"{name}({n!r:.5})", use, n) for name, use in BUDGETS.items() for n in (NAN, HUGE)),
     *((f"{name}({n!r:.5})", use, n) for name, use in COUNTS.items() for n in (NAN, ENDLESS, -1, 0.5, True)),
     *((f"{name}({n!r:.5})", use, n) for name, use in SECONDS.items() for n in (NAN, ENDLESS, -1, HUGE)),
+    *((f"{name}({n!r:.5})", use, n) for name, use in LIFETIMES.items() for n in (NAN, ENDLESS, -1, 0.5)),
 ]
 
 
@@ -84,6 +100,7 @@ async def test_it_is_refused(backend: Backend, use: Callable[[Backend, Any], Any
         made = use(backend, number)
         if inspect.isawaitable(made):
             await made
+    assert not [id async for id in backend.task_ids(limit=1)], "nothing was stored"
 
 
 def test_what_tries_again_is_seconds_or_an_object_of_redis_py() -> None:

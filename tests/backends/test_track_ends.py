@@ -125,11 +125,3 @@ class TestClosed:
         asyncio.run(main())
         coroutines[0].close()
         assert "task t was given up without a final state" in caplog.text
-
-
-@pytest.mark.parametrize("option", ["expires", "failure_expires"])
-@pytest.mark.parametrize("wrong", [-3, float("inf"), float("nan")])
-async def test_lifetimes_that_are_none(backend: Backend, option: Any, wrong: float) -> None:
-    options: dict[str, Any] = {option: wrong}
-    with pytest.raises(ValueError, match=option):
-        backend.track(**options)
