@@ -47,6 +47,7 @@ async def test_an_error_ends_its_own_record_only() -> None:
 
     first, second, third = await outcomes_of(unreadable, bug, lambda: 3)
     assert isinstance(first, ResultDecodeError)
+    assert first.__traceback__ is None, "it would keep the frames that hold the record"
     assert isinstance(second, ResultDecodeError)
     assert third == 3
 

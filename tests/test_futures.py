@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import asyncresult
-from asyncresult import AsyncResult, Backend, BackendClosed, Promise, ResultSet, gather
+from asyncresult import AsyncResult, AsyncResultError, Backend, BackendClosed, Promise, ResultSet, gather
 from asyncresult._storage.store import engine_of
 from tests.backends.waiting import until, waits_for
 
@@ -159,6 +159,10 @@ async def unreadable() -> None:
     await AsyncResult("unreadable")
 
 
+async def unreadable_looked() -> None:
+    await AsyncResult("unreadable").get(timeout=0)
+
+
 async def of_another_type() -> None:
     await AsyncResult("text", type=int)
 
@@ -173,6 +177,29 @@ async def join_timed_out() -> None:
 
 async def all_failed() -> None:
     await ResultSet([AsyncResult("failed")]).first_success()
+
+
+async def all_closed() -> None:
+    async with asyncresult.connect("memory://") as other:
+        asyncio.get_running_loop().call_soon(asyncio.ensure_future, other.aclose())
+        await ResultSet([AsyncResult("never", backend=other)]).first_success()
+
+
+async def chained_set() -> None:
+    await ResultSet([AsyncResult("failed")]).then(print)
+
+
+async def resolved_with_closed() -> None:
+    await Promise.resolve(AsyncResult("never", backend=await closed()))
+
+
+async def all_of_closed() -> None:
+    await Promise.all([AsyncResult("never", backend=await closed())])
+
+
+async def closed() -> Backend:
+    async with asyncresult.connect("memory://") as other:
+        return other
 
 
 async def callback_failed() -> None:
@@ -206,10 +233,15 @@ async def stream_failed() -> None:
         behind,
         value,
         unreadable,
+        unreadable_looked,
         of_another_type,
         timed_out,
         join_timed_out,
         all_failed,
+        all_closed,
+        chained_set,
+        resolved_with_closed,
+        all_of_closed,
         callback_failed,
         message_failed,
         stream_failed,
@@ -225,7 +257,7 @@ async def test_a_failure_keeps_nothing_of_its_caller(backend: Backend, wait: Cal
     async def handled(data: Data) -> None:
         try:
             await wait()
-        except Exception:
+        except (AsyncResultError, ValueError, ExceptionGroup):
             return
         raise AssertionError("it does not fail")
 

@@ -109,9 +109,7 @@ async def _look_once(handle: Handle[Any], timeout: float | None, follow_parents:
     looks = [look, *looks_at(above)]
     done, _ = await asyncio.wait(looks, timeout=LOOK_ONCE_TIMEOUT)
     if look in done and look.exception() is not None:
-        error = look.exception()
-        del look, looks, done
-        raise_reason(error)
+        raise_reason(look.exception())
     if is_ready(handle):
         if follow_parents:
             set_cause(handle, above)
