@@ -20,7 +20,8 @@ __all__ = ["main"]
 
 
 async def main(url: str, name: str) -> None:
-    client: Any = aioredis.from_url(url, decode_responses=True)  # its own types say bytes
+    # Its own types say bytes; it would not wait longer than 5 s for a task.
+    client: Any = aioredis.from_url(url, decode_responses=True, socket_timeout=None)
     async with (
         client as queue,
         connect(url) as backend,
