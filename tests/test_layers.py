@@ -98,7 +98,7 @@ TABLE = [
     ("loop", "_redis.address _redis.errors _redis.backoff _storage.outage"),
     ("loop", "_promise_reactions"),
     ("loop", "_promise_core _background"),
-    ("loop", "_promise_rejections"),
+    ("loop", "_promise_rejections _locks"),
     ("packages", "_redis _storage _handles"),
     ("records", "codec"),
     ("records", "codec.codec graph _redis.wire _storage.entries"),

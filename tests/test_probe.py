@@ -241,6 +241,9 @@ class Table:
         self._timers.append(fn)
         return SimpleNamespace(cancel=lambda: None)
 
+    def is_closed(self) -> bool:
+        return False
+
     def subscribe(self, keys: list[bytes]) -> None: ...
     def unsubscribe(self, keys: list[bytes]) -> None: ...
     def fetch(self, keys: list[bytes]) -> None: ...

@@ -318,3 +318,39 @@ async def cancelled_while_waiting(stream: AsyncIterator[Any], backend: Backend) 
     await waits_for(backend, 1)
     assert step.cancel()
     await asyncio.wait([step])
+
+
+async def test_a_walk_that_is_closed_ends(backend: Backend) -> None:
+    """While it waits for a task, too; a second reader is refused, and disturbs nobody."""
+    walk = AsyncResult[int]("root").collect()
+    reader = asyncio.ensure_future(anext(walk, "the end"))
+    await waits_for(backend, 1)
+    with pytest.raises(RuntimeError, match="one reader"):
+        await anext(walk)
+    assert not reader.done()
+    await walk.aclose()  # type: ignore[attr-defined]
+    async with asyncio.timeout(20):
+        assert await reader == "the end"
+    assert [item async for item in walk] == []
+    await until(lambda: nobody_waits(backend))
+
+
+async def test_a_stream_that_is_closed_while_a_history_is_read_ends(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The read lasts as long as an outage does."""
+    reading: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    requests: list[str] = []
+
+    def history(key: bytes, after: str) -> asyncio.Future[Any]:
+        requests.append(after)
+        return reading
+
+    monkeypatch.setattr(engine_of(backend), "history", history)
+    stream = AsyncResult("t").updates(since="0")
+    reader = asyncio.ensure_future(anext(stream, "the end"))
+    await until(lambda: requests)
+    await stream.aclose()
+    async with asyncio.timeout(20):
+        assert await reader == "the end"
+    assert reading.cancelled()

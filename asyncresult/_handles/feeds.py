@@ -79,7 +79,8 @@ class Feed(Generic[ItemT]):
         detach, self._detach = self._detach, None
         if detach is not None:
             detach()
-            self.wake()  # whoever reads sees that the stream is over
+            if not self._loop.is_closed():
+                self.wake()  # whoever reads sees that the stream is over
 
     def _abandoned(self, _: object) -> None:
         # The collector may run on any thread and at any time: no I/O, no lock. Elsewhere than on the loop's
@@ -115,6 +116,7 @@ class Stream(AsyncIterator[ItemT]):
     def __init__(self) -> None:
         self._feed: Feed[Any] | None = None
         self._over = False
+        self._waits_for: asyncio.Future[Any] | None = None  # beside the feed
 
     def __aiter__(self) -> Self:
         return self
@@ -136,6 +138,25 @@ class Stream(AsyncIterator[ItemT]):
         self._over = True
         if self._feed is not None:
             self._feed.close()
+        if self._waits_for is not None:
+            _give_up(self._waits_for)
+
+    async def _wait_for(self, future: asyncio.Future[Any], timeout: float | None = None) -> bool:
+        """Wait for something of this stream's own; whether it is done in time.
+
+        It is cancelled otherwise, and with the reader, and when the stream is ended: then there is no next item.
+        """
+        self._waits_for = future
+        try:
+            done, _ = await asyncio.wait([future], timeout=timeout)
+        finally:
+            self._waits_for = None
+            _give_up(future)
+            if future.done() and not future.cancelled():
+                future.exception()  # looked at: the reader may be gone
+        if self._over:
+            raise StopAsyncIteration
+        return bool(done)
 
     async def aclose(self) -> None:
         """End the stream; a reader that waits sees its end. Harmless when repeated."""
@@ -148,6 +169,11 @@ class Stream(AsyncIterator[ItemT]):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._end()
+
+
+def _give_up(future: asyncio.Future[Any]) -> None:
+    if not future.get_loop().is_closed():  # under its reader, which is collected now
+        future.cancel()
 
 
 def is_over(stream: Stream[Any]) -> bool:

@@ -194,7 +194,7 @@ class Handle(Known[T_co]):
             # Another loop's. If that one is still open, its waiters would be woken from the wrong thread.
             if backend._serves(self._table):
                 raise RuntimeError(f"{self!r} is awaited on another event loop: make a handle of its own for each loop")
-            self._callbacks = self._feeds = None
+            self._callbacks = self._feeds = self._watchers = None
         self._error = None
         self._table = table
         table.add(backend.task_key(self.id), self.id, self, read_early=read_early)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections import deque
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 from .._checks import check_timeout
 from ..errors import NotReady, ResultDecodeError
@@ -20,6 +21,8 @@ from .feeds import ItemT, Stream
 from .handle import Handle
 
 __all__ = ["Collected", "Dependencies", "build_graph", "children_of"]
+
+T = TypeVar("T")
 
 
 def children_of(handle: Handle[Any], meta: TaskMeta) -> list[Node[Any]] | None:
@@ -42,6 +45,8 @@ class _Walk(Stream[ItemT]):
         self._given: Node[Any] | None = None  # what is below it is not queued yet
 
     async def _next_item(self) -> ItemT:
+        if self._waits_for is not None:
+            raise RuntimeError("a stream has one reader at a time")
         try:
             if self._given is not None:
                 await self._go_below(self._given)
@@ -50,6 +55,16 @@ class _Walk(Stream[ItemT]):
         except Exception:  # of a task, too: its exceptions are none of ours
             self._end()
             raise
+
+    async def _outcome(self, work: Awaitable[T]) -> T:
+        """That of a wait or a read, which ends when the walk is ended."""
+        task = asyncio.ensure_future(work)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # with its reader, who has a say of its own
+        try:
+            await self._wait_for(task)
+            return task.result()
+        finally:
+            del task  # what it raises holds this frame, which would hold it
 
     @abstractmethod
     async def _go_below(self, node: Node[Any]) -> None:
@@ -71,9 +86,9 @@ class Dependencies(_Walk[tuple[Node[Any] | None, Node[Any]]]):
         self._queue: deque[tuple[Node[Any] | None, Node[Any]]] = deque([(None, root)])
 
     async def _go_below(self, node: Node[Any]) -> None:
-        if not self._intermediate and not await node.ready():
+        if not self._intermediate and not await self._outcome(node.ready()):
             raise NotReady(f"the tree below {self._root.id} is not complete: {node.id} still runs")
-        self._queue.extend([(node, child) for child in await node._below() if child.id != node.id])
+        self._queue.extend([(node, child) for child in await self._outcome(node._below()) if child.id != node.id])
 
     async def _next_node(self) -> tuple[Node[Any] | None, Node[Any]]:
         if self._over or not self._queue:
@@ -97,7 +112,7 @@ class Collected(_Walk[tuple[Node[Any], Any]]):
         self._queue = deque([root])
 
     async def _go_below(self, node: Node[Any]) -> None:
-        for child in await node._below():
+        for child in await self._outcome(node._below()):
             if child.id not in self._met:
                 self._met.add(child.id)
                 self._queue.append(child)
@@ -106,7 +121,7 @@ class Collected(_Walk[tuple[Node[Any], Any]]):
         if self._over or not self._queue:
             raise StopAsyncIteration
         node = self._queue[0]
-        value = await node.get(self._left())
+        value = await self._outcome(node.get(self._left()))
         self._given = self._queue.popleft()
         return node, value
 

@@ -177,13 +177,9 @@ class Updates(Stream[TaskMeta]):
         backend, task_id = self._handle.backend, self._handle.id
         engine = engine_of(backend)
         reading = engine.history(backend.key_beside(task_id, HISTORY), self.last_id or "0")
-        try:
-            left = None if self._deadline is None else max(0.0, self._deadline - asyncio.get_running_loop().time())
-            await asyncio.wait([reading], timeout=left)
-            if not reading.done():
-                raise self._timed_out()
-        finally:
-            reading.cancel()
+        left = None if self._deadline is None else max(0.0, self._deadline - asyncio.get_running_loop().time())
+        if not await self._wait_for(reading, left):
+            raise self._timed_out()
         return [(id, await engine.decoder.whole(task_id, payload)) for id, payload in reading.result()]
 
     def _is_news(self, meta: TaskMeta) -> bool:

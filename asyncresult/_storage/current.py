@@ -8,10 +8,10 @@ open: what a request enters for itself is never another one's.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 
+from .._locks import ProcessLock
 from .store import Store
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
 
 #: All that are entered, in that order; one that was entered twice is there twice.
 _entered: list[Store] = []
-_lock = threading.Lock()
+_lock = ProcessLock()
 #: The blocks that this context is in, the innermost last. One of another task's may have been left meanwhile.
 _blocks: ContextVar[tuple[Store, ...]] = ContextVar("asyncresult_entered", default=())
 _make_default: Callable[[], Store]
@@ -71,7 +71,7 @@ def current_store() -> Store:
 
 def enter(store: Store) -> None:
     """Make ``store`` the current one of this context."""
-    with _lock:
+    with _lock():
         _entered.append(store)
     _blocks.set((*_blocks.get(), store))
 
@@ -83,7 +83,7 @@ def leave(store: Store) -> bool:
     if store in blocks:
         blocks.remove(store)
         _blocks.set(tuple(reversed(blocks)))
-    with _lock:
+    with _lock():
         if store in _entered:
             del _entered[len(_entered) - 1 - _entered[::-1].index(store)]
         return store not in _entered
@@ -91,5 +91,5 @@ def leave(store: Store) -> bool:
 
 def closed(store: Store) -> None:
     """Forget a store that was closed inside its blocks."""
-    with _lock:
+    with _lock():
         _entered[:] = [other for other in _entered if other is not store]

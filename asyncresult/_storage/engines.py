@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -21,12 +20,15 @@ class Engines:
     def __init__(self) -> None:
         #: The one used last: nearly always the one that is wanted next.
         self.latest: Engine | None = None
-        self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = weakref.WeakKeyDictionary()
+        #: Threads share it without a lock: what is done with it is atomic, which it would not be with a
+        #: WeakKeyDictionary. An engine holds its loop anyway.
+        self._by_loop: dict[asyncio.AbstractEventLoop, Engine] = {}
 
     def of(self, loop: asyncio.AbstractEventLoop, start: Callable[[], Engine]) -> Engine:
         """The engine of ``loop``, the running one; made by ``start`` if there is none."""
-        for other in [other for other in list(self._by_loop) if other.is_closed()]:
-            del self._by_loop[other]
+        for other in list(self._by_loop):
+            if other.is_closed():
+                self._by_loop.pop(other, None)
         engine = self._by_loop.get(loop)
         if engine is None or engine.forks != Engine.fork_count:
             engine = self._by_loop[loop] = start()
@@ -49,7 +51,7 @@ class Engines:
         if self.latest is engine:
             self.latest = None
         if self._by_loop.get(engine.loop) is engine:
-            del self._by_loop[engine.loop]
+            self._by_loop.pop(engine.loop, None)
 
     async def aclose(self, timeout: float) -> None:
         """Close all; those of other loops close on theirs, and are not waited for."""

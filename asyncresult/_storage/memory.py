@@ -8,6 +8,7 @@ and threads of the process may share a store.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 import weakref
@@ -40,6 +41,7 @@ class Records:
         self._histories: dict[bytes, tuple[list[tuple[str, bytes]], float | None]] = {}
         self._engines: weakref.WeakSet[MemoryEngine] = weakref.WeakSet()
         self._writes = 0
+        _every.add(self)
 
     def start_engine(self, store: Store) -> MemoryEngine:
         """An engine for the running loop."""
@@ -160,12 +162,17 @@ class Records:
         with self._lock:
             return list(self._engines)
 
+    def in_child(self) -> None:
+        """After a fork: what is there stays, but a thread that there is not any more may have held the lock."""
+        self._lock = threading.RLock()
+
 
 def _parts(id: str) -> tuple[int, int]:
     time, _, number = id.partition("-")
     return int(time), int(number or 0)
 
 
+_every: weakref.WeakSet[Records] = weakref.WeakSet()
 _shared: dict[str, Records] = {}
 
 
@@ -334,3 +341,12 @@ def _settle(future: asyncio.Future[Any], value: Any) -> None:
 def _fail(future: asyncio.Future[Any], error: AsyncResultError) -> None:
     if not future.done():
         future.set_exception(error)
+
+
+def _after_fork_in_child() -> None:
+    for records in list(_every):
+        records.in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -249,7 +249,8 @@ class Rounds:
             self._source.fetch(keys)
 
     def _reap_later(self) -> None:
-        if self._reap_handle is None:
+        # Of a loop that was closed under a wait, which is collected later or given up elsewhere, nothing is subscribed.
+        if self._reap_handle is None and not self._loop.is_closed():
             self._reap_handle = self._loop.call_later(LINGER, self._reap)
 
     def _reap(self) -> None:

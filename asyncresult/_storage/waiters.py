@@ -26,7 +26,7 @@ key may be wanted again: a second ``await``, the next ``state()``) and is then u
 The table is called with what happened (:meth:`Waiters.connected`, ``acked``, ``pushed``, ``fetched`` …) and says
 what is to be done through its :class:`Source`. A listener that raises, or a record that does, ends its own wait
 only: none of these calls raises. It does no I/O and starts no task; of the loop it uses
-``call_soon`` and ``call_later`` only, so that a simulation can walk through every interleaving.
+``call_soon``, ``call_later`` and ``is_closed`` only, so that a simulation can walk through every interleaving.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Waiters(Delivery):
     Args:
         source: Where subscriptions and reads go.
         decoder: What decodes the records.
-        loop: Its ``call_soon``, ``call_later`` and nothing else.
+        loop: Its ``call_soon``, ``call_later``, ``is_closed`` and nothing else.
         safety_interval: Seconds between two sweeps that read every waited-for key again.
         verify_key: Take a published final record as a hint only and read the key.
         origin: What messages are to who measures: notifications, or what a poll has found.

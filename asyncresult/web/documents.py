@@ -8,11 +8,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+from .._handles.handle import ancestors
+from .._handles.known import has_failed
 from ..errors import ResultDecodeError
 from ..meta import TaskMeta
+from ..result import AsyncResult
 from ..states import FAILURE, REVOKED, SUCCESS
 
-__all__ = ["dump", "etag_of", "progress_of", "status_document", "status_json"]
+__all__ = ["dump", "etag_of", "failure_before", "progress_of", "status_document", "status_json"]
 
 MAX_NOTE = 500
 """Characters of a progress note."""
@@ -73,6 +76,11 @@ def status_json(meta: TaskMeta, name: str | None = None, *, reveal_errors: bool 
     """
     document = status_document(meta, meta.task_id if name is None else name, reveal_errors=reveal_errors)
     return dump(document).decode()
+
+
+def failure_before(handle: AsyncResult[Any]) -> TaskMeta | None:
+    """The record of the task before this one in a chain that is known to have failed: it is this one's end, too."""
+    return next((task.snapshot for task in ancestors(handle) if has_failed(task)), None)
 
 
 def progress_of(meta: TaskMeta) -> dict[str, Any] | None:

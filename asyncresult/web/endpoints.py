@@ -16,7 +16,7 @@ from ..errors import ResultTimeout
 from ..meta import TaskMeta
 from ..result import AsyncResult
 from ..states import READY_STATES
-from .documents import dump, etag_of, status_document
+from .documents import dump, etag_of, failure_before, status_document
 from .forms import FORMS
 from .problems import Problem
 from .settings import Settings
@@ -201,7 +201,7 @@ async def wait_with_client(request: Request, handle: AsyncResult[Any], timeout: 
         ResultTimeout: It has not ended in time, or the client or the server has gone.
     """
     loop = asyncio.get_running_loop()
-    waiting = loop.create_task(handle.until(*READY_STATES, timeout=timeout), name="asyncresult web: wait")
+    waiting = loop.create_task(_end_of(handle, timeout), name="asyncresult web: wait")
     gone = loop.create_task(disconnected(request.receive), name="asyncresult web: client")
     stop = stop_of(loop).future()
     try:
@@ -213,3 +213,14 @@ async def wait_with_client(request: Request, handle: AsyncResult[Any], timeout: 
     finally:
         stop.cancel()
         await end_tasks(waiting, gone)
+
+
+async def _end_of(handle: AsyncResult[Any], timeout: float | None) -> TaskMeta:
+    """The final record; or that of a task before this one that has failed, in which case there will be none."""
+    try:
+        return await handle.until(*READY_STATES, timeout=timeout)
+    except Exception:
+        before = failure_before(handle)
+        if before is None:
+            raise
+        return before

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from ..errors import AsyncResultError
 from ..result import AsyncResult
 from .counts import counts_of
-from .documents import dump, status_document
+from .documents import dump, failure_before, status_document
 from .forms import FORMS, comment, end_event, sse_event
 from .problems import Problem, problem_of
 from .settings import Settings
@@ -130,8 +130,9 @@ class EventStream(Response):
             return
         self._counts.streams += 1
         try:
-            with contextlib.suppress(OSError):  # the client has gone, and the server says so here
-                await self._serve(receive, send)
+            await self._serve(receive, send)
+        except* OSError:  # the client has gone, and the server says so here
+            pass
         finally:
             self._counts.streams -= 1
             self._settings.close_stream(client)
@@ -223,7 +224,14 @@ class EventStream(Response):
                     self._counts.dropped += updates.dropped - dropped
                     dropped = updates.dropped
             return True
-        except AsyncResultError as error:
+        except Exception as error:
+            before = failure_before(task.handle)
+            if before is not None:
+                document = status_document(before, task.name, reveal_errors=reveal)
+                await self._send_event(send, form(document, self._position.moved(task.handle.id, None, ready=True)))
+                return True
+            if not isinstance(error, AsyncResultError):
+                raise
             problem = problem_of(error) or Problem(502, "Unreadable result")
             text = dump({"id": task.name, **problem.document()}).decode()
             final = problem.status == 502  # it will not become readable

@@ -66,10 +66,12 @@ THROUGH = {
     " integrations.django.exchange integrations.django.executor_backend integrations.django.foreign"
     " integrations.django.management.commands.asyncresult integrations.django.running integrations.django.settings"
     " integrations.django.templatetags.asyncresult integrations.django.views integrations.django.waiting",
-    "test_current.py": "_extensions _storage.engines backend",
+    "test_current.py": "_extensions backend",
     "test_exports.py": "integrations._untyped",
     "test_jupyter.py": "_handles.html integrations.jupyter",
     "test_lookup.py": "_handles.eager",
+    "test_locks.py": "integrations.celery.forks",
+    "test_loops.py": "_storage.engines",
     "test_probe.py": "_storage.probed",
     "test_promise_following.py": "_promise_core",
     "test_promise_rejections.py": "_promise_reactions",

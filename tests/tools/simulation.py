@@ -67,6 +67,9 @@ class _Loop:
             self.later.append(handle)
         return handle
 
+    def is_closed(self) -> bool:
+        return False
+
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         raise context["exception"]
 

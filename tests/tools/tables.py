@@ -34,6 +34,9 @@ class Loop:
             self.due.append(fn)
         return self
 
+    def is_closed(self) -> bool:
+        return False
+
     def cancel(self) -> None:
         """As a handle: nothing here is cancelled."""
 

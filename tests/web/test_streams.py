@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from asyncresult import AsyncResult, Backend
-from asyncresult.web import create_app, events
+from asyncresult.web import create_app, events, status
 from asyncresult.web.forms import comment, sse_event
 from asyncresult.web.settings import Settings
 from asyncresult.web.streams import EventStream, Followed, Position
@@ -262,3 +262,46 @@ async def test_a_stream_of_ones_own(backend: Backend) -> None:
     await backend.store_result("t1", 7, "SUCCESS")
     async with serving(Starlette(routes=[Route("/mine", mine)])) as client, stream(client, "/mine") as followed:
         assert [event["event"] for event in await followed.all()] == ["done", "end"]
+
+
+@pytest.mark.parametrize("last", range(1, 6))
+async def test_a_server_that_says_by_an_error_that_the_client_has_gone(backend: Backend, last: int) -> None:
+    """At whatever it was to be sent: the head, an event of one of several tasks, a comment."""
+    sent = 0
+
+    async def send(message: dict[str, Any]) -> None:
+        nonlocal sent
+        sent += 1
+        if sent >= last:
+            raise ConnectionResetError("gone")
+
+    ids = ["t1", "t2"]
+    settings = Settings(authorize=lambda request, id: True, ping=0.01)
+    tasks = [Followed(backend.result(id), id) for id in ids]
+    events: Any = EventStream(tasks, settings, form="json", position=Position(ids))
+    here: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    async with asyncio.timeout(20):
+        await events({"method": "GET"}, lambda: here, send)
+    assert backend.stats().streams == backend.stats().pending == 0
+
+
+@pytest.mark.parametrize("path", ["/events", "/status?wait=9"])
+async def test_a_task_before_it_has_failed(backend: Backend, path: str) -> None:
+    """In a handler of one's own, where a handle knows what comes before it: that is its end, too."""
+
+    def last_of_a_chain() -> AsyncResult[Any]:
+        return AsyncResult("last", parent=AsyncResult("first"))
+
+    async def follow(request: Request) -> Response:
+        return await events(request, last_of_a_chain())
+
+    async def wait(request: Request) -> Response:
+        return await status(request, last_of_a_chain(), base="/tasks")
+
+    await backend.mark_as_failure("first", LookupError("secret"))
+    async with serving(Starlette(routes=[Route("/events", follow), Route("/status", wait)])) as client:
+        answer = await client.get(path)
+    assert answer.status_code == 200
+    assert '"state":"FAILURE"' in answer.text
+    assert '"id":"last"' in answer.text
+    assert "secret" not in answer.text

@@ -7,13 +7,12 @@ the process (:mod:`.._portal`). So the bytes are Celery's by construction, and t
 
 from __future__ import annotations
 
-import os
-import threading
 from asyncio.events import _get_running_loop
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..._locks import ProcessLock
 from ...backend import Backend
 from .config import make_backend, once
 from .memory import StoredInMemory
@@ -128,7 +127,7 @@ def sent(result: Any) -> Any:
     return result
 
 
-_pools = threading.Lock()
+_pools = ProcessLock()
 
 
 def _make_pool(app: Any) -> None:
@@ -136,14 +135,5 @@ def _make_pool(app: Any) -> None:
     if "_asyncresult_pool" in vars(app):
         return
     _ = app.conf.broker_url  # configures the app, which may run code of its own that sends: before the lock is taken
-    with _pools:
+    with _pools():
         once(app, "_asyncresult_pool", lambda: app.producer_pool)
-
-
-def _after_fork_in_child() -> None:
-    global _pools
-    _pools = threading.Lock()  # another thread may have been inside
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

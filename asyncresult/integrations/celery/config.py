@@ -17,6 +17,7 @@ from celery.backends.redis import RedisBackend
 from celery.backends.rpc import RPCBackend
 
 from ...backend import Backend
+from . import forks  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from .control import CeleryController
 from .kinds import backend_class, is_polled
 from .memory import make_memory, memory_url

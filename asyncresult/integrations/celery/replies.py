@@ -109,9 +109,8 @@ class ReplyRecords(Records):
         self._values.pop(key, None)
         self._histories.pop(table.pop(key), None)
 
-    def renew_lock(self) -> None:
-        """In a forked child: the lock may have been held by a thread that there is not any more."""
-        self._lock = threading.RLock()
+    def in_child(self) -> None:
+        super().in_child()
         self._engines = weakref.WeakSet()
 
 
@@ -265,7 +264,6 @@ class Replies:
     def in_child(self) -> None:
         """After a fork: a queue and a thread of one's own. What came before the fork is there."""
         self._lock = threading.Lock()
-        self.records.renew_lock()
         self._receiver = None
         self._expected = {}
         if self.reply_queue is not None:

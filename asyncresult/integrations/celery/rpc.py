@@ -14,7 +14,6 @@ Source: celery/backends/rpc.py, celery/app/base.py (``thread_oid``), celery/canv
 
 from __future__ import annotations
 
-import os
 import threading
 from asyncio import sleep
 from collections.abc import Callable, Generator
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from celery.app.backends import by_url
 
+from ..._locks import ProcessLock
 from ..._log import Log, get_logger
 from ..._storage.engine import BackendStats, Engine
 from ..._storage.keys import HISTORY
@@ -45,16 +45,7 @@ __all__ = ["RpcBackend", "RpcResultBackend", "is_rpc", "replies_of", "watch"]
 
 logger: Log = get_logger("asyncresult.rpc")
 
-_making = threading.RLock()
-
-
-def _after_fork_in_child() -> None:
-    global _making
-    _making = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+_making = ProcessLock()
 
 
 # -- the app ------------------------------------------------------------------------------------------------
@@ -140,7 +131,7 @@ def watch(app: Any, make_backend: Callable[[Any], Backend]) -> None:
     Args:
         make_backend: Makes an :class:`RpcBackend` for the app.
     """
-    with _making:
+    with _making():
         if not isinstance(app._local, _Local):
             before = getattr(app._local, "backend", None)
             app._local = _Local(app, make_backend)
@@ -159,7 +150,7 @@ def replies_of(app: Any, make_backend: Callable[[Any], Backend]) -> Replies:
     """
     replies: Replies | None = getattr(app, "_asyncresult_replies", None)
     if replies is None or replies.rules is None:
-        with _making:
+        with _making():
             replies = getattr(app, "_asyncresult_replies", None)
             if replies is None:  # else another thread has made them meanwhile, or make_backend() needs them here
                 replies = app._asyncresult_replies = Replies(app, make_backend)

@@ -6,7 +6,6 @@ See :mod:`asyncresult._storage.polled`: one reader serves all that wait for resu
 from __future__ import annotations
 
 import functools
-import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from django.core.signals import setting_changed
 from django.db import connections
 from django.dispatch import receiver
 
+from ..._locks import ProcessLock
 from ..._storage.polled import PolledDriver
 from ...backend import Backend
 from ...codec.codec import Codec
@@ -31,7 +31,7 @@ _OF_ONE_RESULT = (ImportError, AttributeError, LookupError, TypeError, ValueErro
 
 _by_alias: dict[str, Backend] = {}
 _by_instance: weakref.WeakKeyDictionary[Any, Backend] = weakref.WeakKeyDictionary()
-_making = threading.Lock()
+_making = ProcessLock()
 
 
 def backend_over(theirs: Any) -> Backend:
@@ -47,7 +47,7 @@ def backend_over(theirs: Any) -> Backend:
     # One that can be called from any thread is made anew by the thread that calls. Another, as DummyBackend, is its
     # instance.
     anew = bool(theirs.supports_get_result)
-    with _making:
+    with _making():
         backend = _by_alias.get(theirs.alias) if anew else _by_instance.get(theirs)
         if backend is None or backend.closed:
             if anew:
@@ -140,5 +140,5 @@ def _exception_form(error: Any) -> dict[str, Any]:
 def _forget(*, setting: str, **_: Any) -> None:
     """Tests override settings."""
     if setting == "TASKS":
-        with _making:
+        with _making():
             _by_alias.clear()

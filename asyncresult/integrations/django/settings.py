@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +22,7 @@ from django.core.signals import setting_changed
 from django.dispatch import receiver
 from django.utils.module_loading import import_string
 
+from ..._locks import ProcessLock
 from ...backend import Backend, connect
 
 __all__ = ["KEYS", "authorize_function", "celery_app", "get_backend", "is_url", "own_setting", "place_of_results"]
@@ -30,7 +30,7 @@ __all__ = ["KEYS", "authorize_function", "celery_app", "get_backend", "is_url", 
 KEYS = ("URL", "CELERY_APP", "OPTIONS", "AUTHORIZE", "WEB_OPTIONS")
 
 _made: list[Backend] = []
-_making = threading.Lock()
+_making = ProcessLock()
 
 
 def own_setting() -> dict[str, Any]:
@@ -101,7 +101,7 @@ def get_backend() -> Backend:
     Raises:
         ImproperlyConfigured: A setting is invalid. It is named; no secret is.
     """
-    with _making:
+    with _making():
         if not _made:
             _made.append(_make())
         return _made[0]
@@ -127,5 +127,5 @@ def is_url(place: Any) -> bool:
 def _forget(*, setting: str, **_: Any) -> None:
     """Tests override settings."""
     if setting in ("ASYNCRESULT", "TASKS"):
-        with _making:
+        with _making():
             _made.clear()
