@@ -20,6 +20,9 @@ __all__ = ["EagerResult"]
 class EagerResult(AsyncResult[T_co]):
     """The result of a task that was run on the spot. Needs no backend and no event loop to be read.
 
+    A failure is raised as the exception itself, not as one rebuilt from a record. This handle keeps it, and with its
+    traceback the frames that it was raised in last.
+
     Args:
         id: The task's id.
         ret_value: The value; for FAILURE, REVOKED and RETRY the exception.
