@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from operator import methodcaller
 from typing import Any
 from unittest import mock
 
@@ -151,6 +152,26 @@ async def test_what_the_broker_refuses_is_the_error_of_who_sends_it(rabbitmq_url
     ]
     assert "NO_ROUTE" in str(refused[4])
     assert len(received(rabbitmq_url, "celery")) == 3
+
+
+async def test_no_message_overtakes_the_declaration_of_its_queue(rabbitmq_url: str) -> None:
+    """Only the first declares it; the broker drops in silence what comes before."""
+    app = make_app(rabbitmq_url)
+    async with sending(app) as add:
+        await asyncio.gather(*[add.aapply_async((number,), queue="overtaken") for number in range(20)])
+    assert len(received(rabbitmq_url, "overtaken")) == 20
+
+
+async def test_a_declaration_that_is_cancelled_leaves_the_next_alone(rabbitmq_url: str) -> None:
+    app = make_app(rabbitmq_url)
+    async with sending(app):
+        broker: Any = publisher_of(app).broker
+        connection = await broker._connecting().connection(0.0)
+        cancelled = asyncio.ensure_future(connection.declare([methodcaller("queue_declare", "full", durable=False)]))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await connection.declare([methodcaller("queue_declare", "next")])
+    assert cancelled.cancelled()
 
 
 async def test_a_message_that_closes_the_channel_leaves_it_usable(rabbitmq_url: str) -> None:

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 from typing import Any
+from unittest import mock
 
 import pytest
 from amqp.exceptions import PreconditionFailed
@@ -60,16 +61,57 @@ async def test_what_a_thread_opens_for_a_broker_that_is_closed_is_closed(monkeyp
         await asyncio.sleep(0.001)
 
 
-async def test_what_is_not_declared_again_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_closing_ends_a_send_that_tries_to_connect_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amqp_broker, "open_connection", mock.Mock(side_effect=ConnectionRefusedError))
+    monkeypatch.setattr(amqp_broker, "RETRY_DELAY", 0.01)
+    connecting = broker_of("amqp://one")._connecting()
+    waiting = asyncio.ensure_future(connecting.connection(None))
+    while connecting._attempt is None:
+        await asyncio.sleep(0)
+    while connecting._attempt is not None:
+        await asyncio.sleep(0.001)
+    await connecting.aclose(1.0)
+    done, _ = await asyncio.wait([waiting], timeout=20)
+    assert done and isinstance(waiting.exception(), ConnectionAbortedError)
+
+
+async def test_loops_that_begin_and_end_in_other_threads_meanwhile() -> None:
+    broker = broker_of("amqp://one")
+
+    class Ended:
+        def is_closed(self) -> bool:
+            broker._by_loop.pop(self, None)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+            return True
+
+    broker._by_loop = {Ended(): None, Ended(): None}  # type: ignore[dict-item]  # pyright: ignore[reportAttributeAccessIssue]
+    assert broker._connecting() is broker._connecting()
+    assert list(broker._by_loop) == [asyncio.get_running_loop()]
+
+
+class FakeConnection:
+    """Takes declarations, but for that of "mine"."""
+
+    def __init__(self) -> None:
+        self.preparing, self.declared, self.prepared = asyncio.Lock(), set[str](), 0
+        self.asked: list[Any] = []
+
+    async def declare(self, declarations: list[Any]) -> None:
+        await asyncio.sleep(0)
+        self.asked += declarations
+        if "mine" in declarations:
+            raise PreconditionFailed("inequivalent arg 'durable'")
+
+
+async def test_what_others_declare_is_declared_once_and_what_is_refused_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """A queue that was made with other settings meanwhile stops nothing; who declares it next gets the reason."""
     caplog.set_level(logging.DEBUG, "asyncresult")
-
-    class Refusing:
-        async def declare(self, declarations: list[Any]) -> None:
-            if declarations == ["mine"]:
-                raise PreconditionFailed("inequivalent arg 'durable'")
-
-    broker = broker_of("amqp://one")
-    broker._declared = {"mine": "mine", "other": "other"}  # type: ignore[dict-item]  # pyright: ignore[reportAttributeAccessIssue]
-    await broker._declare_again(Refusing())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    broker, connection = broker_of("amqp://one"), FakeConnection()
+    prepare: Any = broker._prepare
+    broker.composed(["mine", "other"])
+    await asyncio.gather(*[prepare(connection, []) for _ in range(5)])
+    assert connection.asked == ["mine", "other"]
     assert [(record.levelname, record.__dict__["event"]) for record in caplog.records] == [("DEBUG", "not declared")]
+    with pytest.raises(PreconditionFailed):
+        await prepare(connection, ["mine"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 from amqp.exceptions import AMQPError, MessageNacked, RecoverableChannelError, RecoverableConnectionError
@@ -53,10 +54,18 @@ class AmqpBroker:
         self._app = app
         self._collecting = COLLECTING[connection.get_transport_cls()]
         self._by_loop: dict[asyncio.AbstractEventLoop, _Connecting] = {}
-        self._declared: dict[str, Declaration] = {}
+        self._declarations: dict[str, Declaration] = {}
+        self._versions = count(1)
+        self._version = 0  # another one with each declaration
 
     def composer(self) -> TemplateComposer:
         return TemplateComposer(self._app, self._collecting)
+
+    def composed(self, commands: Sequence[Any]) -> None:
+        for command in commands:
+            if not isinstance(command, Publication):
+                self._declarations[repr(command)] = command
+                self._version = next(self._versions)
 
     def keeps_notes_of(self, backend: Backend) -> bool:
         return False
@@ -67,10 +76,11 @@ class AmqpBroker:
 
     async def send(self, commands: Sequence[Any], patience: float | None, notes: Sequence[Note]) -> None:
         publications = [command for command in commands if isinstance(command, Publication)]
+        own = [command for command in commands if not isinstance(command, Publication)]
         try:
             connection = await self._connecting().connection(patience)
-            if len(publications) < len(commands):
-                await self._declare(connection, [each for each in commands if not isinstance(each, Publication)])
+            if own or connection.prepared != self._version:
+                await self._prepare(connection, own)
             if publications:
                 await connection.publish(publications)
         except OperationalError:
@@ -92,34 +102,57 @@ class AmqpBroker:
         loop = asyncio.get_running_loop()
         found = self._by_loop.get(loop)
         if found is None:
-            for other in [other for other in self._by_loop if other.is_closed()]:
-                self._by_loop.pop(other).abandon()
-            found = self._by_loop[loop] = _Connecting(self._app, self._declare_again)
+            for other in [other for other in list(self._by_loop) if other.is_closed()]:
+                if (left := self._by_loop.pop(other, None)) is not None:  # another thread may have done so
+                    left.abandon()
+            found = self._by_loop[loop] = _Connecting(self._app)
             theirs: Backend | None = vars(self._app).get("_asyncresult_backend")
             if theirs is not None and not theirs.closed:
                 self.close_with(theirs)
         return found
 
-    async def _declare(self, connection: Connection, declarations: Sequence[Declaration]) -> None:
-        await connection.declare(declarations)
-        self._declared.update((repr(declaration), declaration) for declaration in declarations)
+    async def _prepare(self, connection: Connection, own: Sequence[Declaration]) -> None:
+        """Declare what a send declares, and what is not declared on this connection though others have said so: the
+        broker drops messages for a queue that is not there, in silence.
 
-    async def _declare_again(self, connection: Connection) -> None:
-        """Declare all on a new connection: a broker that was restarted has lost what is not durable, and drops messages
-        for a queue that is not there."""
-        for declaration in list(self._declared.values()):
+        A queue is declared by the message that was made first, which need not be the first to get here. And a broker
+        that was restarted has lost what is not durable.
+
+        Raises: as :meth:`.amqp_connection.Connection.declare`, for its own.
+        """
+        async with connection.preparing:
+            version = self._version
+            names = {repr(declaration): declaration for declaration in own}
             try:
-                await connection.declare([declaration])
-            except AMQPError as error:  # it was made otherwise meanwhile; who declares it the next time gets the reason
-                logger.debug("not declared again: %s", error, extra={"event": "not declared", "backend": ADDRESS})
+                if own:
+                    await connection.declare(own)
+            except AMQPError:
+                for name in names:
+                    self._declarations.pop(name, None)  # who declares it next gets the reason
+                raise
+            connection.declared |= names.keys()
+            if connection.prepared == version:
+                return
+            for name, declaration in list(self._declarations.items()):
+                if name not in connection.declared:
+                    await self._declare_for_others(connection, name, declaration)
+            connection.prepared = version
+
+    async def _declare_for_others(self, connection: Connection, name: str, declaration: Declaration) -> None:
+        try:
+            await connection.declare([declaration])
+        except AMQPError as error:  # it was made otherwise meanwhile; who declares it the next time gets the reason
+            self._declarations.pop(name, None)
+            logger.debug("not declared again: %s", error, extra={"event": "not declared", "backend": ADDRESS})
+        else:
+            connection.declared.add(name)
 
 
 class _Connecting:
     """The connection of one event loop: opened at the first send, and anew at the next after it was lost."""
 
-    def __init__(self, app: Any, prepare: Callable[[Connection], Awaitable[None]]) -> None:
+    def __init__(self, app: Any) -> None:
         self._app = app
-        self._prepare = prepare
         self._connection: Connection | None = None
         self._attempt: asyncio.Task[Connection] | None = None
         self._opened: deque[Any] = deque()  # by a thread, and not taken over yet
@@ -135,28 +168,27 @@ class _Connecting:
             return self._connection
         loop = asyncio.get_running_loop()
         deadline = None if patience is None else loop.time() + patience
-        while True:
+        while not self._closed:
             attempt = self._attempt
             if attempt is None:
                 attempt = self._attempt = loop.create_task(self._open(), name=f"asyncresult connecting to {ADDRESS}")
                 attempt.add_done_callback(_retrieve)
+            await asyncio.wait([attempt])  # others wait for it, too
+            if attempt.cancelled():
+                break
             try:
-                return await asyncio.shield(attempt)  # others wait for it, too
-            except asyncio.CancelledError:
-                if self._closed and attempt.cancelled():
-                    raise ConnectionAbortedError("the connection to the broker was closed") from None
-                raise
+                return attempt.result()
             except _RECOVERABLE:
                 if deadline is not None and loop.time() >= deadline:
                     raise
             await asyncio.sleep(RETRY_DELAY)
+        raise ConnectionAbortedError("the connection to the broker was closed")
 
     async def _open(self) -> Connection:
         try:
             await in_thread(self._open_in_thread)
-            connection = self._connection = Connection(self._opened.pop())
-            await self._prepare(connection)
-            return connection
+            self._connection = Connection(self._opened.pop())
+            return self._connection
         finally:
             self._attempt = None
 

@@ -158,10 +158,16 @@ class Connection:
 
     Attributes:
         connected: Whether it is open.
+        preparing: Held by who declares what several sends count on.
+        declared: The names of what was declared so.
+        prepared: For which version of the declarations that is all.
     """
 
     def __init__(self, opened: Any) -> None:
         self.connected: bool = True
+        self.preparing: asyncio.Lock = asyncio.Lock()
+        self.declared: set[str] = set()
+        self.prepared: int = 0
         self._loop = asyncio.get_running_loop()
         self._amqp: Any = opened.connection
         transport = self._amqp.transport
@@ -207,14 +213,18 @@ class Connection:
             OSError: The connection was lost.
         """
         async with self._declaring:  # whose fault it is that the channel is closed
+            channel = self._channels[1]
+            if channel.expected:  # by who was cancelled: errors among the answers are not ours
+                await asyncio.wait([future for _, future in channel.expected])
             if not self.connected:
                 raise ConnectionResetError("the connection to the broker was lost")
-            channel = self._channels[1]
             for declaration in declarations:
                 declaration(channel)
             futures = [future for _, future in channel.expected]
+            if futures:
+                await asyncio.wait(futures)  # a cancellation must not cancel them: their answers come all the same
             for future in futures:
-                await future
+                future.result()
 
     async def publish(self, publications: Sequence[Publication]) -> None:
         """Write messages, and wait for their confirms. What is written in one turn of the loop leaves in one piece.

@@ -41,6 +41,10 @@ class Broker(Protocol):
         """
         ...
 
+    def composed(self, commands: Sequence[Any]) -> None:
+        """Messages were made, in any thread; those that are made later may count on what these declare."""
+        ...
+
     def keeps_notes_of(self, backend: Backend) -> bool:
         """Whether what a backend notes is written over the connection that sends."""
         ...

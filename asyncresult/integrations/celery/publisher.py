@@ -234,6 +234,7 @@ class Publisher:
             with settled(self.app), sending(self.app, always=True), as_child():
                 value = _handle(call())
             commands, messages, notes = composer.take()
+            self._broker.composed(commands)
             if plain is not None:
                 composer.templates.learn(plain, commands, messages, value)
         except BaseException:

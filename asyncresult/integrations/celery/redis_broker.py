@@ -71,6 +71,8 @@ class RedisBroker:
             self.close_with(theirs)
         return self._own
 
+    def composed(self, commands: Sequence[Any]) -> None: ...  # one connection, which keeps their order
+
     def keeps_notes_of(self, backend: Backend) -> bool:
         return backend is self.store
 
