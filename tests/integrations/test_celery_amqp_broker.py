@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from amqp.exceptions import PreconditionFailed
+from amqp.exceptions import ConnectionForced, PreconditionFailed
 from celery import Celery
 
 from asyncresult.integrations.celery import amqp_broker
@@ -89,7 +89,7 @@ async def test_loops_that_begin_and_end_in_other_threads_meanwhile() -> None:
 
 
 class FakeConnection:
-    """Takes declarations, but for that of "mine"."""
+    """Takes declarations, but for that of "mine"; at "stop" it is lost."""
 
     def __init__(self) -> None:
         self.preparing, self.declared, self.prepared = asyncio.Lock(), set[str](), 0
@@ -100,6 +100,8 @@ class FakeConnection:
         self.asked += declarations
         if "mine" in declarations:
             raise PreconditionFailed("inequivalent arg 'durable'")
+        if "stop" in declarations:
+            raise ConnectionForced("the broker is shut down")
 
 
 async def test_what_others_declare_is_declared_once_and_what_is_refused_is_logged(
@@ -115,3 +117,14 @@ async def test_what_others_declare_is_declared_once_and_what_is_refused_is_logge
     assert [(record.levelname, record.__dict__["event"]) for record in caplog.records] == [("DEBUG", "not declared")]
     with pytest.raises(PreconditionFailed):
         await prepare(connection, ["mine"])
+
+
+async def test_what_a_lost_connection_did_not_declare_is_declared_on_the_next() -> None:
+    broker = broker_of("amqp://one")
+    prepare: Any = broker._prepare
+    broker.composed(["stop"])
+    for declarations in ["stop"], []:
+        connection = FakeConnection()
+        with pytest.raises(ConnectionForced):
+            await prepare(connection, declarations)
+        assert connection.asked == ["stop"]

@@ -122,17 +122,14 @@ class AmqpBroker:
         """
         async with connection.preparing:
             version = self._version
-            names = {repr(declaration): declaration for declaration in own}
+            names = {repr(declaration) for declaration in own}
             try:
                 if own:
                     await connection.declare(own)
-            except AMQPError:
-                for name in names:
-                    self._declarations.pop(name, None)  # who declares it next gets the reason
+            except AMQPError as error:
+                self._forget(names, error)
                 raise
-            connection.declared |= names.keys()
-            if connection.prepared == version:
-                return
+            connection.declared |= names
             for name, declaration in list(self._declarations.items()):
                 if name not in connection.declared:
                     await self._declare_for_others(connection, name, declaration)
@@ -141,11 +138,20 @@ class AmqpBroker:
     async def _declare_for_others(self, connection: Connection, name: str, declaration: Declaration) -> None:
         try:
             await connection.declare([declaration])
-        except AMQPError as error:  # it was made otherwise meanwhile; who declares it the next time gets the reason
-            self._declarations.pop(name, None)
+        except RecoverableConnectionError:
+            raise
+        except AMQPError as error:
+            self._forget({name}, error)
             logger.debug("not declared again: %s", error, extra={"event": "not declared", "backend": ADDRESS})
         else:
             connection.declared.add(name)
+
+    def _forget(self, names: set[str], error: AMQPError) -> None:
+        """Let others do without what the broker refuses: it was made otherwise meanwhile, say, and who declares it the
+        next time gets the reason. With the connection lost it is to be declared on the next."""
+        if not isinstance(error, RecoverableConnectionError):
+            for name in names:
+                self._declarations.pop(name, None)
 
 
 class _Connecting:
