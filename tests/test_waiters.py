@@ -10,6 +10,7 @@ import pytest
 from asyncresult._redis.wire import Wire
 from asyncresult._storage import entries as _entries
 from asyncresult._storage import rounds as _rounds
+from asyncresult._storage import waiters as _waiters
 from asyncresult._storage.entries import Looked
 from asyncresult._storage.waiters import Waiters
 from asyncresult.codec import codec
@@ -640,3 +641,24 @@ def test_a_wait_that_a_message_ends_is_not_given_what_came_with_it() -> None:
     table.loop.run()
     table.pushed_many([b"a", b"1", b"b", b"2"])
     assert (second.states, second.errors) == ([], [error])
+
+
+def test_closed_in_turns_nobody_is_ended_who_has_ended_or_given_up_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_waiters, "AT_ONCE", 1)
+    table = Table()
+    first, ended, gone, last = [Waiter(table, key) for key in (b"a", b"b", b"c", b"d")]
+    table.loop.run()
+    error = BackendError("closed")
+    closing = table.close_in_turns(error)
+    closing.send(None)
+    assert (first.errors, last.errors) == ([error], [])
+    table.pushed_many([b"a", b"1", b"b", b"2"])
+    table.discard(b"c", gone)
+    table.loop.run()  # both keys are unsubscribed, and out of the table
+    for _ in range(3):
+        closing.send(None)
+    with pytest.raises(StopIteration):
+        closing.send(None)
+    assert [waiter.errors for waiter in (first, ended, gone, last)] == [[error], [], [], [error]]
+    assert [waiter.states for waiter in (first, ended)] == [[], ["2"]]
+    assert not table.wanted
