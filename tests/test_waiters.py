@@ -662,3 +662,37 @@ def test_closed_in_turns_nobody_is_ended_who_has_ended_or_given_up_meanwhile(mon
     assert [waiter.errors for waiter in (first, ended, gone, last)] == [[error], [], [], [error]]
     assert [waiter.states for waiter in (first, ended)] == [[], ["2"]]
     assert not table.wanted
+
+
+def test_a_key_that_is_wanted_again_begins_anew() -> None:
+    """While it lingers: that its task ran before, and reported the same, keeps nothing from who waits now."""
+    table = Table()
+    first = Waiter(table, b"a")
+    table.loop.run()
+    table.acked([b"a"])
+    for payload in (b"PROGRESS 1", b"1"):
+        table.pushed(b"a", payload)
+    again = Waiter(table, b"a")
+    for payload in (b"PROGRESS 1", b"2"):
+        table.pushed(b"a", payload)
+    assert [first.states, again.states] == [["PROGRESS 1", "1"], ["PROGRESS 1", "2"]]
+
+
+@pytest.mark.parametrize("lingers", [0, 1])
+def test_no_message_is_lost_that_an_outage_has_kept(lingers: int) -> None:
+    """The sweep has found the result, and its message was on its way when the connection was lost."""
+    table = Table()
+    waiter = Waiter(table, b"a")
+    table.loop.run()
+    table.acked([b"a"])
+    table.fetched([(b"a", None)])
+    table.loop.run()
+    table.fetched([(b"a", None)])
+    table.sweep()
+    table.loop.run()
+    table.fetched([(b"a", b"1")])
+    for _ in range(lingers):
+        table.loop.run_once()
+    table.disconnected()
+    table.loop.run()
+    assert (waiter.states, table.lost) == (["1"], 0)

@@ -26,6 +26,8 @@ from .trials import Outcome, Trials
 ROOT = Path(__file__).parents[2]
 CORE = [
     "asyncresult/_storage/waiters.py",
+    "asyncresult/_storage/delivery.py",
+    "asyncresult/_storage/rounds.py",
     "asyncresult/_handles/joins.py",
     "asyncresult/_handles/handle.py",
     "asyncresult/_handles/known.py",
