@@ -326,7 +326,8 @@ async def test_a_walk_that_is_closed_ends(backend: Backend) -> None:
     reader = asyncio.ensure_future(anext(walk, "the end"))
     await waits_for(backend, 1)
     with pytest.raises(RuntimeError, match="one reader"):
-        await anext(walk)
+        async with asyncio.timeout(20):
+            await anext(walk)
     assert not reader.done()
     await walk.aclose()  # type: ignore[attr-defined]
     async with asyncio.timeout(20):
