@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["SLICE", "Settings", "Turns"]
 
-#: Seconds of making messages in one turn of the loop. What goes with it (futures, the pipeline) takes half as long.
+#: Seconds of making messages in one turn of the loop. What goes with it (futures, the pipeline) takes as long again.
 SLICE: float = 0.0015
 #: Commands that may be on their way before other messages are made.
 MAX_IN_FLIGHT = 2000
