@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import concurrent.futures
 import json
 import ssl
 import threading
@@ -23,6 +24,7 @@ from redis import Redis
 
 import asyncresult
 from asyncresult.integrations.celery import SendUnconfirmed, asend_task, messages, send_many
+from asyncresult.integrations.celery import publisher as publisher_module
 from asyncresult.integrations.celery.publisher import BATCH, publisher_of
 from tests.tools.celery_worker import CeleryWorker
 from tests.tools.certificates import Certificates
@@ -394,6 +396,33 @@ async def test_cancelled_before_its_turn_is_not_sent(server: RedisServer) -> Non
         tasks[-1].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     assert len(stored(server.url(0))["celery"]) == 499
+
+
+async def test_what_a_cancelled_thread_declared_is_declared_again(server: RedisServer) -> None:
+    server.reset()
+    app = make_app(server.url(0))
+    publisher, add = publisher_of(app), app.tasks["add"]
+    made, given_up = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def send() -> Any:
+        handle = add.delay(1)
+        loop.call_soon_threadsafe(made.set)
+        assert given_up.wait(20)
+        return handle
+
+    async with asyncresult.connect(app):
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:  # one that can be waited for
+            with mock.patch.object(publisher_module, "in_thread", lambda call: loop.run_in_executor(pool, call)):
+                sending = asyncio.create_task(publisher.send(send, blocks=True))
+                await made.wait()
+                sending.cancel()
+                given_up.set()
+                with pytest.raises(asyncio.CancelledError):
+                    await sending
+        assert stored(server.url(0)) == {}
+        await add.adelay(2)
+    assert "_kombu.binding.celery" in stored(server.url(0))
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:

@@ -52,7 +52,9 @@ def compose(publisher: Publisher, *args: Any, **options: Any) -> tuple[Composed,
     with mock.patch.object(
         messages._Producer, "publish", autospec=True, side_effect=messages._Producer.publish
     ) as made:
-        composed = publisher._compose(lambda: task.apply_async(args, **options), Plain(task, args, {}, options))
+        composed = publisher._compose(
+            lambda: task.apply_async(args, **options), Plain(task, args, {}, options), publisher._idle
+        )
     return composed, not made.called
 
 
@@ -72,7 +74,7 @@ def learned(app: Celery, **options: Any) -> Publisher:
 
 def by_celery(publisher: Publisher, *args: Any, **options: Any) -> Any:
     task = publisher.app.tasks["add"]
-    return message(publisher._compose(lambda: task.apply_async(args, **options), None))
+    return message(publisher._compose(lambda: task.apply_async(args, **options), None, publisher._idle))
 
 
 def test_each_argument_gives_the_message_that_celery_makes(app: Celery) -> None:

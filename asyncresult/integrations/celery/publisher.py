@@ -210,10 +210,13 @@ class Publisher:
     async def compose(self, call: Callable[[], Any], *, blocks: bool = False, plain: Plain | None = None) -> Composed:
         """Make the messages that :meth:`send` sends. Raises: as it does."""
         if blocks:
-            return await in_thread(functools.partial(self._compose, call, None))
+            used: list[TemplateComposer] = []
+            composed = await in_thread(functools.partial(self._compose, call, None, used))
+            self._idle += used  # not where this was cancelled: what they have declared is not sent
+            return composed
         turns, begun = self.turns, time.perf_counter()
         try:
-            return self._compose(call, None if turns.settings.announces else plain)
+            return self._compose(call, None if turns.settings.announces else plain, self._idle)
         finally:
             turns.made(time.perf_counter() - begun)
 
@@ -221,7 +224,8 @@ class Publisher:
         """What was composed, and declared on the way, is not sent: whoever composes next declares it again."""
         self._idle.clear()
 
-    def _compose(self, call: Callable[[], Any], plain: Plain | None) -> Composed:
+    def _compose(self, call: Callable[[], Any], plain: Plain | None, idle: list[TemplateComposer]) -> Composed:
+        """Make the messages; the composer is added to ``idle``, unless it has declared what is not sent."""
         try:
             composer = self._idle.pop()
         except IndexError:
@@ -240,11 +244,11 @@ class Publisher:
         except BaseException:
             # What it has declared is not sent: others must declare it again.
             if not composer.take()[0]:
-                self._idle.append(composer)
+                idle.append(composer)
             raise
         finally:
             composing.reset(token)
-        self._idle.append(composer)
+        idle.append(composer)
         return Composed(value, commands, messages, notes)
 
     def _filled(self, composer: TemplateComposer, plain: Plain) -> Composed | None:
