@@ -364,6 +364,7 @@ def _scenarios() -> list[Scenario]:
             100_000,
             quick=False,
             metric="idle_cpu_percent",
+            once=True,
         ),
         # Long enough for two safety sweeps to fall into it.
         Scenario(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from .._checks import check_timeout
@@ -56,9 +56,9 @@ class _Walk(Stream[ItemT]):
             self._end()
             raise
 
-    async def _outcome(self, work: Awaitable[T]) -> T:
+    async def _outcome(self, work: Coroutine[Any, Any, T]) -> T:
         """That of a wait or a read, which ends when the walk is ended."""
-        task = asyncio.ensure_future(work)
+        task = asyncio.get_running_loop().create_task(work, name="asyncresult walk")
         task._log_destroy_pending = False  # type: ignore[attr-defined]  # with its reader, who has a say of its own
         try:
             await self._wait_for(task)
