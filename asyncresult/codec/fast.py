@@ -25,10 +25,12 @@ def decode_many(limit: int, task_ids: Sequence[str], payloads: Sequence[bytes | 
     Returns: None if one is missing, larger than ``limit``, or out of the ordinary in any way.
     """
     try:
-        together = b"".join(payloads)  # type: ignore[arg-type]
         largest = max(map(len, payloads))  # type: ignore[arg-type]
-        if largest > limit or largest >= SLOW_NUMBERS_BYTES or len(together) >= MANY_BYTES:
+        if largest > limit or largest >= SLOW_NUMBERS_BYTES:
             return None
+        if largest * len(payloads) >= MANY_BYTES and sum(map(len, payloads)) >= MANY_BYTES:  # type: ignore[arg-type]
+            return None
+        together = b"".join(payloads)  # type: ignore[arg-type]
         # An escape that two payloads have between them hides nothing: the first of the two is no JSON then.
         if together.rfind(b"__type__") >= 0 or (together.find(b"\\") >= 0 and escapes_ascii(together)):
             return None
