@@ -96,7 +96,7 @@ async def limited_replies(server: RedisServer) -> Figures:
     async with connect(server.url()) as elsewhere:
         await asyncio.gather(*(elsewhere.mark_as_done(name, name * 30_000) for name in names))
         await elsewhere.mark_as_done("beyond", "x" * 2_000_000)
-    server.cli("CONFIG", "SET", "client-output-buffer-limit", "normal 1000000 1000000 0")
+    server.limit_replies(1_000_000)
     async with connect(server.url()) as backend:
         begun = time.perf_counter()
         waits = start_waits(backend, [*names, "beyond"])

@@ -281,7 +281,7 @@ async def test_a_server_that_limits_the_replies_of_its_clients(redis_server: Red
     async with connect(redis_server.url()) as elsewhere:
         await asyncio.gather(*(elsewhere.mark_as_done(id, f"{id} " * 30_000) for id in names))
         await elsewhere.mark_as_done("beyond", "x" * 2_000_000)
-    redis_server.cli("CONFIG", "SET", "client-output-buffer-limit", "normal 1000000 1000000 0")
+    redis_server.limit_replies(1_000_000)
     try:
         async with connect(redis_server.url()) as backend:
             waits = start_waits(backend, [*names, "beyond"], timeout=30)
@@ -291,7 +291,7 @@ async def test_a_server_that_limits_the_replies_of_its_clients(redis_server: Red
                 await waits[-1]
             assert await backend.result("t0").state() == "SUCCESS"
     finally:
-        redis_server.cli("CONFIG", "SET", "client-output-buffer-limit", "normal 0 0 0")
+        redis_server.limit_replies(0)
 
 
 async def test_p15_every_notification_is_lost(redis_server: RedisServer, proxy: FaultProxy) -> None:

@@ -10,6 +10,7 @@ A second way in, for the test itself: each server also has a unix socket and an 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -320,6 +321,13 @@ class RedisServer:
         """One command over a connection of its own. Replies as bytes, int, list or None."""
         with self.control() as control:
             return control(*command)
+
+    def limit_replies(self, size: int) -> None:
+        """Close clients to whom more than so many bytes are on their way (0: no limit)."""
+        # Valkey 9.1 sends long strings without copying them, and does not count those. Others do not know the setting.
+        with contextlib.suppress(hiredis.ReplyError):
+            self.cli("CONFIG", "SET", "min-string-size-avoid-copy-reply", "0")
+        self.cli("CONFIG", "SET", "client-output-buffer-limit", f"normal {size} {size} 0")
 
     def info(self, section: str = "everything") -> dict[str, str]:
         lines = self.cli("INFO", section).decode().splitlines()
