@@ -102,7 +102,10 @@ TABLE = [
     ("packages", "_redis _storage _handles"),
     ("records", "codec"),
     ("records", "codec.codec graph _redis.wire _storage.entries"),
-    ("records", "codec.convert codec.fast codec.pieces codec.serializers codec.compression codec.tracebacks"),
+    (
+        "records",
+        "codec.convert codec.fast codec.pieces codec.serializers codec.compression codec.tracebacks codec.unstorable",
+    ),
     ("records", "codec.exceptions codec.json _storage.keys _redis.sieve"),
     ("words", "meta _extensions _checks probe"),
     ("words", "errors states version _log _redis.exceptions _redis.packing"),

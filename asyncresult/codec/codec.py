@@ -38,6 +38,7 @@ from .exceptions import Exceptions, encode_exception, error_text, printable, saf
 from .fast import decode_many, fast_decode
 from .json import SLOW_NUMBERS_BYTES, Bytes, escapes_ascii, holds_slow_numbers, json_texts, suits_msgspec
 from .serializers import known_serializer, serializer_functions
+from .unstorable import Search
 
 __all__ = ["DEFAULT_MAX_RESULT_BYTES", "LARGE_PAYLOAD_BYTES", "Codec"]
 
@@ -50,9 +51,6 @@ YAML_ON_LOOP_BYTES = 1024
 #: to a fifth or a twentieth. What shrinks to a thousandth may be empty lists, which take 20 times their text.
 RATIO_BYTES = 4 * 1024 * 1024
 MAX_RATIO = 200
-
-#: How deep the search for a value that cannot be stored goes; also see pieces.MAX_LEVELS.
-_SEARCHED_LEVELS = 200
 
 _MISSING: Any = object()
 _fast_decode = fast_decode
@@ -435,7 +433,7 @@ class Codec:
         try:
             data = self._dumps(document)
         except Exception as error:
-            path, problem = self._culprit(document, "", ())
+            path, problem = Search(self._dumps, attributes=self._serializer == "json").culprit(document)
             raise ResultEncodeError(
                 f"{path or 'the record'} cannot be stored as {self._serializer}: {problem or error_text(error)}",
                 path=path,
@@ -444,47 +442,6 @@ class Codec:
             return data
         content_type, module = self._compression
         return b"".join((COMPRESSED, content_type.encode(), b"\0", module.compress(data)))
-
-    def _culprit(self, value: Any, path: str, outer: tuple[int, ...], attributes: bool = False) -> tuple[str, str]:
-        """Where in `value` is what cannot be stored, and why not; without a reason if all can be."""
-        if id(value) in outer:
-            return path, "it contains itself"
-        if len(outer) > _SEARCHED_LEVELS:
-            return re.split(r"[.[]", path)[0], "it is nested too deeply"
-        outer = (*outer, id(value))
-        try:
-            if isinstance(value, dict):
-                for key in value:
-                    if problem := self._problem({key: None}):
-                        return path, f"the key {safe_repr(key)}: {problem}"
-                items = [(self._member(path, key, attributes), item) for key, item in value.items()]
-            elif isinstance(value, (list, tuple)):
-                items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
-            else:
-                if (problem := self._problem(value)) and self._serializer == "json" and hasattr(value, "__json__"):
-                    where, why = self._culprit(value.__json__(), path, outer, attributes=True)
-                    return (where, why) if why else (path, problem)
-                return path, problem
-            for where, item in items:
-                where, why = self._culprit(item, where, outer)
-                if why:
-                    return where, why
-        except Exception as error:
-            return path, error_text(error)
-        return path, ""
-
-    @staticmethod
-    def _member(path: str, key: Any, attributes: bool) -> str:
-        if not path:
-            return str(key)
-        return f"{path}.{key}" if attributes and str(key).isidentifier() else f"{path}[{key!r}]"
-
-    def _problem(self, value: Any) -> str:
-        try:
-            self._dumps(value)
-        except Exception as error:
-            return error_text(error)
-        return ""
 
 
 def _unreadable(task_id: str, raw: Bytes, problem: str) -> ResultDecodeError:

@@ -57,6 +57,7 @@ THROUGH = {
     "integrations/test_celery_rpc.py": "integrations.celery.receiver",
     "integrations/test_celery_amqp.py": "integrations.celery.amqp_broker integrations.celery.amqp_connection"
     " integrations.celery.amqp_messages",
+    "codec/test_writing.py": "codec.unstorable",
     "integrations/test_celery_sending.py": "integrations.celery.brokers integrations.celery.messages"
     " integrations.celery.publisher integrations.celery.redis_broker integrations.celery.redis_messages"
     " integrations.celery.turns",
