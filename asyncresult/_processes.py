@@ -1,7 +1,8 @@
 """Worker processes for plain functions: started when needed, used again, killed when they must stop.
 
 A process is driven from a worker thread, which waits in ``Connection.recv()``. Killing the process ends that wait, so
-there is no other way to stop it, and no half-read answer to clean up after.
+there is no other way to stop it, and no half-read answer to clean up after. What goes through the pipe is bytes: what
+goes wrong when they are pickled or loaded is a failure of the task, not of the process.
 
 The function sees the streams of a normal program: it may print, and start programs that do. Its standard input is
 empty, since the caller's belongs to the caller.
@@ -10,6 +11,7 @@ empty, since the caller's belongs to the caller.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import multiprocessing
 import multiprocessing.process
 import multiprocessing.util  # pyright: ignore[reportUnusedImport]  # see below
@@ -18,6 +20,7 @@ import signal
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from anyio import BrokenWorkerProcess
@@ -58,18 +61,20 @@ class WorkerProcess:
 
         Raises:
             BrokenWorkerProcess: The process has ended, or was killed, before it answered.
-            Exception: ``call`` cannot be sent.
+            Exception: ``call`` cannot be pickled, or its value cannot be loaded.
         """
+        request = ForkingPickler.dumps(call)
         try:
             if self._process is None:
                 self._start()
             assert self._connection is not None
-            self._connection.send(call)
-            answer: Answer = self._connection.recv()
+            self._connection.send_bytes(request)
+            received = self._connection.recv_bytes()
         except (EOFError, OSError) as error:
             ending = self._ending()
             self.close()
             raise BrokenWorkerProcess(f"the worker process has ended ({ending})") from error
+        answer: Answer = ForkingPickler.loads(received)
         return answer
 
     def _start(self) -> None:
@@ -141,35 +146,53 @@ def _serve(connection: Connection) -> None:
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
     os.close(empty)
+    if hasattr(os, "register_at_fork"):
+        # A child of the function has no part in the pipe: the executor learns by its end that this process is gone.
+        os.register_at_fork(after_in_child=connection.close)
     connection.send(True)
+    pid = os.getpid()
     while True:
         try:
-            answer = _outcome(connection.recv())
+            request = connection.recv_bytes()
         except (EOFError, OSError):  # the executor is gone
             return
-        except Exception as error:
-            error.add_note("asyncresult: a worker process has to be able to import the function and its arguments")
-            answer = _failure(error)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        answer = _answer(request)
+        if os.getpid() != pid:  # a child that the function has forked, and that came back out of it
+            return
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # None, or closed by the function, or nobody reads it
+                stream.flush()
         try:
-            connection.send(answer)
+            connection.send_bytes(answer)
         except OSError:
             return
-        except Exception as error:
-            error.add_note("asyncresult: the result of a function in a worker process has to be picklable")
-            connection.send(_failure(error))
 
 
-def _outcome(call: Callable[[], Any]) -> Answer:
+def _answer(request: bytes) -> memoryview:
+    """What a call gives, as it is sent back. Never raises, except in a child that the function has forked."""
+    pid = os.getpid()
     try:
-        return call(), None
+        call: Callable[[], Any] = ForkingPickler.loads(request)
+    except BaseException as error:  # sys.exit() in a module that is imported now, too
+        note = "asyncresult: a worker process has to be able to import the function and its arguments"
+        return _failure(error, note)
+    try:
+        value = call()
     except BaseException as error:  # sys.exit(), too: it ends the task, not the process
+        if os.getpid() != pid:
+            raise
         return _failure(error)
+    try:
+        return ForkingPickler.dumps((value, None))
+    except BaseException as error:
+        return _failure(error, "asyncresult: the result of a function in a worker process has to be picklable")
 
 
-def _failure(error: BaseException) -> Answer:
-    return None, TaskMeta(status=FAILURE, result=Codec().encode_exception(error), traceback=traceback_text(error))
+def _failure(error: BaseException, note: str | None = None) -> memoryview:
+    if note is not None:
+        error.add_note(note)
+    record = TaskMeta(status=FAILURE, result=Codec().encode_exception(error), traceback=traceback_text(error))
+    return ForkingPickler.dumps((None, record))
 
 
 # -- at the end ---------------------------------------------------------------------------------------------------
@@ -183,7 +206,10 @@ def _kill_all() -> None:
 
 
 def _after_fork_in_child() -> None:
-    _running.clear()  # the parent's
+    for worker in _running:  # the parent's, which they have to see go
+        if worker._connection is not None:
+            worker._connection.close()
+    _running.clear()
 
 
 # multiprocessing joins its processes when the interpreter ends: they must be gone by then. Hooks run latest first, and

@@ -64,7 +64,7 @@ class Submitter:
 
         Raises:
             asyncio.QueueFull: ``max_pending`` tasks wait already; see :meth:`Executor.wait_for_capacity`.
-            RuntimeError: The executor is not entered, or is closing.
+            RuntimeError: The executor is not entered, or is closing, or was entered on another event loop.
             TypeError: ``fn`` cannot be called, or ``process=True`` and it is a coroutine function.
             ValueError: The ``task_id`` cannot be one, or is already running here.
         """
@@ -216,7 +216,7 @@ class Executor(Submitter):
         """Wait until ``count`` more tasks can be submitted.
 
         Raises:
-            RuntimeError: The executor is not entered.
+            RuntimeError: The executor is not entered, or was entered on another event loop.
             ValueError: That many may never wait.
         """
         if count > self._max_pending:
@@ -227,9 +227,19 @@ class Executor(Submitter):
     room = wait_for_capacity
 
     def _entered(self) -> Session:
-        if self._session is None or self._session.loop.is_closed():
+        session = self._session
+        if session is None or session.loop.is_closed():
             raise RuntimeError("tasks can be submitted inside 'async with Executor(…):' only")
-        return self._session
+        try:
+            if asyncio.get_running_loop() is session.loop:
+                return session
+        except RuntimeError:
+            pass  # a thread without one
+        raise RuntimeError(
+            "tasks are submitted on the event loop on which the Executor was entered. In a function that it runs in a"
+            " thread: anyio.from_thread.run_sync(executor.submit, …); in other threads: loop.call_soon_threadsafe(),"
+            " or asyncresult.sync.Executor"
+        )
 
     def _check_capacity(self) -> None:
         session = self._entered()
@@ -298,7 +308,8 @@ class Executor(Submitter):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         session = self._session
-        assert session is not None
+        if session is None or session.loop.is_closed():
+            return  # left already
         try:
             if exc is not None:
                 self._open = False

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import multiprocessing.process
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -123,6 +125,44 @@ async def test_what_cannot_be_sent(executor: Executor) -> None:
     with pytest.raises(Exception, match="pickle"):
         await in_process.submit(jobs.give_a_lambda).get(timeout=30)
     assert await in_process.submit(jobs.own_pid).get(timeout=30), "it did no harm"
+
+
+@pytest.mark.parametrize("error", [None, SystemExit(1), ValueError("the child's")], ids=repr)
+async def test_a_child_of_the_function_does_not_answer(executor: Executor, error: BaseException | None) -> None:
+    """It would answer in the place of the next task."""
+    in_process = executor.options(process=True)
+    assert await in_process.submit(jobs.fork_and_go_on, error).get(timeout=30) == "parent"
+    assert await in_process.submit(jobs.give, 1).get(timeout=30) == 1
+    assert await in_process.submit(jobs.give, 2).get(timeout=30) == 2
+
+
+async def test_a_child_of_the_function_outlives_it(executor: Executor, tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    handle = executor.options(process=True).submit(jobs.fork_and_die, str(file))
+    await until(file.exists, timeout=30)
+    try:
+        with pytest.raises(anyio.BrokenWorkerProcess, match="exit code 3"):
+            await handle.get(timeout=30)
+    finally:
+        os.kill(int(file.read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("function", [jobs.close_output, jobs.put_output_away])
+async def test_without_an_output(executor: Executor, function: Callable[[], str]) -> None:
+    in_process = executor.options(process=True)
+    assert await in_process.submit(function).get(timeout=30) in ("closed", "put away")
+    assert await in_process.submit(jobs.give, 1).get(timeout=30) == 1
+
+
+@pytest.mark.parametrize(("call", "argument"), [(sys.exit, 3), (open, "/nowhere/at/all"), (eval, "1 / 0")], ids=str)
+async def test_what_cannot_be_loaded(executor: Executor, call: Callable[[Any], Any], argument: Any) -> None:
+    """What goes wrong then has nothing to do with the pipe."""
+    in_process = executor.options(process=True)
+    pid = await in_process.submit(jobs.own_pid).get(timeout=30)
+    for function, arguments in ((jobs.give, (jobs.LoadedBy(call, argument),)), (jobs.LoadedBy, (call, argument))):
+        with pytest.raises((FileNotFoundError, ZeroDivisionError, TaskFailed), match=r"3|No such file|zero"):
+            await in_process.submit(function, *arguments).get(timeout=30)
+        assert await in_process.submit(jobs.own_pid).get(timeout=30) == pid, "the process is used again"
 
 
 async def test_the_process_ends_with_the_block(backend: Backend) -> None:

@@ -65,20 +65,26 @@ class Calls:
         self.calls = list(calls)
         self.answers: list[Any] = []
 
-    def recv(self) -> Any:
+    def recv_bytes(self) -> bytes:
         if not self.calls:
             raise EOFError
         call = self.calls.pop(0)
-        return pickle.loads(call) if isinstance(call, bytes) else call
+        return call if isinstance(call, bytes) else pickle.dumps(call)
 
-    def send(self, answer: Any) -> None:
-        self.answers.append(answer)
+    def send(self, ready: bool) -> None:
+        self.answers.append(ready)
+
+    def send_bytes(self, answer: bytes) -> None:
+        self.answers.append(pickle.loads(answer))
+
+    def close(self) -> None: ...
 
 
 @pytest.fixture
 def in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker does to its process is not done to this one."""
     monkeypatch.setattr(os, "dup2", lambda *_: None)
+    monkeypatch.setattr(os, "register_at_fork", lambda **_: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(_processes, "multiprocessing", SimpleNamespace(current_process=lambda: SimpleNamespace()))
 
@@ -99,10 +105,9 @@ def test_what_a_worker_answers() -> None:
 def test_a_worker_ends_when_nobody_takes_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(functools.partial(divmod, 7, 2), functools.partial(divmod, 7, 2))
 
-    def send(answer: Any) -> None:
-        if answer is not True:
-            raise BrokenPipeError
+    def send_bytes(answer: bytes) -> None:
+        raise BrokenPipeError
 
-    monkeypatch.setattr(calls, "send", send)
+    monkeypatch.setattr(calls, "send_bytes", send_bytes)
     _processes._serve(calls)  # type: ignore[arg-type]
     assert len(calls.calls) == 1

@@ -116,7 +116,11 @@ class Executor(Submitter):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        run(self._executor.__aexit__, exc_type, exc, tb)
+        try:
+            run(self._executor.__aexit__, exc_type, exc, tb)
+        except BaseException as error:  # Ctrl-C while it waits for the tasks: they are cancelled, and that has an end
+            run(self._executor.__aexit__, type(error), error, error.__traceback__)
+            raise
 
 
 def _unblocked(argument: Any) -> Any:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import anyio
+import anyio.from_thread
+import anyio.to_thread
 import pytest
 
 from asyncresult import (
@@ -194,6 +197,32 @@ async def test_submit_outside_of_the_block(backend: Backend) -> None:
         pass
     with pytest.raises(RuntimeError, match="async with"):
         executor.submit(add, 1, 2)
+
+
+async def test_submit_on_another_loop(backend: Backend) -> None:
+    """It would make the tasks of both fail. What to do instead is said."""
+
+    def submit() -> None:
+        with pytest.raises(RuntimeError, match=r"from_thread\.run_sync"):
+            executor.submit(add, 1, 2)
+        with pytest.raises(RuntimeError, match=r"from_thread\.run_sync"):
+            executor.map(asyncio.sleep, [1])
+
+    async def elsewhere() -> None:
+        submit()
+        with pytest.raises(RuntimeError, match=r"from_thread\.run_sync"):
+            await executor.wait_for_capacity()
+
+    async with Executor() as executor:
+        await asyncio.to_thread(submit)
+        await asyncio.to_thread(lambda: asyncio.run(elsewhere()))
+
+        def as_it_says() -> AsyncResult[int]:
+            return anyio.from_thread.run_sync(executor.submit, add, 1, 2)
+
+        assert executor.pending == 0
+        handle = await anyio.to_thread.run_sync(as_it_says)
+        assert await handle.get(timeout=20) == 3
 
 
 async def test_the_same_id_twice(backend: Backend) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 
 import pytest
 
-from asyncresult import TaskRevoked
+from asyncresult import TaskRevoked, _portal
 from asyncresult.sync import Backend, Executor, gather
 from tests.sync.waiting import FOREVER
 
@@ -37,6 +39,27 @@ class TestExecutor:
             raise LookupError
         with pytest.raises(TaskRevoked):
             result.get(timeout=FOREVER)
+
+    def test_ctrl_c_while_it_waits_for_them(self, memory: Backend) -> None:
+        """The block does not end before they do: behind it the backend may be closed."""
+        portal, at_its_end, ended = _portal._the_portal(), threading.Event(), threading.Event()
+
+        async def interrupt() -> None:
+            try:
+                while not (at_its_end.is_set() and portal.calls):
+                    await asyncio.sleep(0.001)
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.Event().wait()
+            finally:
+                for _ in range(1000):
+                    await asyncio.sleep(0)
+                ended.set()
+
+        with pytest.raises(KeyboardInterrupt), Executor(memory) as executor:
+            result = executor.submit(interrupt)
+            at_its_end.set()
+        assert ended.is_set()
+        assert result.state == "REVOKED"
 
     def test_revoke(self, memory: Backend) -> None:
         with Executor(memory) as executor:
