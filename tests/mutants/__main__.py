@@ -59,8 +59,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=4, help="so many at a time: most tests wait for something")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no other after so many")
-    parser.add_argument("--module", action="append", choices=[*CORE, *WEB], help="only this one; may be repeated")
+    parser.add_argument("--module", action="append", metavar="PATH", help="only this one; may be repeated")
     parser.add_argument("--only", type=int, nargs="+", metavar="NUMBER", help="only these of the sample")
+    parser.add_argument("--control", action="store_true", help="make none of the changes: nothing may be noticed")
     parser.add_argument("--tests", nargs=argparse.REMAINDER, help="other tests: what follows goes to pytest")
     options = parser.parse_args()
     modules: list[str] = options.module or [*CORE, *WEB]
@@ -71,6 +72,8 @@ def main() -> int:
         *(CORE_TESTS if set(modules) & set(CORE) else []),
         *(WEB_TESTS if set(modules) & set(WEB) else []),
     ]
+    if not tests:
+        parser.error("for these modules there is no list of tests: give --tests")
     tried = [sample[number - 1] for number in numbers]
     began = time.monotonic()
     out = os.fdopen(os.dup(1), "w")
@@ -84,11 +87,19 @@ def main() -> int:
         ends[outcome.end] += 1
         place = f"{mutation.path.relative_to(ROOT)}:{mutation.line} {mutation.name}"
         say(f"{number:4}/{len(sample)} {outcome.end:8} {place} ({outcome.test or f'{outcome.tests} tests'})")
-        if outcome.test is None:
+        if outcome.test is None and not options.control:
             say("\n".join("      " + line for line in mutation.difference()))
 
     until = began + 60 * options.minutes
-    trials = Trials(_names(modules), tried, jobs=options.jobs, until=until, log=say, report=report)
+    trials = Trials(
+        _names(modules),
+        tried,
+        control=options.control,
+        jobs=options.jobs,
+        until=until,
+        log=say,
+        report=report,
+    )
     status, log = _run_silently([*PYTEST, *tests], trials)
     if status:
         say(log)

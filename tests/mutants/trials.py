@@ -64,6 +64,7 @@ class Trials:
     Args:
         modules: The names of the modules to record.
         sample: What is tried.
+        control: Make none of the changes: whatever is noticed shows that the tests, or the machine, are to blame.
         jobs: How many at a time.
         until: Begin no other after this time of ``time.monotonic()``.
         log: Called with a line about the tests.
@@ -75,6 +76,7 @@ class Trials:
         modules: Sequence[str],
         sample: Sequence[Mutation],
         *,
+        control: bool,
         jobs: int,
         until: float,
         log: Callable[[str], None],
@@ -82,6 +84,7 @@ class Trials:
     ) -> None:
         self._modules = modules
         self._sample = sample
+        self._control = control
         self._jobs = jobs
         self._until = until
         self._log = log
@@ -127,7 +130,8 @@ class Trials:
         for number, mutation in enumerate(self._sample):
             if time.monotonic() > self._until:
                 break
-            fork = _Fork(_trial(mutation, [test for test in tests if test.runs(mutation)], functions))
+            change = None if self._control else mutation
+            fork = _Fork(_trial(change, [test for test in tests if test.runs(mutation)], functions))
             running[fork.pid] = number, fork
             if len(running) == self._jobs:
                 finish_one()
@@ -169,11 +173,12 @@ def _recorder(tests: Sequence[_Test], modules: Sequence[str]) -> _Work:
     return work
 
 
-def _trial(mutation: Mutation, tests: Sequence[_Test], functions: Functions) -> _Work:
+def _trial(mutation: Mutation | None, tests: Sequence[_Test], functions: Functions) -> _Work:
     """Sends the :class:`Outcome`. A failure counts if the test fails once more, alone: the machine may be busy."""
 
     def work(send: _Send) -> None:
-        put_in(mutation, functions)
+        if mutation is not None:
+            put_in(mutation, functions)
         left = tests
         while left:
             end, number = _attempt(left)
