@@ -18,6 +18,7 @@ from asyncresult._handles import handle
 from asyncresult._handles.joins import READ_FIRST
 from asyncresult._storage.memory import Records
 from asyncresult._storage.store import engine_of
+from asyncresult.codec.codec import LARGE_PAYLOAD_BYTES
 from tests.backends.waiting import until, waits_for
 
 Body = AsyncResult[Any]
@@ -178,6 +179,15 @@ async def test_its_own_failure_is_to_be_had(backend: Backend) -> None:
         with pytest.raises(RuntimeError, match="because of two"):
             await own
     assert repr(await handle.result()) == "RuntimeError('because of two')"
+
+
+async def test_one_before_it_that_cannot_be_read_does_not_hide_the_failure_of_another(backend: Backend) -> None:
+    """Nor where that one takes longer to read."""
+    await engine_of(backend).put(backend.task_key("one"), b"garbage", None)
+    await backend.mark_as_failure("two", KeyError("two" * LARGE_PAYLOAD_BYTES))
+    await body_fails(backend)
+    with pytest.raises(KeyError, match="two"):
+        await body()
 
 
 async def test_nothing_before_it_failed(backend: Backend) -> None:

@@ -103,6 +103,10 @@ async def test_states_that_come_after_the_end_is_known(backend: Backend) -> None
     assert handle.value == 1
 
 
+def test_its_id_has_the_name_that_celery_gives_it() -> None:
+    assert AsyncResult("t").task_id == "t"
+
+
 async def test_a_wait_that_nobody_has_cannot_be_ended(backend: Backend) -> None:
     assert not end_with(AsyncResult("t"), BackendUnavailable("away"))
 

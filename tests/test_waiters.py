@@ -453,6 +453,21 @@ def test_a_large_record_keeps_its_place() -> None:
     assert waiter.states[2:] == ["SUCCESS"] and len(table.decoding) == 2
 
 
+def test_a_state_that_is_read_while_a_large_record_is_decoded_comes_behind_it() -> None:
+    table = Table()
+    waiter = Waiter(table, b"k")
+    table.loop.run()
+    table.acked([b"k"])
+    table.fetched([(b"k", None)])
+    table.pushed(b"k", b"PROGRESS" + b" " * codec.LARGE_PAYLOAD_BYTES)
+    table.loop.run()
+    table.fetched([(b"k", b"PAUSED")])
+    assert not waiter.states
+    [done] = table.decoding
+    done(TaskMeta(task_id="t", status="PROGRESS"))
+    assert waiter.states == ["PROGRESS", "PAUSED"]
+
+
 class Follower(Waiter):
     _follows = True
 
