@@ -9,12 +9,11 @@ import pytest
 
 from asyncresult._redis.wire import Wire
 from asyncresult._storage import entries as _entries
-from asyncresult._storage import rounds as _rounds
 from asyncresult._storage import waiters as _waiters
 from asyncresult._storage.entries import Looked
 from asyncresult._storage.waiters import Waiters
 from asyncresult.codec import codec
-from asyncresult.errors import AsyncResultError, BackendError, ResultDecodeError
+from asyncresult.errors import BackendError, ResultDecodeError
 from asyncresult.meta import TaskMeta
 from tests.tools.simulation import PAUSED, PROGRESS, STARTED, Violation, explore
 from tests.tools.tables import Table, Waiter
@@ -314,6 +313,34 @@ def test_a_subscription_that_the_server_has_ended_is_made_again() -> None:
     assert not waiter.errors
 
 
+def test_what_cannot_be_read_because_it_is_too_large_is_counted() -> None:
+    table = Table()
+    waiters = [Waiter(table, key) for key in (b"a", b"b")]
+    table.loop.run()
+    error = ResultDecodeError("too large")
+    table.not_fetched([b"a"], error)
+    table.not_fetched([b"b"], BackendError("not allowed"))
+    assert waiters[0].errors == [error] and waiters[1].errors
+    assert table.counts()["decode_errors"] == 1
+
+
+def test_many_records_that_are_large_together_are_taken_in_turns_of_the_loop() -> None:
+    table = Table()
+    waiters = [Waiter(table, b"%d" % n) for n in range(5)]
+    behind = Waiter(table, b"behind")
+    table._read_chunk = 5
+    table.loop.run()
+    assert b"behind" not in table.asked
+    table.fetched([(b"%d" % n, b"x" * (codec.LARGE_PAYLOAD_BYTES // 2)) for n in range(5)])
+    for ended in (2, 4, 5):
+        assert [len(waiter.metas) for waiter in waiters] == [1] * ended + [0] * (5 - ended)
+        assert b"behind" not in table.asked
+        table.loop.run_once()
+    assert table.asked[-1] == b"behind"
+    table.fetched([(b"behind", b"v")])
+    assert behind.states == ["v"]
+
+
 def test_a_large_record_that_is_not_final_and_was_read_too_early_is_read_again() -> None:
     """As a small one is: the task may have ended between that read and the acknowledgement."""
     table = Table()
@@ -344,6 +371,7 @@ def test_a_large_payload_that_could_not_be_read_is_not_decoded_again(stored: byt
     table.decoding.pop()(error)
     table.loop.run()
     assert not waiter.errors
+    assert table.decode_errors == 1
     table.fetched([(b"k", found)])
     if found == bad:
         assert waiter.errors == [error]
@@ -354,178 +382,6 @@ def test_a_large_payload_that_could_not_be_read_is_not_decoded_again(stored: byt
     assert not table.decoding
 
 
-def test_waits_given_up_while_nothing_can_be_read_leave_nothing_behind() -> None:
-    table = Table()
-    steady = Waiter(table, b"steady")
-    table.loop.run()  # this read is never answered, as in an outage
-    for n in range(20 * _rounds.READ_CHUNK):
-        table.discard(b"%d" % n, Waiter(table, b"%d" % n))
-        if n % 100 == 0:
-            table.loop.run()
-    assert len(table._to_read) < 3 * _rounds.READ_CHUNK
-    table.fetched([(b"steady", b"v")])
-    assert [meta.result for meta in steady.metas] == [b"v"]
-
-
-def test_a_bulk_is_given_up_when_it_has_arrived() -> None:
-    """Not in its midst; but it cannot go on for ever."""
-    table = Table()
-    keys = [b"%d" % n for n in range(2 * _rounds.BULK * _rounds.PATIENCE_WITH_BULK)]
-    for key in keys:
-        Waiter(table, key)
-    table.loop.run()
-    table.acked(keys)
-
-    def arrive(some: list[bytes]) -> None:
-        for key in some:
-            table.pushed(key, b"v")
-        table.loop.run_once()
-
-    arrive(keys[:200])
-    arrive(keys[200:400])
-    assert not table.given_up, "more comes"
-    table.loop.run_once()
-    assert table.given_up == keys[:400]
-    for start in range(400, len(keys), 100):
-        arrive(keys[start : start + 100])
-    assert len(table.given_up) >= 100 * _rounds.PATIENCE_WITH_BULK
-    table.loop.run()
-    assert table.given_up == keys and not table.wanted
-
-
-def test_a_read_does_not_take_the_task_back() -> None:
-    """It was sent before a state was published, and its answer comes after: that may be the state before."""
-    table = Table()
-    waiter = Waiter(table, b"k")
-    table.loop.run()
-    table.acked([b"k"])
-    table.pushed(b"k", b"PROGRESS")
-    table.fetched([(b"k", b"STARTED")])
-    assert waiter.states == ["PROGRESS"]
-    table.loop.run()  # the read behind the acknowledgement is sent: what it finds is news
-    table.fetched([(b"k", b"PAUSED")])
-    assert waiter.states == ["PROGRESS", "PAUSED"]
-
-
-@pytest.mark.parametrize(
-    ("late", "seen"),
-    [
-        (["STARTED", "PROGRESS 1", "PROGRESS 2", "PROGRESS 3"], ["PROGRESS 2", "PROGRESS 3"]),  # it was published, too
-        (["PROGRESS 3", "PROGRESS 4"], ["PROGRESS 2", "PROGRESS 3", "PROGRESS 4"]),  # before it was subscribed
-    ],
-)
-def test_a_message_does_not_take_the_task_back(late: list[str], seen: list[str]) -> None:
-    """What was published before it was read arrives after it; what is newer waits until that is known."""
-    table = Table()
-    waiter = Waiter(table, b"k")
-    table.loop.run()
-    table.acked([b"k"])
-    table.fetched([(b"k", b"PROGRESS 2")])
-    for state in late:
-        table.pushed(b"k", state.encode())
-    table.loop.run()
-    if seen != waiter.states:
-        assert table.subscribed_to == [b"k", b"k"] and waiter.states == ["PROGRESS 2"]
-        table.acked([b"k"])
-    assert waiter.states == seen
-    table.pushed(b"k", b"PROGRESS 5")
-    assert waiter.states == [*seen, "PROGRESS 5"]
-
-
-def test_a_large_record_keeps_its_place() -> None:
-    """It is decoded elsewhere; what comes behind it waits, unless that is the end. And it is decoded once."""
-    table = Table()
-    waiter = Waiter(table, b"k")
-    table.loop.run()
-    table.acked([b"k"])
-    large = b"PROGRESS" + b" " * codec.LARGE_PAYLOAD_BYTES
-    table.pushed(b"k", large)
-    table.pushed(b"k", b"PAUSED")
-    table.fetched([(b"k", large)])
-    assert not waiter.states
-    [done] = table.decoding
-    done(TaskMeta(task_id="t", status="PROGRESS"))
-    assert waiter.states == ["PROGRESS", "PAUSED"]
-    table.pushed(b"k", large)
-    table.pushed(b"k", b"SUCCESS")
-    assert waiter.states[2:] == ["SUCCESS"]
-    table.decoding[1](TaskMeta(task_id="t", status="PROGRESS"))
-    assert waiter.states[2:] == ["SUCCESS"] and len(table.decoding) == 2
-
-
-def test_a_state_that_is_read_while_a_large_record_is_decoded_comes_behind_it() -> None:
-    table = Table()
-    waiter = Waiter(table, b"k")
-    table.loop.run()
-    table.acked([b"k"])
-    table.fetched([(b"k", None)])
-    table.pushed(b"k", b"PROGRESS" + b" " * codec.LARGE_PAYLOAD_BYTES)
-    table.loop.run()
-    table.fetched([(b"k", b"PAUSED")])
-    assert not waiter.states
-    [done] = table.decoding
-    done(TaskMeta(task_id="t", status="PROGRESS"))
-    assert waiter.states == ["PROGRESS", "PAUSED"]
-
-
-class Follower(Waiter):
-    _follows = True
-
-
-@pytest.mark.parametrize("pushed", [True, False], ids=["published", "read"])
-def test_a_large_state_before_the_end_is_not_skipped(pushed: bool) -> None:
-    """Who follows the states gets it first, though the end needs no decoding; who does not, does not wait for it."""
-    table = Table()
-    follower, waiter = Follower(table, b"k"), Waiter(table, b"k")
-    table.loop.run()
-    table.acked([b"k"])
-    table.pushed(b"k", b"PROGRESS" + b" " * codec.LARGE_PAYLOAD_BYTES)
-    if pushed:
-        table.pushed(b"k", b"SUCCESS")
-    else:
-        table.fetched([(b"k", b"SUCCESS")])
-    table.loop.run()
-    table.acked([b"k"])
-    assert (follower.states, waiter.states) == ([], ["SUCCESS"])
-    table.decoding[0](TaskMeta(task_id="t", status="PROGRESS"))
-    table.loop.run()
-    table.acked([b"k"])
-    assert follower.states == ["PROGRESS", "SUCCESS"]
-    table.loop.run()
-    assert not table.wanted
-
-
-def test_a_wait_that_begins_while_an_end_waits_for_earlier_states_is_not_held_up() -> None:
-    table = Table()
-    follower = Follower(table, b"k")
-    table.loop.run()
-    table.acked([b"k"])
-    table.fetched([(b"k", b"SUCCESS")])
-    late = Waiter(table, b"k")
-    table.loop.run()
-    table.fetched([(b"k", b"SUCCESS")])
-    assert late.states == ["SUCCESS"] and not follower.states
-    table.disconnected()
-    assert follower.states == ["SUCCESS"], "nothing is on its way any more"
-
-
-def test_a_large_record_that_is_wanted_again_is_not_decoded_anew() -> None:
-    """A wait with a short timeout, again and again, would otherwise never end, and decode it as often."""
-    table = Table()
-    large = b"x" * codec.LARGE_PAYLOAD_BYTES
-    for _ in range(3):
-        waiter = Waiter(table, b"k")
-        table.loop.run_once()
-        table.fetched([(b"k", large)])
-        table.discard(b"k", waiter)
-    waiter = Waiter(table, b"k")
-    table.loop.run_once()
-    table.fetched([(b"k", large)])
-    [done] = table.decoding
-    done(TaskMeta(task_id="t", status="SUCCESS"))
-    assert waiter.states == ["SUCCESS"]
-
-
 def test_nothing_published_is_believed_where_the_key_is_verified() -> None:
     table = Table(verify_key=True)
     waiter = Waiter(table, b"k")
@@ -533,90 +389,13 @@ def test_nothing_published_is_believed_where_the_key_is_verified() -> None:
     table.acked([b"k"])
     table.fetched([(b"k", b"STARTED")])
     for forged in (b"SUCCESS", b"PROGRESS", b"garbage", b"x" * codec.LARGE_PAYLOAD_BYTES):
-        table.pushed(b"k", forged)
-        table.loop.run()
-        table.fetched([(b"k", b"STARTED")])
+        for messages in ([b"k", forged], [b"k", forged] * 2):
+            table.asked.clear()
+            table.pushed_many(messages)
+            table.loop.run()
+            assert table.asked == [b"k"]
+            table.fetched([(b"k", b"STARTED")])
     assert waiter.states == ["STARTED"] and not waiter.errors and not table.decoding
-
-
-class Broken(Waiter):
-    def _on_record(self, meta: TaskMeta) -> None:
-        raise ZeroDivisionError("as a callback of somebody else's might")
-
-
-@pytest.mark.parametrize("state", [b"STARTED", b"SUCCESS"])
-@pytest.mark.parametrize("pushed", [True, False])
-def test_a_listener_that_raises_ends_its_own_wait_only(state: bytes, pushed: bool) -> None:
-    table = Table()
-    broken, same_key, other_key = Broken(table, b"k"), Waiter(table, b"k"), Waiter(table, b"other")
-    table.loop.run()
-    table.acked([b"k", b"other"])
-    if pushed:
-        table.pushed(b"k", state)
-        table.pushed(b"other", state)
-    else:
-        table.fetched([(b"k", state), (b"other", state)])
-    assert same_key.states == other_key.states == [state.decode()]
-    assert [type(error) for error in broken.errors] == [AsyncResultError]
-    assert len(table.loop.trouble) == 1
-
-
-def test_whatever_a_record_raises_ends_its_own_wait_only() -> None:
-    """And the text of that stays out of the error: it may quote the record."""
-    table = Table()
-    victim, bystander = Waiter(table, b"k"), Waiter(table, b"other")
-    table.loop.run()
-    table.fetched([(b"k", b"crash"), (b"other", b"SUCCESS")])
-    [error] = victim.errors
-    assert isinstance(error, ResultDecodeError) and "secret" not in str(error)
-    assert bystander.states == ["SUCCESS"]
-
-
-def table_that_searches(keys: Iterable[bytes], *, at_a_time: int) -> tuple[Table, list[list[bytes]]]:
-    """Everything waits, and nothing was stored yet; and what is searched for from here on."""
-    table, searched_for = Table(), list[list[bytes]]()
-    for key in keys:
-        Waiter(table, key)
-    table.acked(keys)
-    table.loop.run()
-    table.fetched([(key, None) for key in keys])
-    table.asked.clear()
-    table._read_chunk, table.search = at_a_time, searched_for.append
-    return table, searched_for
-
-
-def test_a_sweep_reads_only_where_a_search_has_found_something() -> None:
-    table, searched_for = table_that_searches((b"1", b"2", b"3", b"4"), at_a_time=2)
-    table.sweep()
-    assert searched_for == [[b"3", b"4"]], "one search in flight"
-    table.searched([b"3", b"4"], found=False)
-    table.sweep()  # before the first is through
-    assert searched_for == [[b"3", b"4"], [b"1", b"2"]]
-    table.searched([b"1", b"2"], found=True)
-    table.loop.run()
-    assert table.asked == [b"1", b"2"] and len(searched_for) == 2
-    table.fetched([(b"1", None), (b"2", b"SUCCESS")])
-    assert table.read == 1 and not table.waits_for(b"2")
-
-
-def test_a_sweep_reads_what_is_known_to_be_stored() -> None:
-    """That something is stored says nothing where STARTED was."""
-    table, searched_for = table_that_searches((b"runs", b"waits"), at_a_time=2)
-    table.pushed(b"runs", b"STARTED")
-    table.sweep()
-    table.loop.run()
-    assert (table.asked, searched_for) == ([b"runs"], [[b"waits"]])
-
-
-def test_a_sweep_reads_where_searching_is_refused() -> None:
-    table, searched_for = table_that_searches((b"1", b"2"), at_a_time=1)
-    table.sweep()
-    table.search = None
-    table.searched(searched_for[0], found=True)
-    table.loop.run()
-    table.fetched([(b"2", None)])
-    table.loop.run()
-    assert (table.asked, searched_for) == ([b"2", b"1"], [[b"2"]])
 
 
 @pytest.mark.parametrize("odd", [b"3", b"garbage", b"crash", b"x" * codec.LARGE_PAYLOAD_BYTES, b"nobody"])
@@ -691,23 +470,3 @@ def test_a_key_that_is_wanted_again_begins_anew() -> None:
     for payload in (b"PROGRESS 1", b"2"):
         table.pushed(b"a", payload)
     assert [first.states, again.states] == [["PROGRESS 1", "1"], ["PROGRESS 1", "2"]]
-
-
-@pytest.mark.parametrize("lingers", [0, 1])
-def test_no_message_is_lost_that_an_outage_has_kept(lingers: int) -> None:
-    """The sweep has found the result, and its message was on its way when the connection was lost."""
-    table = Table()
-    waiter = Waiter(table, b"a")
-    table.loop.run()
-    table.acked([b"a"])
-    table.fetched([(b"a", None)])
-    table.loop.run()
-    table.fetched([(b"a", None)])
-    table.sweep()
-    table.loop.run()
-    table.fetched([(b"a", b"1")])
-    for _ in range(lingers):
-        table.loop.run_once()
-    table.disconnected()
-    table.loop.run()
-    assert (waiter.states, table.lost) == (["1"], 0)

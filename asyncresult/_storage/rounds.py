@@ -274,8 +274,9 @@ class Rounds:
             self._idle_before = len(self._idle)
             self._reap_later()
         if len(self._to_read) > 2 * len(self._entries) + self._read_chunk:
-            # Nothing can be read just now, and most of those who queued have given up meanwhile.
-            self._to_read = deque(entry for entry in self._to_read if entry.listeners is not None)
+            # Nothing can be read just now, and most of those who queued have given up meanwhile. What lingers stays: it
+            # counts as queued if it is wanted again.
+            self._to_read = deque(entry for entry in self._to_read if self._entries.get(entry.key) is entry)
         if unwanted and self._connected:
             self._source.unsubscribe(unwanted)
         if not self._entries and self._sweep_handle is not None:

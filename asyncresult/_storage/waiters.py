@@ -138,6 +138,8 @@ class Waiters(Delivery):
             entry.add(listener)  # while it lingered its messages were not looked at
             if entry.subscription == NONE:
                 self._to_subscribe.append(entry)
+        if self._swept:
+            self._swept.discard(key)  # that was for who waited then
         if read_early or entry.subscription == ACKED:
             self._want_read(entry)
         else:
@@ -247,6 +249,7 @@ class Waiters(Delivery):
 
     def _unsubscribed(self, entry: Entry) -> None:
         entry.subscription = NONE
+        self._swept.discard(entry.key)  # nothing is announced to it until it is subscribed again
         if entry.read == SURE:
             entry.read = EARLY
         progress = entry.progress

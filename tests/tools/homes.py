@@ -78,7 +78,6 @@ THROUGH = {
     "test_promise_rejections.py": "_promise_reactions",
     "test_testing.py": "integrations.celery.memory testing.celery testing.fake_worker testing.memory testing.server",
     "sync/test_sets.py": "sync.base sync.functions sync.groups",
-    "test_waiters.py": "_storage.delivery _storage.rounds",
     "test_worker.py": "codec.tracebacks",
     "web/test_endpoints.py": "web.app web.documents web.page web.problems web.settings web.tokens web.tree web.urls",
     "web/test_stopping.py": "web.lifespan",

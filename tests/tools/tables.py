@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,33 +13,41 @@ from asyncresult.codec import codec
 from asyncresult.errors import AsyncResultError, ResultDecodeError
 from asyncresult.meta import TaskMeta
 
-__all__ = ["Loop", "Table", "Waiter"]
+__all__ = ["Handle", "Loop", "Table", "Waiter"]
+
+
+class Handle:
+    """A call that is due, unless it is cancelled."""
+
+    def __init__(self, fn: Callable[[], object]) -> None:
+        self.fn: Callable[[], object] | None = fn
+
+    def cancel(self) -> None:
+        self.fn = None
 
 
 class Loop:
-    """Runs what is due when it is told to."""
+    """Runs what is due when it is told to: calls of the next turn, and of a LINGER later."""
 
     def __init__(self) -> None:
-        self.due: list[Callable[[], None]] = []
+        self.due: list[Handle] = []
+        self.later: list[Handle] = []
         self.trouble: list[dict[str, Any]] = []
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         self.trouble.append(context)
 
-    def call_soon(self, fn: Callable[[], None]) -> Loop:
-        self.due.append(fn)
-        return self
+    def call_soon(self, fn: Callable[..., object], *args: Any) -> Handle:
+        self.due.append(handle := Handle(partial(fn, *args)))
+        return handle
 
-    def call_later(self, delay: float, fn: Callable[[], None]) -> Loop:
-        if delay == _rounds.LINGER:
-            self.due.append(fn)
-        return self
+    def call_later(self, delay: float, fn: Callable[[], object]) -> Handle:
+        handle = Handle(fn)
+        (self.due if delay == _rounds.LINGER else self.later).append(handle)
+        return handle
 
     def is_closed(self) -> bool:
         return False
-
-    def cancel(self) -> None:
-        """As a handle: nothing here is cancelled."""
 
     def run(self) -> None:
         while self.due:
@@ -46,8 +55,9 @@ class Loop:
 
     def run_once(self) -> None:
         due, self.due = self.due, []
-        for fn in due:
-            fn()
+        for handle in due:
+            if handle.fn is not None:
+                handle.fn()
 
 
 class Table(Waiters):
