@@ -111,6 +111,26 @@ async def test_a_wait_that_nobody_has_cannot_be_ended(backend: Backend) -> None:
     assert not end_with(AsyncResult("t"), BackendUnavailable("away"))
 
 
+async def test_a_result_that_was_forgotten_is_not_given_again(backend: Backend) -> None:
+    """Neither the record, nor what was made of it."""
+    handle = AsyncResult[int]("t", type=int)
+    for value in (1, 2):
+        await backend.mark_as_done("t", value)
+        assert await handle == value
+        await handle.forget()
+    child = AsyncResult[int]("child", parent=AsyncResult("parent"))
+    await backend.mark_as_failure("parent", KeyError("above"))
+    await backend.mark_as_failure("child", ValueError("because of that"))
+    with pytest.raises(KeyError, match="above"):
+        await child
+    await child.forget()
+    await backend.mark_as_done("parent", 1)
+    child.parent = AsyncResult("parent")
+    await backend.mark_as_failure("child", ValueError("its own"))
+    with pytest.raises(ValueError, match="its own"):
+        await child
+
+
 async def test_what_was_read_elsewhere_ends_a_wait(backend: Backend) -> None:
     handle = AsyncResult("t")
     waiting = asyncio.ensure_future(handle.get(timeout=20))

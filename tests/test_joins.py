@@ -428,6 +428,14 @@ async def test_a_look_calls_the_callback_with_the_failures_of_its_members(backen
     assert called["done"] == 1 and isinstance(called["failed"], ValueError)
 
 
+@pytest.mark.parametrize(("count", "named"), [(3, "0, 1, 2"), (4, "0, 1, 2, …")])
+async def test_a_join_that_takes_too_long_names_some_of_its_tasks(backend: Backend, count: int, named: str) -> None:
+    for timeout in (0, 0.01):
+        with pytest.raises(ResultTimeout) as caught:
+            await backend.results([f"{n}" for n in range(count)]).get(timeout)
+        assert str(caught.value) == f"{count} of {count} tasks did not end within {timeout} s: {named}"
+
+
 async def test_a_failure_that_is_known_ends_what_comes_behind(backend: Backend) -> None:
     """Whether it was known before the wait or comes under it; with messages, none of which comes."""
     await backend.mark_as_failure("early", ValueError("early"))

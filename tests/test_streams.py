@@ -14,14 +14,17 @@ from asyncresult import (
     FIRST_EXCEPTION,
     AsyncResult,
     Backend,
+    BackendUnavailable,
     GroupResult,
     ResultDecodeError,
     ResultSet,
+    ResultTimeout,
     as_completed,
     wait,
 )
-from asyncresult._handles import joins, streams
+from asyncresult._handles import feeds, joins, streams
 from asyncresult._handles.joins import READ_FIRST
+from asyncresult._storage.memory import Records
 from asyncresult._storage.rounds import AT_ONCE
 from asyncresult._storage.store import engine_of
 from tests.backends.waiting import until, waits_for
@@ -132,6 +135,71 @@ async def test_members_that_come_and_go_under_a_loop(backend: Backend) -> None:
         await looping
     assert seen == ["c", "a"]
     await until(lambda: nobody_waits(backend))
+
+
+async def test_a_member_that_has_ended_and_is_taken_out_does_not_come_out(backend: Backend) -> None:
+    results = backend.results(["a", "b"])
+    stream = results.as_completed(timeout=20)
+    await waits_for(backend, 2)
+    for id in ("a", "b"):
+        await backend.mark_as_done(id, 1)
+    await until(lambda: all(handle.done() for handle in results.results))
+    results.remove("a")
+    assert [handle.id async for handle in stream] == ["b"]
+
+
+async def test_the_end_of_a_member_is_not_dropped_for_the_states_of_others(backend: Backend) -> None:
+    stream = ResultSet(backend.results(["a", "b"])).updates(timeout=20, maxsize=1)
+    for _ in range(2):
+        await anext(stream)
+    await backend.mark_as_done("a", 1)
+    for n in range(5):
+        await backend.store_result("b", n, "PROGRESS")
+    await backend.mark_as_done("b", 2)
+    await until(lambda: stream.dropped == 5)
+    assert [(handle.id, meta.result) async for handle, meta in stream] == [("a", 1), ("b", 2)]
+
+
+@pytest.mark.parametrize("make", STREAMS[:2], ids=NAMES[:2])
+async def test_a_look_that_finds_the_end_skips_no_state_before_it(
+    backend: Backend, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer comes before messages that were published before that."""
+    engine, key = engine_of(backend), backend.task_key("t")
+    answer: asyncio.Future[bytes | None] = engine.loop.create_future()
+    monkeypatch.setattr(engine, "read", lambda key: answer)
+    stream = make()
+    reader = asyncio.ensure_future(anext(stream))
+    await waits_for(backend, 1)
+    await backend.mark_as_started("t")
+    await reader
+    monkeypatch.setattr(Records, "publish", lambda *_: 0)
+    await backend.store_result("t", None, "PROGRESS")
+    [late] = await engine.read_many([key])
+    await backend.mark_as_done("t", 1)
+    [end] = await engine.read_many([key])
+    assert late is not None
+    barriers: list[list[bytes]] = []
+    monkeypatch.setattr(engine, "subscribe", barriers.append)
+    answer.set_result(end)
+    await until(lambda: barriers)
+    engine.waiters.pushed(key, late)
+    engine.waiters.acked(barriers[0])
+    async with asyncio.timeout(20):
+        items = [item async for item in stream]
+    assert [(item[1] if isinstance(item, tuple) else item).status for item in items] == ["PROGRESS", "SUCCESS"]
+
+
+@pytest.mark.parametrize("make", [lambda: AsyncResult("t"), lambda: ResultSet([AsyncResult("t")])], ids=NAMES[:2])
+async def test_a_stream_without_time_ends_with_its_first_answers(
+    backend: Backend, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "LOOK_ONCE_TIMEOUT", 1000.0)
+    stream = make().updates(timeout=0)
+    async with asyncio.timeout(20):
+        await anext(stream)
+        with pytest.raises(ResultTimeout):
+            await anext(stream)
 
 
 async def test_a_handle_that_is_there_twice_comes_out_once(backend: Backend) -> None:
@@ -355,3 +423,26 @@ async def test_a_stream_that_is_closed_while_a_history_is_read_ends(
     async with asyncio.timeout(20):
         assert await reader == "the end"
     assert reading.cancelled()
+
+
+async def test_a_history_that_cannot_be_read_for_a_reader_who_has_gone_is_no_trouble(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, loop_errors: list[dict[str, Any]]
+) -> None:
+    """Both happen in the same turn of the loop."""
+    readings: list[asyncio.Future[Any]] = []
+
+    def history(key: bytes, after: str) -> asyncio.Future[Any]:
+        readings.append(asyncio.get_running_loop().create_future())
+        return readings[-1]
+
+    monkeypatch.setattr(engine_of(backend), "history", history)
+    stream = AsyncResult("t").updates(since="0")
+    reader = asyncio.ensure_future(anext(stream))
+    await until(lambda: readings)
+    readings.pop().set_exception(BackendUnavailable("down"))
+    reader.cancel()
+    await asyncio.wait([reader])
+    assert reader.cancelled()
+    del reader, stream
+    gc.collect()
+    assert not loop_errors

@@ -12,6 +12,7 @@ from asyncresult import AsyncResult, Backend, EagerResult, ResultDecodeError, Ta
 from asyncresult._handles.handle import learn, read_record
 from asyncresult._storage.memory import Records
 from asyncresult._storage.store import engine_of
+from asyncresult.codec.codec import LARGE_PAYLOAD_BYTES
 from tests.backends.waiting import until, waits_for
 
 
@@ -177,6 +178,14 @@ async def test_a_look_says_that_a_record_is_gone(backend: Backend, monkeypatch: 
     assert not waiting.done()
     await backend.mark_as_done("t", 1)
     assert await waiting == 1
+
+
+@pytest.mark.parametrize("size", [1, LARGE_PAYLOAD_BYTES])
+async def test_a_look_at_an_unreadable_record_fails(backend: Backend, size: int) -> None:
+    await engine_of(backend).put(backend.task_key("t"), b"x" * size, None)
+    with pytest.raises(ResultDecodeError):
+        async with asyncio.timeout(20):
+            await AsyncResult("t").meta()
 
 
 async def test_an_unreadable_record_is_counted(backend: Backend) -> None:

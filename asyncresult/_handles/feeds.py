@@ -152,8 +152,6 @@ class Stream(AsyncIterator[ItemT]):
         finally:
             self._waits_for = None
             _give_up(future)
-            if future.done() and not future.cancelled():
-                future.exception()  # looked at: the reader may be gone
         if self._over:
             raise StopAsyncIteration
         return bool(done)
@@ -172,6 +170,7 @@ class Stream(AsyncIterator[ItemT]):
 
 
 def _give_up(future: asyncio.Future[Any]) -> None:
+    """Cancel it. If it has failed already, that is not reported: nobody is there to look at it."""
     if not future.get_loop().is_closed():  # under its reader, which is collected now
         future.cancel()
 

@@ -159,7 +159,12 @@ async def test_cancelling_one_awaiter_leaves_the_others(backend: Backend) -> Non
 
 
 async def test_a_cancelled_wait_leaves_nothing_behind(backend: Backend) -> None:
-    waiting = [asyncio.ensure_future(AsyncResult(new_id()).get()) for _ in range(50)]
+    async def awaits(handle: AsyncResult[Any]) -> Any:
+        return await handle
+
+    waiting = [
+        asyncio.ensure_future(wait(AsyncResult(new_id()))) for wait in (AsyncResult.get, awaits) for _ in range(25)
+    ]
     await waits_for(backend, 50)
     for task in waiting:
         task.cancel()

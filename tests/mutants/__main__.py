@@ -45,7 +45,8 @@ CORE_TESTS = [
         f"tests/test_{name}.py"
         for name in (
             *("endings", "feeds", "forms", "futures", "handle", "joins", "streams", "updates", "waiters", "wire"),
-            *("entries", "graph", "polling", "reading", "sets_model", "subscriber"),
+            *("delivery", "entries", "graph", "measured", "polling", "probe", "reading", "rounds", "sets_model"),
+            "subscriber",
         )
     ),
 ]
