@@ -24,7 +24,7 @@ from .._storage.keys import task_keys
 from .._storage.rounds import AT_ONCE, READ_CHUNK
 from .._storage.store import Store, engine_of
 from ..codec.codec import LARGE_PAYLOAD_BYTES
-from ..errors import AsyncResultError, ResultTimeout, copy_error
+from ..errors import AsyncResultError, copy_error
 from ..meta import TaskMeta
 from ..states import SUCCESS
 from .base import ResultBase, handles_in, members_in
@@ -42,7 +42,7 @@ from .handle import (
 from .known import Reason, bind, give_up, has_failed, is_ready, is_settled, needs_cause, outcome, settled
 from .measured import Measured
 from .result import AsyncResult
-from .waiting import raise_reason
+from .waiting import many_timed_out, raise_reason
 
 __all__ = [
     "Group",
@@ -57,7 +57,6 @@ __all__ = [
     "leaves_of",
     "not_over",
     "over",
-    "timed_out",
     "values_in_turns",
     "values_of",
 ]
@@ -425,7 +424,7 @@ async def finish(join: Join, leaves: list[Handle], timeout: float | None) -> Non
     if timeout is not None and not join.future.done():
 
         def expire(join: Join) -> None:
-            join.end(timed_out(not_over(leaves), leaves, timeout))
+            join.end(many_timed_out(not_over(leaves), leaves, timeout))
 
         timer = asyncio.get_running_loop().call_later(timeout, expire, join)
     try:
@@ -451,12 +450,6 @@ async def values_in_turns(members: list[Any], propagate: bool) -> list[Any]:
         values += values_of(members[start : start + AT_ONCE], propagate)
         await asyncio.sleep(0)
     return values
-
-
-def timed_out(waiting: Sequence[Handle], all: Sequence[Handle], timeout: float | None) -> ResultTimeout:
-    """What a join says when its budget is used up."""
-    named = ", ".join(handle.id for handle in waiting[:3]) + (", …" if len(waiting) > 3 else "")
-    return ResultTimeout(f"{len(waiting)} of {len(all)} tasks did not end within {timeout} s: {named}", timeout=timeout)
 
 
 def over(handle: Handle) -> bool:
@@ -501,7 +494,7 @@ def end_at_once(
             if leaf.done():
                 outcome(leaf, propagate=True)
     if waiting := not_over(leaves):
-        raise timed_out(waiting, leaves, timeout)
+        raise many_timed_out(waiting, leaves, timeout)
     if callback is not None:
         for leaf in leaves:
             callback(leaf.id, leaf._values(False))

@@ -111,7 +111,7 @@ class Known(Node[T_co]):
         return self._meta
 
     def _not_ready(self) -> NotReady:
-        return NotReady(f"the result of task {self.id} is not known yet: await the handle first")
+        return NotReady(f"the result of task {self.id} is not known yet: wait for it first, by get()")
 
     def _failure(self, meta: TaskMeta) -> Exception | None:
         """The exception that a record holds, a fresh instance each time: tracebacks must not pile up."""

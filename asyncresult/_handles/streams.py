@@ -15,13 +15,13 @@ from ..meta import TaskMeta
 from .base import ResultBase, handles_in
 from .feeds import Feed, Stream, deadline_of_look, is_over
 from .handle import observe, read_record, unobserve
-from .joins import Group, Handle, Many, groups_of, has_sets, not_over, over, timed_out
+from .joins import Group, Handle, Many, groups_of, has_sets, not_over, over
 from .known import Reason, bind, is_of_look, is_ready
 from .looks import LOOKS_AT_ONCE, look_once
 from .measured import Measured, begin
 from .result import AsyncResult
 from .updates import same_state
-from .waiting import raise_reason
+from .waiting import many_timed_out, raise_reason
 
 __all__ = ["Completed", "SetUpdates", "has_more"]
 
@@ -137,7 +137,7 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
 
     def _timed_out(self) -> ResultTimeout:
         handles = list(self._handles.values())
-        error = timed_out(not_over(handles), handles, self._timeout)
+        error = many_timed_out(not_over(handles), handles, self._timeout)
         if self._own is not None:
             self._own.end(error)
         return error
@@ -153,7 +153,7 @@ def _end(waits: list[Many]) -> None:
         wait.end()
 
 
-class SetUpdates(Stream[tuple[AsyncResult[Any], TaskMeta]]):
+class SetUpdates(Stream[tuple[AsyncResult[T], TaskMeta]]):
     """The states of several tasks in one stream. Made by :meth:`ResultSet.updates`.
 
     First comes each member's record as it is now, then each published state with its handle; a member's
@@ -211,7 +211,7 @@ class SetUpdates(Stream[tuple[AsyncResult[Any], TaskMeta]]):
                 if any(map(is_ready, waiting)):  # states before their ends are still on their way
                     feed.items.extend((handle, handle.snapshot) for handle in waiting if is_ready(handle))
                     continue
-                raise timed_out(waiting, self._handles, self._timeout)
+                raise many_timed_out(waiting, self._handles, self._timeout)
             await feed.wait(self._deadline)
         reason = next((reason for reason in self._ended.values() if reason is not None), None)
         self._end()
@@ -266,7 +266,7 @@ class _Tagged:
 
 
 def _follow(
-    stream: weakref.ref[SetUpdates], feed: Feed[Any], tagged: list[_Tagged], handles: list[Handle], start: int
+    stream: weakref.ref[SetUpdates[Any]], feed: Feed[Any], tagged: list[_Tagged], handles: list[Handle], start: int
 ) -> None:
     """Observe the handles from ``start`` on, and look at each. Of very many, some in each turn of the loop."""
     owner = stream()
@@ -291,7 +291,7 @@ def _follow(
         _look(stream, tag)
 
 
-def _look(stream: weakref.ref[SetUpdates], tag: _Tagged) -> None:
+def _look(stream: weakref.ref[SetUpdates[Any]], tag: _Tagged) -> None:
     """Have a handle's record as it is now put behind what has come so far; it is never older than that."""
     try:
         read_record(tag.handle).add_done_callback(functools.partial(_looked, stream, tag))
@@ -299,7 +299,7 @@ def _look(stream: weakref.ref[SetUpdates], tag: _Tagged) -> None:
         tag.fail(copy_error(closed))
 
 
-def _looked(stream: weakref.ref[SetUpdates], tag: _Tagged, look: asyncio.Future[TaskMeta]) -> None:
+def _looked(stream: weakref.ref[SetUpdates[Any]], tag: _Tagged, look: asyncio.Future[TaskMeta]) -> None:
     owner = stream()
     if owner is None or is_over(owner) or look.cancelled():
         return

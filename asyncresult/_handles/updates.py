@@ -15,13 +15,13 @@ import msgspec
 from .._checks import check_count, looks_once
 from .._storage.keys import HISTORY
 from .._storage.store import engine_of
-from ..errors import AsyncResultError, BackendUnavailable, ResultTimeout, copy_error
+from ..errors import AsyncResultError, BackendUnavailable, copy_error
 from ..meta import TaskMeta, same_record
 from ..states import READY_STATES
 from .feeds import Feed, Stream, deadline_of_look, is_over
 from .handle import Handle, listen, observe, read_record, unlisten, unobserve
 from .known import Reason, is_of_look, is_ready
-from .waiting import raise_reason
+from .waiting import raise_reason, timed_out
 
 __all__ = ["Updates", "same_state"]
 
@@ -140,7 +140,7 @@ class Updates(Stream[TaskMeta]):
             if self._deadline is not None and now >= self._deadline:
                 if is_ready(self._handle) and self._handle.snapshot is not None:
                     return self._handle.snapshot  # states before it are still on their way
-                raise self._timed_out()
+                raise timed_out(self._handle, self._timeout)
             due = self._due(now)
             if due is not None and due <= now:
                 self._look(feed)  # no heartbeat; or it was lost, and the key has it
@@ -179,7 +179,7 @@ class Updates(Stream[TaskMeta]):
         reading = engine.history(backend.key_beside(task_id, HISTORY), self.last_id or "0")
         left = None if self._deadline is None else max(0.0, self._deadline - asyncio.get_running_loop().time())
         if not await self._wait_for(reading, left):
-            raise self._timed_out()
+            raise timed_out(self._handle, self._timeout)
         return [(id, await engine.decoder.whole(task_id, payload)) for id, payload in reading.result()]
 
     def _is_news(self, meta: TaskMeta) -> bool:
@@ -195,13 +195,6 @@ class Updates(Stream[TaskMeta]):
         elif self._only_looks:
             self._deadline = asyncio.get_running_loop().time()
         return meta
-
-    def _timed_out(self) -> ResultTimeout:
-        return ResultTimeout(
-            f"task {self._handle.id} did not end within {self._timeout} s",
-            task_id=self._handle.id,
-            timeout=self._timeout,
-        )
 
 
 #: Ids of a Redis stream, which the memory backend imitates.

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from .._checks import LOOK_ONCE_TIMEOUT, looks_once
 from .._storage.store import engine_of
-from ..errors import AsyncResultError, ResultTimeout
+from ..errors import AsyncResultError, BackendClosed, ResultTimeout
 from ..meta import TaskMeta
 from .handle import Callback, Handle, ancestors, listen, looks_at, observe, read_record, unlisten, unobserve
 from .known import Reason, fresh, has_failed, is_ready, is_settled, needs_cause, outcome, set_cause
 from .measured import Measured
 
-__all__ = ["await_outcome", "raise_reason", "wait"]
+__all__ = ["await_outcome", "many_timed_out", "raise_reason", "timed_out", "wait"]
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ async def wait(
     if reason is _EXPIRED:
         if is_ready(handle):
             return None  # only messages are missing
-        raise _timed_out(handle, timeout)
+        raise timed_out(handle, timeout)
     try:
         raise_reason(raised if reason is _RAISED else reason)
     finally:
@@ -116,7 +116,7 @@ async def _look_once(handle: Handle[Any], timeout: float | None, follow_parents:
         return None
     failed = next((task for task in above if has_failed(task)), None)
     if failed is None:
-        raise _timed_out(handle, timeout)
+        raise timed_out(handle, timeout)
     return failed
 
 
@@ -129,12 +129,26 @@ def raise_reason(reason: Any) -> NoReturn:
         del error, reason  # they would hold this frame, which holds them
 
 
-def _timed_out(handle: Handle[Any], timeout: float | None) -> ResultTimeout:
-    error = f"task {handle.id} did not end within {timeout} s"
-    trouble = engine_of(handle.backend).last_error
-    if trouble:
-        error += f" (and {handle.backend} is not reachable: {trouble})"
+def timed_out(handle: Handle[Any], timeout: float | None) -> ResultTimeout:
+    """What a wait for one task says when its budget is used up."""
+    error = f"task {handle.id} did not end within {timeout} s{_outage_of(handle)}"
     return ResultTimeout(error, task_id=handle.id, timeout=timeout)
+
+
+def many_timed_out(waiting: Sequence[Handle[Any]], all: Sequence[Handle[Any]], timeout: float | None) -> ResultTimeout:
+    """What a wait for several tasks says when its budget is used up."""
+    named = ", ".join(handle.id for handle in waiting[:3]) + (", …" if len(waiting) > 3 else "")
+    error = f"{len(waiting)} of {len(all)} tasks did not end within {timeout} s: {named}"
+    return ResultTimeout(error + "".join(map(_outage_of, waiting[:1])), timeout=timeout)
+
+
+def _outage_of(handle: Handle[Any]) -> str:
+    """That nothing could come, if that is so."""
+    try:
+        trouble = engine_of(handle.backend).last_error
+    except BackendClosed:
+        return ""  # this may be a callback of the loop, whose error nobody would see
+    return f" (and {handle.backend} is not reachable: {trouble})" if trouble else ""
 
 
 class _Alone:

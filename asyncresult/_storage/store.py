@@ -232,12 +232,11 @@ class Store(Marks, Bulk, Probed, Keys):
         try:
             async with asyncio.timeout(timeout):
                 latency = await self.ping()
-        except TimeoutError as error:  # that of the block, or BackendUnavailable
-            return Health(ok=False, connected=False, reason=str(error) or f"no answer within {timeout:g} s")
-        except AsyncResultError as error:
-            return Health(ok=False, connected=False, reason=str(error))
-        stats = self.stats()
-        return Health(ok=True, latency=latency, connected=stats.last_error is None, reason=stats.last_error)
+        except (TimeoutError, AsyncResultError) as error:  # the block's own TimeoutError has no text
+            reason = str(error) or self.stats().last_error or f"no answer within {timeout:g} s"
+            return Health(ok=False, connected=False, reason=reason)
+        trouble = self.stats().last_error
+        return Health(ok=True, latency=latency, connected=trouble is None, reason=trouble)
 
     # -- writing --------------------------------------------------------------------------------------
 
