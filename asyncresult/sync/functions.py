@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 from .._checks import ReturnWhen
 from .._handles import forms as _forms
 from .._handles.base import T
+from .._handles.functions import A, B, C, D
 from .base import ResultBase, Stream, async_backend, blocking
 from .result import AsyncResult
 from .sets import ResultSet
@@ -31,6 +32,56 @@ def result_from_tuple(r: Any, app: Any = None) -> Any:
 
 @overload
 def gather(
+    a: AsyncResult[A], /, *, timeout: float | None = None, return_exceptions: Literal[False] = False
+) -> tuple[A]: ...
+@overload
+def gather(a: AsyncResult[A], /, *, timeout: float | None = None, return_exceptions: bool) -> tuple[A | Exception]: ...
+@overload
+def gather(
+    a: AsyncResult[A], b: AsyncResult[B], /, *, timeout: float | None = None, return_exceptions: Literal[False] = False
+) -> tuple[A, B]: ...
+@overload
+def gather(
+    a: AsyncResult[A], b: AsyncResult[B], /, *, timeout: float | None = None, return_exceptions: bool
+) -> tuple[A | Exception, B | Exception]: ...
+@overload
+def gather(
+    a: AsyncResult[A],
+    b: AsyncResult[B],
+    c: AsyncResult[C],
+    /,
+    *,
+    timeout: float | None = None,
+    return_exceptions: Literal[False] = False,
+) -> tuple[A, B, C]: ...
+@overload
+def gather(
+    a: AsyncResult[A], b: AsyncResult[B], c: AsyncResult[C], /, *, timeout: float | None = None, return_exceptions: bool
+) -> tuple[A | Exception, B | Exception, C | Exception]: ...
+@overload
+def gather(
+    a: AsyncResult[A],
+    b: AsyncResult[B],
+    c: AsyncResult[C],
+    d: AsyncResult[D],
+    /,
+    *,
+    timeout: float | None = None,
+    return_exceptions: Literal[False] = False,
+) -> tuple[A, B, C, D]: ...
+@overload
+def gather(
+    a: AsyncResult[A],
+    b: AsyncResult[B],
+    c: AsyncResult[C],
+    d: AsyncResult[D],
+    /,
+    *,
+    timeout: float | None = None,
+    return_exceptions: bool,
+) -> tuple[A | Exception, B | Exception, C | Exception, D | Exception]: ...
+@overload
+def gather(
     *results: AsyncResult[T], timeout: float | None = None, return_exceptions: Literal[False] = False
 ) -> tuple[T, ...]: ...
 @overload
@@ -44,11 +95,31 @@ def gather(*results: Any, timeout: float | None = None, return_exceptions: bool 
     return tuple(ResultSet[Any](results).get(timeout, return_exceptions=return_exceptions))
 
 
+@overload
+def as_completed(results: Iterable[AsyncResult[T]], *, timeout: float | None = None) -> Stream[AsyncResult[T]]: ...
+@overload
+def as_completed(results: Iterable[Any], *, timeout: float | None = None) -> Stream[AsyncResult[Any]]: ...
 def as_completed(results: Iterable[Any], *, timeout: float | None = None) -> Stream[AsyncResult[Any]]:
     """The handles, done, in the order in which their tasks end. See :meth:`ResultSet.as_completed`."""
     return ResultSet[Any](results).as_completed(timeout=timeout)
 
 
+@overload
+def wait(
+    results: Iterable[AsyncResult[T]],
+    *,
+    timeout: float | None = None,
+    return_when: ReturnWhen = "ALL_COMPLETED",
+    count: int | None = None,
+) -> tuple[set[AsyncResult[T]], set[AsyncResult[T]]]: ...
+@overload
+def wait(
+    results: Iterable[Any],
+    *,
+    timeout: float | None = None,
+    return_when: ReturnWhen = "ALL_COMPLETED",
+    count: int | None = None,
+) -> tuple[set[AsyncResult[Any]], set[AsyncResult[Any]]]: ...
 def wait(
     results: Iterable[Any],
     *,

@@ -35,7 +35,8 @@ async def fetch_bound(self: Task[..., Any], url: str) -> bytes:
 
 
 async def a_task_carries_its_signature() -> None:
-    add(1, y=2)
+    assert_type(add(1, y=2), int)
+    assert_type(fetch("x"), bytes)  # it blocks
     assert_type(add.delay(1, y=2), AwaitableResult[int])
     assert_type(await add.delay(1), int)
     assert_type(await add.apply_async((1,), countdown=1), int)

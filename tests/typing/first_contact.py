@@ -90,8 +90,13 @@ def exceptions_instead_in_blocking_code(task_id: str, choice: bool) -> None:
     assert_type(results.get(1, False), list[int | Exception])
     assert_type(results.get(return_exceptions=True), list[int | Exception])
     assert_type(results.join_native(propagate=False), list[int | Exception])
-    assert_type(sync.gather(handle, handle), tuple[int, ...])
-    assert_type(sync.gather(handle, return_exceptions=True), tuple[int | Exception, ...])
+    text = sync.AsyncResult(task_id, type=str)
+    assert_type(sync.gather(handle, text), tuple[int, str])
+    assert_type(sync.gather(handle, text, return_exceptions=True), tuple[int | Exception, str | Exception])
+    assert_type(sync.gather(*[handle], return_exceptions=True), tuple[int | Exception, ...])
+    for done in sync.as_completed([handle]):
+        assert_type(done, sync.AsyncResult[int])
+    assert_type(sync.wait([handle])[0], set[sync.AsyncResult[int]])
 
 
 def portable_forms(handle: AsyncResult[int], group: GroupResult[int], form: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, assert_type
+from typing import assert_type
 
 from asyncresult import AsyncResult, EagerResult, GroupResult, Promise, ResultSet, TaskMeta, as_completed, gather, wait
 
@@ -47,7 +47,7 @@ async def many(a: AsyncResult[int], b: AsyncResult[str], c: AsyncResult[float]) 
     assert_type(done, set[AsyncResult[int]])
     assert_type(pending, set[AsyncResult[int]])
     async for member, meta in ints.updates():
-        assert_type(member, AsyncResult[Any])
+        assert_type(member, AsyncResult[int])
         assert_type(meta, TaskMeta)
     group: GroupResult[int] = GroupResult("id", [a])
     assert_type(await group, list[int])

@@ -71,7 +71,7 @@ class _Methods(_Generic[P, R]):
 
     if TYPE_CHECKING:
 
-        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
             """Run the function here, without sending anything. A coroutine function blocks as well, until its end."""
             ...
 
