@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from ._extensions import provide_default
 from .version import __version__
 
 # Each name is imported on its first use: many programs use few of them (benchmarks: import), and the command
@@ -159,3 +160,7 @@ if not TYPE_CHECKING:  # a type checker that sees __getattr__ lets every name pa
 
     def __dir__():
         return sorted({*globals(), *__all__})
+
+    # A program may import AsyncResult alone, and name its backend by $ASYNCRESULT_URL.
+    provide_default(lambda: importlib.import_module(".backend", __name__).default_backend())
+    del provide_default

@@ -44,7 +44,8 @@ def check_task_id(id: object) -> str:
     elif isinstance(id, uuid.UUID):
         return str(id)
     elif id is not None:
-        raise TypeError(f"a task id is text or a UUID, not {type(id).__name__}: {id!r:.60}")
+        hint = "; give its .id" if isinstance(getattr(id, "id", None), str) else ""
+        raise TypeError(f"a task id is text or a UUID, not {type(id).__name__}: {id!r:.60}{hint}")
     if not id:
         raise ValueError(f"a task id must not be empty: {id!r}")
     try:
@@ -72,12 +73,15 @@ def check_timeout(timeout: float | None) -> None:
     """Raise unless ``timeout`` is a budget: None or a number, which may be negative or infinite.
 
     Raises:
+        TypeError: It is neither.
         ValueError: It is NaN, of which no comparison is true, so no wait would ever end; or no clock can hold it.
     """
     try:
         is_nan = timeout is not None and math.isnan(timeout)
     except OverflowError:
         raise ValueError(f"timeout must not be {_short(timeout)}") from None
+    except TypeError:
+        raise TypeError(f"timeout must be None or a number of seconds, not {_short(timeout)}") from None
     if is_nan:
         raise ValueError("timeout must not be NaN")
 

@@ -1,4 +1,4 @@
-"""Finding an integration that the core does not import.
+"""Finding an integration that the core does not import, and the store that is meant where none is named.
 
 An integration announces itself as an entry point of the group ``asyncresult.integrations``, under the name of the
 package that it serves: ``celery = "asyncresult.integrations.celery"``. It is imported when an object of that
@@ -9,15 +9,36 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["current_app", "integration_for", "loaded"]
+__all__ = ["current_app", "default_store", "integration_for", "loaded", "provide_default", "without_extra"]
 
 GROUP = "asyncresult.integrations"
 
+_make_default: Callable[[], Any]
 
-def integration_for(thing: object) -> Any:
+
+def provide_default(make: Callable[[], Any]) -> None:
+    """Say what gives a store where none is named. Called once, by the package itself, before all else."""
+    global _make_default
+    _make_default = make
+
+
+def default_store() -> Any:
+    """The store where none is named.
+
+    Raises:
+        RuntimeError: There is none.
+    """
+    return _make_default()
+
+
+def integration_for(thing: object, expected: str) -> Any:
     """The integration for the package that the class of ``thing``, or a base of it, comes from.
+
+    Args:
+        expected: What ``thing`` should be, for the error.
 
     Raises:
         TypeError: There is none.
@@ -27,8 +48,8 @@ def integration_for(thing: object) -> Any:
         if found is not None:
             return found
     raise TypeError(
-        f"{type(thing).__module__}.{type(thing).__qualname__} is neither a URL nor of a package that an"
-        f" installed integration serves (entry points of the group {GROUP!r})"
+        f"expected {expected}, not {type(thing).__module__}.{type(thing).__qualname__}, for whose package no"
+        f" integration is installed (entry points of the group {GROUP!r})"
     )
 
 
@@ -39,6 +60,11 @@ def _integration(package: str) -> Any:
     for entry in entry_points(group=GROUP, name=package):
         return entry.load()
     return None
+
+
+def without_extra(extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """The error for an integration whose package is not installed: it says what installs it."""
+    return ModuleNotFoundError(f"{error.msg}: pip install 'asyncresult[{extra}]'", name=error.name, path=error.path)
 
 
 def loaded(module: str, name: str) -> Any:

@@ -31,6 +31,7 @@ URL_VARIABLE = "ASYNCRESULT_URL"
 _SINGLE_SERVER = ("redis", "rediss", "unix", "valkey", "valkeys", "valkey+unix", "redis+socket")
 _SENTINEL = ("sentinel", "sentinels")
 _CLUSTER = ("redis+cluster", "rediss+cluster", "valkey+cluster", "valkeys+cluster")
+_PLACES = "a URL as text, or an app: Celery's, a broker of taskiq's, or that of another integration"
 KNOWN_SCHEMES = (*_SINGLE_SERVER, *_SENTINEL, *_CLUSTER, "memory")
 
 
@@ -244,7 +245,7 @@ def connect(url: Any = None, **options: Any) -> Backend:
     if url is None:
         url = os.environ.get(URL_VARIABLE) or "memory://"
     if not isinstance(url, str):
-        backend: Backend = integration_for(url).connect(url, **options)
+        backend: Backend = integration_for(url, _PLACES).connect(url, **options)
         return backend
     scheme, separator, _ = url.partition("://")
     found = _driver(scheme, url, options) if separator else None
@@ -253,12 +254,13 @@ def connect(url: Any = None, **options: Any) -> Backend:
         return Backend(driver, **common)
     if scheme == "rpc":
         raise ValueError("results by rpc:// reach only the app that sent the tasks: pass that app, connect(app)")
-    known = ", ".join(f"{known}://" for known in KNOWN_SCHEMES)
     # Only what can be a scheme is quoted: it might be part of a password that has "://" in it.
-    named = "a text without scheme"
+    named = "a backend's URL has no scheme"
     if separator:
-        named = f"scheme {scheme!r}" if scheme.isascii() and scheme.replace("+", "").isalnum() else "what is no scheme"
-    raise ValueError(f"a backend's URL begins with one of {known}; not with {named}")
+        can_be_one = scheme.isascii() and scheme.replace("+", "").isalnum()
+        named = f"unknown scheme {scheme!r}" if can_be_one else "a backend's URL begins with what is no scheme"
+    known = ", ".join(f"{known}://" for known in KNOWN_SCHEMES)
+    raise ValueError(f"{named}; known are {known}. Other result backends of Celery are read by its app: connect(app)")
 
 
 def _driver(scheme: str, url: str, options: dict[str, Any]) -> tuple[Driver, dict[str, Any]] | None:
@@ -285,7 +287,7 @@ def _driver(scheme: str, url: str, options: dict[str, Any]) -> tuple[Driver, dic
 _default: Backend | None = None
 
 
-def _default_backend() -> Backend:
+def default_backend() -> Backend:
     """That of the environment, made at its first use; else that of Celery's current app."""
     global _default
     if os.environ.get(URL_VARIABLE):
@@ -298,9 +300,6 @@ def _default_backend() -> Backend:
     raise RuntimeError(
         f"no backend: enter 'async with asyncresult.connect(url):', pass backend=, or set ${URL_VARIABLE}"
     )
-
-
-current.provide_default(_default_backend)
 
 
 def current_backend() -> Backend:

@@ -7,10 +7,11 @@ import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import celery.result
 import pytest
 
 import asyncresult
-from asyncresult import AsyncResult, Backend, Executor, ResultSet, as_completed, connect, gather, wait
+from asyncresult import AsyncResult, Backend, Executor, ResultSet, as_completed, connect, gather, sync, wait
 
 NAN, ENDLESS, HUGE = math.nan, math.inf, 10**400
 
@@ -101,6 +102,52 @@ async def test_it_is_refused(backend: Backend, use: Callable[[Backend, Any], Any
         if inspect.isawaitable(made):
             await made
     assert not [id async for id in backend.task_ids(limit=1)], "nothing was stored"
+
+
+@pytest.mark.parametrize("use", BUDGETS.values(), ids=BUDGETS)
+async def test_a_budget_that_is_no_number_is_refused_by_name(
+    backend: Backend, use: Callable[[Backend, Any], Any]
+) -> None:
+    with pytest.raises(TypeError, match="timeout must be None or a number of seconds, not '5'"):
+        await use(backend, "5")
+
+
+@pytest.mark.parametrize(
+    ("thing", "hint"),
+    [
+        ("t", r"str: 't'; AsyncResult\(id\) makes one"),
+        ([AsyncResult("t")], r"list: \[<AsyncResult: t>\]; several are given one by one: gather\(\*results\)"),
+        (celery.result.AsyncResult("t"), r"AsyncResult: .*; AsyncResult\.from_celery\(result\) makes one"),
+        (5, "int: 5"),
+    ],
+)
+async def test_what_is_no_result_is_refused_with_what_to_do(thing: Any, hint: str) -> None:
+    takers: list[Any] = [gather, ResultSet, sync.gather, sync.ResultSet]
+    for take in takers:
+        if isinstance(thing, celery.result.AsyncResult) and take in (sync.gather, sync.ResultSet):
+            continue  # blocking code takes Celery's results
+        with pytest.raises(TypeError, match=f"expected a result, not {hint}$"):
+            made = take(thing) if take in (gather, sync.gather) else take([thing])
+            if inspect.isawaitable(made):
+                await made
+
+
+def test_a_handle_in_place_of_an_id_says_where_the_id_is() -> None:
+    with pytest.raises(TypeError, match=r"a task id is text or a UUID, not AsyncResult: .*; give its \.id$"):
+        AsyncResult(AsyncResult("t"))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("localhost:6379", "a backend's URL has no scheme; known are redis://"),
+        ("amqp://localhost", "unknown scheme 'amqp'; known are redis://"),
+        ("pass/word://localhost", "a backend's URL begins with what is no scheme; known are redis://"),
+    ],
+)
+def test_a_url_that_is_none_says_why_and_what_to_do(place: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"^{why}.* are read by its app: connect\\(app\\)$"):
+        connect(place)
 
 
 def test_what_tries_again_is_seconds_or_an_object_of_redis_py() -> None:

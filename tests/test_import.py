@@ -5,6 +5,7 @@ Each test asks a fresh interpreter: this one has imported everything already.
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 
@@ -97,6 +98,54 @@ def test_no_other_name_is_there() -> None:
 )
 def test_a_backend_makes_what_is_not_imported_yet(made: str, kind: str) -> None:
     assert run(f"import asyncresult as a; print(type(a.connect('memory://').{made}).__name__)") == f"{kind}\n"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "from asyncresult import AsyncResult; handle = AsyncResult('a')",
+        "from asyncresult import ResultSet, AsyncResult; handle = ResultSet([AsyncResult('a')])[0]",
+        "from asyncresult.result import result_from_tuple; handle = result_from_tuple(('a', None))",
+        f"import pickle; handle = pickle.loads({pickle.dumps(asyncresult.AsyncResult('a'))!r})",
+    ],
+)
+def test_a_handle_finds_its_backend_where_nothing_else_was_imported(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASYNCRESULT_URL", "memory://")
+    assert run(f"{made}; print(handle.backend)") == "memory://\n"
+    monkeypatch.delenv("ASYNCRESULT_URL")
+    program = f"""
+{made}
+try:
+    handle.backend
+except RuntimeError as error:
+    print(error)
+"""
+    assert run(program).startswith("no backend: ")
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "extra"),
+    [
+        ("web", "starlette", "web"),
+        ("web", "itsdangerous", "web"),
+        ("integrations.celery", "celery", "celery"),
+        ("integrations.taskiq", "taskiq", "taskiq"),
+        ("integrations.prometheus", "prometheus_client", "prometheus"),
+        ("integrations.otel", "opentelemetry", "otel"),
+    ],
+)
+def test_a_missing_package_is_named_with_what_installs_it(module: str, package: str, extra: str) -> None:
+    program = f"""
+import sys
+sys.modules[{package!r}] = None
+try:
+    import asyncresult.{module}
+except ModuleNotFoundError as error:
+    print(error.name.partition(".")[0], error)
+"""
+    shown = run(program)
+    assert shown.startswith(package)
+    assert shown.endswith(f": pip install 'asyncresult[{extra}]'\n")
 
 
 def test_threads_may_import_for_the_first_time_together() -> None:

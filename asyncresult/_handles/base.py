@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Coroutine, Generator, Iterator, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from typing import TypeVar as typing_TypeVar
+from uuid import UUID
 
 from ..promise import Thenable
 
@@ -34,6 +35,7 @@ __all__ = [
     "as_result",
     "handles_in",
     "members_in",
+    "not_a_result",
 ]
 
 
@@ -178,6 +180,18 @@ class HasHandle(Protocol[N_co]):
     def handle(self) -> N_co: ...
 
 
+def not_a_result(thing: object) -> TypeError:
+    """The error for what is given in place of a handle or a set of them."""
+    hint = ""
+    if isinstance(thing, str | UUID):
+        hint = "; AsyncResult(id) makes one"
+    elif isinstance(thing, Iterable):
+        hint = "; several are given one by one: gather(*results)"
+    elif type(thing).__module__.startswith("celery."):
+        hint = "; AsyncResult.from_celery(result) makes one"
+    return TypeError(f"expected a result, not {type(thing).__name__}: {thing!r:.60}{hint}")
+
+
 def as_result(thing: Any) -> ResultBase[Any]:
     """A handle, or set of handles, as it is; for what has one (:class:`SupportsAsyncResult`) that one.
 
@@ -188,6 +202,6 @@ def as_result(thing: Any) -> ResultBase[Any]:
         return thing
     convert: Any = getattr(type(thing), "__asyncresult__", None)
     if convert is None:
-        raise TypeError(f"a ResultSet holds results, not {type(thing).__name__}: {thing!r:.60}")
+        raise not_a_result(thing)
     handle: ResultBase[Any] = convert(thing)
     return handle

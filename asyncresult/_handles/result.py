@@ -398,7 +398,7 @@ class AsyncResult(Readable[T_co]):
         """
         if isinstance(result, Node):
             return result
-        return integration_for(result).from_celery(result)
+        return integration_for(result, "a result of Celery's").from_celery(result)
 
     def to_celery(self, app: Any) -> Any:
         """Celery's own result for this task, and its parents.
@@ -409,7 +409,7 @@ class AsyncResult(Readable[T_co]):
         Raises:
             TypeError: ``app`` is none.
         """
-        return integration_for(app).to_celery(self, app)
+        return integration_for(app, "a Celery app").to_celery(self, app)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, AsyncResult):

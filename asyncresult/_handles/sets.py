@@ -310,7 +310,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         finally:
             del failures, failure  # they would hold this frame, which holds them
 
-    def updates(self, *, timeout: float | None = None, maxsize: int = 1024) -> SetUpdates:
+    def updates(self, *, timeout: float | None = None, maxsize: int = 1024) -> SetUpdates[T]:
         """The states of all members in one stream of ``(handle, record)``; see :class:`SetUpdates`.
 
         Raises:
@@ -421,7 +421,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
 
     def to_celery(self, app: Any) -> Any:
         """Celery's own results for these tasks, as a set or group. See :meth:`AsyncResult.to_celery`."""
-        return integration_for(app).to_celery(self, app)
+        return integration_for(app, "a Celery app").to_celery(self, app)
 
     def __eq__(self, other: object) -> bool:
         return self.results == other.results if isinstance(other, ResultSet) else NotImplemented

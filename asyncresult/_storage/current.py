@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 
+from .._extensions import default_store
 from .._locks import ProcessLock
 from .store import Store
 
@@ -21,7 +22,6 @@ __all__ = [
     "leave",
     "named_store",
     "provide_configured",
-    "provide_default",
 ]
 
 #: All that are entered, in that order; one that was entered twice is there twice.
@@ -29,14 +29,7 @@ _entered: list[Store] = []
 _lock = ProcessLock()
 #: The blocks that this context is in, the innermost last. One of another task's may have been left meanwhile.
 _blocks: ContextVar[tuple[Store, ...]] = ContextVar("asyncresult_entered", default=())
-_make_default: Callable[[], Store]
 _find_configured: Callable[[], Store | None] | None = None
-
-
-def provide_default(make: Callable[[], Store]) -> None:
-    """Say what gives a store where none is named. Called once, by the module that can connect."""
-    global _make_default
-    _make_default = make
 
 
 def provide_configured(find: Callable[[], Store | None]) -> None:
@@ -65,8 +58,10 @@ def current_store() -> Store:
     Raises:
         RuntimeError: None is entered, and there is no default.
     """
-    store = named_store()
-    return store if store is not None else _make_default()
+    found = named_store()
+    if found is None:
+        found = default_store()
+    return found
 
 
 def enter(store: Store) -> None:

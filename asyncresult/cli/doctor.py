@@ -46,7 +46,7 @@ async def _doctor(arguments: argparse.Namespace) -> int:
         write_json({"findings": [asdict(finding) for finding in findings]})
     else:
         count = sum(finding.severity in ("warning", "error") for finding in findings)
-        write(f"{count} to look at" if count else "nothing to look at")
+        write(f"{count} problem{'s' * (count > 1)} found" if count else "no problems found")
     return status or (Status.FAILED if any(finding.severity == "error" for finding in findings) else Status.SUCCESS)
 
 

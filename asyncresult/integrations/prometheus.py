@@ -15,9 +15,14 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from prometheus_client import Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from .._extensions import without_extra
+
+try:
+    from prometheus_client import Counter, Histogram
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+    from prometheus_client.registry import Collector
+except ModuleNotFoundError as _error:
+    raise without_extra("prometheus", _error) from None
 
 from .._storage.engine import BackendStats
 from ..backend import Backend

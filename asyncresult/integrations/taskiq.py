@@ -22,10 +22,15 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from taskiq import AsyncBroker, AsyncResultBackend, TaskiqMessage, TaskiqMiddleware, TaskiqResult
-from taskiq.depends.progress_tracker import TaskProgress
-from taskiq.exceptions import ResultGetError, ResultIsReadyError, TaskiqResultTimeoutError
-from taskiq.task import AsyncTaskiqTask
+from .._extensions import without_extra
+
+try:
+    from taskiq import AsyncBroker, AsyncResultBackend, TaskiqMessage, TaskiqMiddleware, TaskiqResult
+    from taskiq.depends.progress_tracker import TaskProgress
+    from taskiq.exceptions import ResultGetError, ResultIsReadyError, TaskiqResultTimeoutError
+    from taskiq.task import AsyncTaskiqTask
+except ModuleNotFoundError as _error:
+    raise without_extra("taskiq", _error) from None
 
 from .._log import Log, get_logger
 from ..backend import Backend

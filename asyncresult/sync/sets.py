@@ -13,7 +13,7 @@ from .._checks import ReturnWhen
 from .._handles import joins as _joins
 from .._handles import sets as _sets
 from .._handles import streams as _streams
-from .._handles.base import T
+from .._handles.base import T, not_a_result
 from .._handles.known import is_ready
 from .._portal import run
 from ..codec.exceptions import printable
@@ -441,4 +441,9 @@ def _(results: _sets.ResultSet) -> ResultSet[Any]:
 
 def _adopt(result: Any) -> Any:
     """A blocking handle or set, also for what is Celery's. Raises TypeError."""
-    return result if isinstance(result, ResultBase) else AsyncResult.from_celery(result)
+    if isinstance(result, ResultBase):
+        return result
+    try:
+        return AsyncResult.from_celery(result)
+    except TypeError:
+        raise not_a_result(result) from None

@@ -23,16 +23,21 @@ standard, section 9.2 (server-sent events).
 
 from __future__ import annotations
 
-from .app import create_app
-from .documents import status_json
-from .endpoints import accepted, events, status
-from .forms import sse_event
-from .health import healthz
-from .lifespan import lifespan
-from .problems import Problem, exception_handlers
-from .settings import Settings
-from .stopping import server_stops
-from .tokens import Tokens
+from .._extensions import without_extra
+
+try:
+    from .app import create_app
+    from .documents import status_json
+    from .endpoints import accepted, events, status
+    from .forms import sse_event
+    from .health import healthz
+    from .lifespan import lifespan
+    from .problems import Problem, exception_handlers
+    from .settings import Settings
+    from .stopping import server_stops
+    from .tokens import Tokens
+except ModuleNotFoundError as _error:
+    raise without_extra("web", _error) from None
 
 __all__ = [
     "Problem",

@@ -169,7 +169,7 @@ async def test_members(backend: Backend) -> None:
     results.clear()
     assert not results and results.supports_native_join is None
     assert backend.results(ids(2)) == backend.results(ids(2)) != backend.results(ids(3))
-    with pytest.raises(TypeError, match="holds results"):
+    with pytest.raises(TypeError, match="expected a result, not"):
         ResultSet(["t0"])
 
 

@@ -60,7 +60,7 @@ def test_a_server_with_nothing_to_find(url: str, redis_server: RedisServer) -> N
         ],
         "ok",
     )
-    assert in_process("doctor", "--url", url).out.endswith("nothing to look at\n")
+    assert in_process("doctor", "--url", url).out.endswith("no problems found\n")
     assert redis_server.cli("KEYS", "*doctor*") == []
 
 

@@ -30,7 +30,9 @@ def test_an_unreachable_server_is_status_5(command: str) -> None:
     url = f"redis://:secret@127.0.0.1:{free_port()}"
     outcome = in_process(command, "ok", "--url", url, "--connect-timeout", "0.5")
     assert outcome.status == 5
-    assert "cannot be reached" in outcome.err
+    assert "cannot be reached: " in outcome.err
+    assert "Connect call failed" in outcome.err
+    assert outcome.err.endswith("(tried for 0.5 seconds)\n")
     assert "secret" not in outcome.err
     assert outcome.err.count("\n") == 1
 

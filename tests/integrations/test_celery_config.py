@@ -204,7 +204,7 @@ def test_one_backend_per_app() -> None:
 
 
 def test_what_is_no_app() -> None:
-    with pytest.raises(TypeError, match=r"builtins\.int is neither a URL nor"):
+    with pytest.raises(TypeError, match=r"expected a URL as text, or an app: .*, not builtins\.int"):
         asyncresult.connect(5)
 
 

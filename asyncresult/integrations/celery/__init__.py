@@ -16,7 +16,13 @@ Importing this module gives every signature ``adelay()`` and ``aapply_async()``.
 
 from __future__ import annotations
 
-from .app import connect
+from ..._extensions import without_extra
+
+try:
+    from .app import connect
+except ModuleNotFoundError as _error:
+    raise without_extra("celery", _error) from None
+
 from .awaitable import AwaitableResult
 from .backend import ResultBackend, SentinelResultBackend, result_backend
 from .canvas import GroupSignature, TypedSignature, chain, chord, group
