@@ -30,8 +30,8 @@ class Health:
     """Shared by all connections of an engine.
 
     Attributes:
-        proven: The server has let us in once. Before that, refused credentials are an error at once; afterwards they
-            are an outage as any other.
+        proven: The server has let us in once, and has answered a command. Before that, refused credentials are an
+            error at once; afterwards they are an outage as any other.
     """
 
     __slots__ = ("proven",)

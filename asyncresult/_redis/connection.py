@@ -60,10 +60,12 @@ class Replies(list[Any]):
 
     Attributes:
         written: Whether commands have left; so, when replies are missing, whether they may have been executed.
+        reconnected: Whether they left over another connection than the first one.
         complete: Called when the last one has come, before who waits for the round trip has its turn.
     """
 
     written = False
+    reconnected = False
     complete: Callable[[], None] | None = None
 
 
@@ -106,6 +108,7 @@ class CommandConnection:
         self._retry = None if isinstance(options.retry, (int, float)) else options.retry
         self._dial: Dial = self._dial_address
         self._replies: _Replies | None = None
+        self._connections = 0
 
     async def execute(self, commands: list[Command], replies: list[Any]) -> None:
         """One round trip. Appends to ``replies``, in order; those of single commands may be errors.
@@ -137,6 +140,7 @@ class CommandConnection:
             connection = await self._connect()
         if isinstance(replies, Replies):
             replies.written = True
+            replies.reconnected = self._connections > 1
         await connection.exchange(b"".join(map(pack, commands)), len(commands), replies)
 
     async def _dial_address(self, factory: Callable[[], asyncio.BaseProtocol]) -> object:
@@ -156,6 +160,7 @@ class CommandConnection:
                 raise RedisConnectionError(describe(error)) from error
             raise
         self._replies = connection
+        self._connections += 1
         return connection
 
     async def _log_in(self, connection: _Replies) -> None:
@@ -164,7 +169,13 @@ class CommandConnection:
             return
         replies: list[Any] = []
         data = b"".join([pack(step.command) for step in steps])
-        await connection.exchange(data, len(steps), replies)
+        try:
+            await connection.exchange(data, len(steps), replies)
+        except Interrupted:
+            # A server that takes nobody in says why in place of the first reply, and hangs up.
+            if replies and isinstance(replies[0], RedisConnectionError):
+                raise replies[0] from None
+            raise
         for step, reply in zip(steps, replies, strict=True):
             if step.needed and isinstance(reply, Exception):
                 raise reply

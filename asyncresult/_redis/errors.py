@@ -22,10 +22,12 @@ from .exceptions import (
     BusyLoadingError,
     ClusterDownError,
     ConnectionError,
+    CrossSlotError,
     InvalidResponse,
     MasterDownError,
     MovedError,
     NoPermissionError,
+    NoReplicasError,
     NoScriptError,
     ReadOnlyError,
     RedisError,
@@ -52,11 +54,14 @@ _CLASSES: dict[str, type[RedisError]] = {
     "ASK": AskError,
     "BUSY": BusyLoadingError,  # a script runs for too long
     "CLUSTERDOWN": ClusterDownError,
+    "CROSSSLOT": CrossSlotError,
+    "DENIED": AuthenticationError,  # protected mode: nobody is let in from another machine
     "LOADING": BusyLoadingError,
     "MASTERDOWN": MasterDownError,
     "MOVED": MovedError,
     "NOAUTH": AuthenticationError,
     "NOPERM": NoPermissionError,
+    "NOREPLICAS": NoReplicasError,
     "NOSCRIPT": NoScriptError,
     "READONLY": ReadOnlyError,
     "TOOLARGE": TooLargeError,
@@ -64,7 +69,10 @@ _CLASSES: dict[str, type[RedisError]] = {
     "WRONGPASS": AuthenticationError,
 }
 #: A full server says so once, in place of the first reply, and hangs up.
-_FULL = "ERR max number of clients reached"
+_FULL = "ERR max number of clients"  # "… reached", or "… + cluster connections reached"
+#: Before Redis 7, for a command that is refused inside a script: "ERR Error running script (call to f_…):
+#: @user_script:12: @user_script: 12: -READONLY You can't write against a read only replica."
+_IN_A_SCRIPT = "ERR Error running script"
 
 #: The server cannot do it now, but will. MISCONF (no disk) and OOM are not here: they want a person.
 _TRANSIENT = (
@@ -74,19 +82,27 @@ _TRANSIENT = (
     OSError,
     ClusterDownError,
     MasterDownError,
+    NoReplicasError,
     ReadOnlyError,
     TryAgainError,
 )
 _LOGIN = (AuthenticationError, NoPermissionError)
+#: MOVED, ASK and CROSSSLOT where no cluster was expected. The words of MOVED are an address, and tell a reader nothing.
+_NODE_OF_A_CLUSTER = "this is a node of a cluster: use a redis+cluster:// URL"
 
 
 def describe(error: BaseException) -> str:
     """An error in a few words; its class where it has none."""
+    if isinstance(error, AskError | CrossSlotError):
+        return _NODE_OF_A_CLUSTER
     return in_plain_words(str(error)) or type(error).__name__
 
 
 def error_reply(text: str) -> RedisError:
     """The error for an error reply; what hiredis calls for each."""
+    if text.startswith(_IN_A_SCRIPT):
+        _, _, inner = text.rpartition(": -")
+        text = inner or text
     code, _, rest = text.partition(" ")
     text = in_plain_words(text)
     if code in ("MOVED", "ASK"):
@@ -126,6 +142,8 @@ def typed_error(error: Exception, address: str) -> BackendError:
         return permission_error(str(error), address)
     if isinstance(error, _TRANSIENT):
         return BackendUnavailable(f"{address}: {describe(error)}")
+    if isinstance(error, AskError | CrossSlotError):
+        return BackendError(f"{address}: {_NODE_OF_A_CLUSTER}")
     return BackendError(f"{address}: {type(error).__name__}: {describe(error)}")
 
 
@@ -133,8 +151,6 @@ def reply_error(reply: Any, address: object) -> BackendError | None:
     """Our error for a reply that is one; None for any other reply."""
     if not isinstance(reply, Exception):
         return None
-    if isinstance(reply, MovedError | AskError):
-        return BackendError(f"{address}: this is a node of a cluster: use a redis+cluster:// URL")
     return typed_error(reply, str(address))
 
 
@@ -148,7 +164,9 @@ def first_error(replies: Sequence[Any], address: object) -> BackendError | None:
 
 def permission_error(reason: str, address: str) -> BackendPermissionError:
     """The error for a refusal, with the ACL rule that would mend it."""
-    if not reason.startswith("NOPERM"):
+    if reason.startswith("DENIED"):
+        advice = "let the server's configuration set a password, or protected-mode no"
+    elif not reason.startswith("NOPERM"):
         advice = "check the user and password of the backend's URL"
     else:
         if "channel" in reason:

@@ -13,10 +13,12 @@ __all__ = [
     "BusyLoadingError",
     "ClusterDownError",
     "ConnectionError",
+    "CrossSlotError",
     "InvalidResponse",
     "MasterDownError",
     "MovedError",
     "NoPermissionError",
+    "NoReplicasError",
     "NoScriptError",
     "ReadOnlyError",
     "RedisError",
@@ -43,7 +45,7 @@ class TimeoutError(RedisError):
 
 
 class AuthenticationError(ConnectionError):
-    """NOAUTH, WRONGPASS: nobody is let in with these credentials."""
+    """NOAUTH, WRONGPASS, DENIED: nobody is let in with these credentials."""
 
 
 class BusyLoadingError(ConnectionError):
@@ -69,6 +71,10 @@ class NoScriptError(ResponseError):
     """NOSCRIPT: the server does not know the digest."""
 
 
+class NoReplicasError(ResponseError):
+    """NOREPLICAS: a primary with fewer replicas than min-replicas-to-write, as after a failover."""
+
+
 class ReadOnlyError(ResponseError):
     """READONLY: a replica."""
 
@@ -79,6 +85,10 @@ class TryAgainError(ResponseError):
 
 class TooLargeError(ResponseError):
     """TOOLARGE: a string was not taken in, which :mod:`.sieve` says and no server. Its text gives the sizes."""
+
+
+class CrossSlotError(ResponseError):
+    """CROSSSLOT: a node of a cluster has the keys of one command in several slots."""
 
 
 class ClusterDownError(ResponseError):

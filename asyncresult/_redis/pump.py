@@ -31,7 +31,7 @@ from ..errors import BackendClosed, BackendError, BackendUnavailable
 from .backoff import Backoff, Health
 from .connection import Interrupted, Replies
 from .errors import describe, is_refusal, is_transient, typed_error
-from .exceptions import AskError, AuthenticationError, InvalidResponse, ReadOnlyError, RedisError
+from .exceptions import AskError, AuthenticationError, CrossSlotError, InvalidResponse, ReadOnlyError, RedisError
 from .packing import Command
 
 __all__ = ["Job", "Pump", "Unanswered"]
@@ -47,6 +47,8 @@ BYTES_PER_SLICE = 1024 * 1024
 MEMORY_FOR_LOSSES = 60.0
 #: Losses of a key that is alone, after which it is suspected; and the bytes below which no server's limit explains it.
 LOSSES_OF_ONE, UNSUSPICIOUS = 3, 64 * 1024
+#: Losses in a row after which the next attempt waits as in any outage: so many are not for a size.
+PROMPT_LOSSES = 50
 
 Execute = Callable[[list[Command], list[Any]], Awaitable[None]]
 
@@ -137,6 +139,7 @@ class Pump:
         self._drained: asyncio.Future[None] | None = None
         self._limit = COMMANDS_PER_ROUND
         self._losses = 0
+        self._leads_to_a_cluster = False  # from the first connection on: a mistake in the settings
         self._lost_size, self._lost_at = COMMANDS_PER_ROUND, 0.0
         self._task = _background.keep_alive(self._run(), name=f"commands {address}")
         # Again at the very end: for what came while the pump was closing, or if it never began.
@@ -184,7 +187,7 @@ class Pump:
                 if error is None:
                     backoff.reset()
                     continue
-                if self._losses:
+                if 0 < self._losses <= PROMPT_LOSSES:
                     backoff.reset()  # somebody is there: the sizes are to be found out soon
                 self._put_back(error)
                 await asyncio.sleep(backoff.next())
@@ -251,8 +254,11 @@ class Pump:
             self.outage.note(describe(passing))
         return passing
 
-    def _answered(self, replies: list[Any]) -> None:
-        if any(isinstance(reply, ReadOnlyError | AuthenticationError) for reply in replies):
+    def _answered(self, replies: Replies) -> None:
+        errors = [reply for reply in replies if isinstance(reply, RedisError)]
+        if not replies.reconnected and any(isinstance(error, AskError | CrossSlotError) for error in errors):
+            self._leads_to_a_cluster = True
+        if any(isinstance(error, ReadOnlyError | AuthenticationError) for error in errors):
             # A replica now: the next connection may find the primary. Or it wants a login.
             self._reset("the server has changed its role")
         else:
@@ -277,6 +283,7 @@ class Pump:
             about = {"event": "unexpected error", "backend": self._address}
             logger.exception("%s: unexpected error", self._address, exc_info=error, extra=about)
             self._reset("unexpected error")
+        self.outage.note(describe(error), log=False)  # whoever sent something gets the error
         jobs = list(self._round)
         self._round.clear()
         for job in jobs:
@@ -292,7 +299,9 @@ class Pump:
         if not self._health.proven:
             return False
         # Let in before, and then not: a password that is being changed, or a name that leads to another server.
-        return isinstance(reply, AuthenticationError) or (self._undelivered is None and isinstance(reply, AskError))
+        if isinstance(reply, AskError | CrossSlotError):
+            return self._undelivered is None and not self._leads_to_a_cluster
+        return isinstance(reply, AuthenticationError)
 
     def _is_to_be_repeated(self, job: Job, replies: list[Any]) -> bool:
         """Whether a job met an error that passes; what must not be executed twice, if none of it was executed."""
@@ -389,6 +398,8 @@ class Pump:
             return False
         replies: list[Any] = []
         await self._execute([("STRLEN", key)], replies)
+        if self._will_pass(replies[0]):
+            raise replies[0]
         job.losses = 0
         length = replies[0] if isinstance(replies[0], int) else None
         if length is not None and length < UNSUSPICIOUS:

@@ -14,6 +14,9 @@ from .pump import Job
 
 __all__ = ["Read", "Receiver"]
 
+#: What MGET gives for a key.
+_VALUES = frozenset({bytes, type(None)})
+
 
 class Receiver(Protocol):
     """Where values go: each key once, in any number of slices."""
@@ -104,6 +107,8 @@ class Read(Job):
                 else:
                     found.append((key, value))
             keys, values = [key for key, _ in found], [value for _, value in found]
+        if len(values) != len(keys) or not _VALUES.issuperset(map(type, values)):
+            raise TypeError("the values that were read are not as many strings as keys")
         if keys:
             self._receiver.found(keys, values)
 

@@ -31,7 +31,7 @@ from .connection import LIBRARY, CommandConnection, query
 from .driver import RedisDriver
 from .errors import describe, is_refusal
 from .exceptions import ConnectionError as RedisConnectionError
-from .exceptions import NoPermissionError, RedisError
+from .exceptions import NoPermissionError, RedisError, ResponseError
 from .options import Options
 from .packing import Command
 from .pump import Job
@@ -77,6 +77,10 @@ class SentinelDriver(RedisDriver):
         return f"{scheme}://{hosts}/{self.options.db}?service={self.options.service}"
 
 
+class _Unsuitable(RedisConnectionError):
+    """What answers is no sentinel, or does not know the service."""
+
+
 class Sentinel(OneServer):
     """The primary: each connect finds out who that is, and a failover moves both connections."""
 
@@ -106,6 +110,7 @@ class Sentinel(OneServer):
 
         Raises:
             AuthenticationError, NoPermissionError: A sentinel or the server refuses the user.
+            ResponseError: Every sentinel is none, or does not know the service, and none ever did.
             ConnectionError: No sentinel answers, or none knows a primary that is one; or, with that
                 as its cause, a certificate does not convince.
         """
@@ -145,7 +150,10 @@ class Sentinel(OneServer):
         for trouble in troubles:  # what no later attempt may make right comes before what passes
             if is_refusal(trouble):
                 raise trouble
-        raise RedisConnectionError(f"no sentinel names a primary ({'; '.join(map(describe, troubles))})")
+        reasons = f"no sentinel names a primary ({'; '.join(map(describe, troubles))})"
+        if not self._links.health.proven and all(isinstance(trouble, _Unsuitable) for trouble in troubles):
+            raise ResponseError(reasons)  # a mistake in the settings, by the word of every one of them
+        raise RedisConnectionError(reasons)
 
     async def _query_sentinel(self, sentinel: Address) -> tuple[int, Address] | Exception:
         """The configuration epoch of one sentinel and the primary that it names."""
@@ -161,9 +169,10 @@ class Sentinel(OneServer):
         except (RedisError, OSError) as error:
             return error
         if isinstance(named, Exception):
-            return named
+            is_none = str(named).startswith("ERR unknown command")
+            return _Unsuitable(f"{sentinel} is no sentinel: {describe(named)}") if is_none else named
         if named is None:
-            return RedisConnectionError(f"{sentinel} does not know the service {service!r}")
+            return _Unsuitable(f"{sentinel} does not know the service {service!r}")
         # A user without +sentinel|master gets no epochs: then one answer is as good as another.
         known = dict(zip(facts[::2], facts[1::2], strict=True)) if isinstance(facts, list) else {}
         if int(known.get(b"num-other-sentinels", 0)) < self._options.min_other_sentinels:

@@ -29,6 +29,7 @@ from ..errors import AsyncResultError, BackendError, BackendUnavailable
 from .address import Buffered, Dial, opened
 from .backoff import Backoff, Health
 from .errors import describe, is_refusal, permission_error, typed_error
+from .exceptions import RedisError
 from .wire import Acked, Denied, Dropped, Event, ProtocolError, Ready, Refused, Wire
 
 __all__ = ["Sink", "Subscriber", "SubscriptionConnection"]
@@ -59,7 +60,7 @@ class SubscriptionConnection(Buffered):
         self.up = loop.create_future()  # True when ready; an error when it never will be
         self.lost = loop.create_future()  # the reason, once it is over
         self.last_byte = loop.time()
-        self.served = False  # it has subscribed something: more than a server that hangs up again
+        self.served = loop.create_future()  # it has subscribed something: more than a server that hangs up again
         self._loop = loop
         self._sink = sink
         self._address = address
@@ -89,7 +90,8 @@ class SubscriptionConnection(Buffered):
 
     def _happened(self, event: Event) -> None:
         if isinstance(event, Acked):
-            self.served = True
+            if not self.served.done():
+                self.served.set_result(None)
             self._sink.acked(event.channels)
         elif isinstance(event, Ready):
             if not self.up.done():  # else it is being given up at this very moment
@@ -100,8 +102,8 @@ class SubscriptionConnection(Buffered):
         elif isinstance(event, Refused):
             if event.reason.startswith("NOPERM"):
                 self._refused(event)
-            elif event.reason.startswith(("MOVED", "CLUSTERDOWN")):  # only these channels, and not forever
-                self._sink.dropped(event.channels)
+            elif self.wire.sharded and event.reason.startswith(("MOVED", "CLUSTERDOWN")):
+                self._sink.dropped(event.channels)  # only these channels, and not forever
             else:  # LOADING, a proxy's own words: a fresh connection will see
                 self.abort(f"SUBSCRIBE was answered with {event.reason}")
         elif isinstance(event, Dropped):
@@ -160,7 +162,7 @@ class Subscriber:
         address: For messages; holds no secret.
         heartbeat: Seconds of silence until a PING, and from there until the connection counts as dead.
         connect_timeout: Seconds for dialling and handshake together.
-        health: Shared with the other connections.
+        health: Of the command connections: where those were let in, a refusal is an outage.
     """
 
     def __init__(
@@ -177,6 +179,7 @@ class Subscriber:
         self.reconnects = 0
         self.outage = Outage(f"subscription to {address}")
         self._health = health if health is not None else Health()
+        self._proven = False  # for itself alone: HELLO takes a password where AUTH is refused since there is none
         self._dial = dial
         self._wire = wire
         self._sink = sink
@@ -247,7 +250,7 @@ class Subscriber:
                 try:
                     link = await self._connect()
                 except Exception as error:
-                    if is_refusal(error) and not self._health.proven:
+                    if is_refusal(error) and not (self._proven or self._health.proven):
                         # No later attempt will make it right: end what waits.
                         refusal = typed_error(error, self._address)
                         then = "no attempt will make it right, so the waits end"
@@ -255,16 +258,16 @@ class Subscriber:
                         self._needed.clear()
                         self._sink.fail_all(refusal)
                         continue
-                    if not isinstance(error, OSError | BackendError):
+                    if not isinstance(error, OSError | BackendError | RedisError):
                         # A dead subscriber would be a wait that never ends: go on, and loudly.
                         about = {"event": "unexpected error", "backend": self._address}
                         logger.exception("subscription to %s: unexpected error", self._address, extra=about)
                     self._note(describe(error))
                 else:
-                    self._health.proven = True
+                    self._proven = True
                     self._note(await self._serve(link))
                     self.reconnects += 1
-                    if link.served:
+                    if link.served.done():
                         backoff.reset()
                 if not self._sink.wanted:
                     self._needed.clear()
@@ -306,10 +309,15 @@ class Subscriber:
 
     async def _serve(self, link: SubscriptionConnection) -> str:
         """Watch over an established connection, until it is lost; returns why."""
-        self.outage.over()
+        self.outage.over(log=not self._sink.wanted)
         self._watchdog = self._loop.call_later(self._heartbeat, self._watch, link, None)
         try:
-            await asyncio.wait([link.lost])  # closing cancels this task, not the future: the sink is called then too
+            # wait() throughout: closing cancels this task, not the future, and the sink is called then too.
+            # A server that greets and hangs up, or refuses each SUBSCRIBE, is not back: the log would say so each time.
+            await asyncio.wait([link.lost, link.served], timeout=self._heartbeat, return_when=asyncio.FIRST_COMPLETED)
+            if not link.lost.done():
+                self.outage.over()
+            await asyncio.wait([link.lost])
             reason: str = link.lost.result()
             return reason
         finally:

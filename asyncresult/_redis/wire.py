@@ -188,6 +188,7 @@ def _kind(reason: str | None) -> str:
 
 
 _REFUSALS_OF_THE_LOGIN = (
+    "DENIED",
     "NOAUTH",
     "WRONGPASS",
     "ERR invalid password",
@@ -203,7 +204,9 @@ def refuses_the_login(reason: str) -> bool:
     "WRONGPASS invalid username-password pair or user is disabled.", "NOAUTH Authentication required." Before Redis 6
     "ERR invalid password", and for a password where the server has none "ERR Client sent AUTH, but no password is set"
     or "ERR AUTH <password> called without any password configured for the default user. Are you sure …". To a
-    command of more than ten words before the login: "ERR Protocol error: unauthenticated multibulk length".
+    command of more than ten words before the login: "ERR Protocol error: unauthenticated multibulk length". In place of
+    the first reply, where no password is set and the connection comes from another machine: "DENIED Redis is running in
+    protected mode because …".
     """
     return reason.startswith(_REFUSALS_OF_THE_LOGIN)
 
@@ -262,7 +265,7 @@ class Wire:
     ) -> None:
         self.resp3 = resp3
         self.ready = False
-        self._sharded = sharded
+        self.sharded = sharded
         self._username = username
         self._password = password
         self._client_name = client_name
@@ -326,7 +329,7 @@ class Wire:
 
     def _wish(self, channels: Iterable[bytes], *, subscribing: bool) -> None:
         pending = self._unacknowledged
-        for group in _by_slot(channels) if self._sharded else (channels,):
+        for group in _by_slot(channels) if self.sharded else (channels,):
             remaining = iter(group)
             while chunk := list(islice(remaining, CHANNELS_PER_COMMAND)):
                 for channel in chunk:
@@ -416,7 +419,7 @@ class Wire:
             raise ProtocolError("unexpected subscription acknowledgement")
         head = self._sent[0] if self._sent else None
         # A server may end a subscription on its own while another one is being given up.
-        unasked = self._sharded and not subscribing and isinstance(head, _About) and channel not in head.channels
+        unasked = self.sharded and not subscribing and isinstance(head, _About) and channel not in head.channels
         if not isinstance(head, _About) or head.subscribing is not subscribing or unasked:
             if subscribing:
                 raise ProtocolError("unexpected subscription acknowledgement")

@@ -336,8 +336,10 @@ class WriteBatch(Job):
                         write.end(result == _STORED)
                     elif result == _YOU_DECIDE:
                         self._look(write)
-                    else:
+                    elif len(call) > 1:
                         self._send_alone(write)
+                    else:  # no answer of the script's
+                        write.end(BackendError(f"{self._address}: unexpected reply to the store script"))
             elif isinstance(reply, NoScriptError):  # the server was restarted, or is another one
                 self._script.known = False
                 for write in call:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from asyncresult._redis.backoff import Health
+from asyncresult._redis.backoff import BACKOFF_FIRST, Backoff, Health
 from asyncresult._redis.connection import Interrupted
 from asyncresult._redis.exceptions import AuthenticationError, BusyLoadingError, ConnectionError, NoPermissionError
 from asyncresult._redis.packing import Command
-from asyncresult._redis.pump import BYTES_PER_SLICE, Job, Pump
+from asyncresult._redis.pump import BYTES_PER_SLICE, PROMPT_LOSSES, Job, Pump
 from asyncresult._redis.reads import Read
 from asyncresult._redis.writes import Script, Terms, Write, WriteBatch
 from asyncresult.errors import AsyncResultError, BackendClosed, BackendError, BackendPermissionError, BackendUnavailable
@@ -280,6 +280,38 @@ async def test_what_was_answered_before_the_connection_was_lost_is_not_sent_agai
     pump.answer = lambda commands: [b"OK", Interrupted("lost")] if len(pump.rounds) == 1 else [b"OK"] * len(commands)
     assert await asyncio.gather(*map(pump.submit, "abc")) == [[b"OK"]] * 3
     assert pump.rounds == [[("a",), ("b",), ("c",)], [("b",), ("c",)]]
+
+
+async def test_a_server_that_is_busy_says_nothing_of_the_size(pump: World) -> None:
+    def answer(commands: list[Command]) -> Any:
+        if len(pump.rounds) > 6:
+            return stored(commands)
+        length = BusyLoadingError("BUSY") if len(pump.rounds) < 6 else 10
+        return [length] if commands[0][0] == "STRLEN" else Interrupted("closed at random")
+
+    pump.answer = answer
+    reading = Received(pump, KEYS[:1])
+    await reading.all()
+    assert [commands[0][0] for commands in pump.rounds] == ["MGET"] * 3 + ["STRLEN"] * 3 + ["MGET"]
+    assert not reading.errors
+
+
+async def test_who_always_hangs_up_is_not_stormed(pump: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first losses are followed at once, to find out what is too large; a proxy without a server goes on and on."""
+    bounds: list[float] = []
+
+    def next_pause(backoff: Backoff) -> float:
+        bounds.append(backoff._bound)
+        backoff._bound *= 2
+        return 0.0
+
+    monkeypatch.setattr(Backoff, "next", next_pause)
+    pump.answer = lambda commands: [10] if commands[0][0] == "STRLEN" else Interrupted("no server behind it")
+    reading = Received(pump, KEYS[:1])
+    await until(lambda: len(bounds) > PROMPT_LOSSES + 5)
+    assert set(bounds[:PROMPT_LOSSES]) == {BACKOFF_FIRST}
+    assert bounds[PROMPT_LOSSES : PROMPT_LOSSES + 3] == [2 * BACKOFF_FIRST, 4 * BACKOFF_FIRST, 8 * BACKOFF_FIRST]
+    assert not reading.errors
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------

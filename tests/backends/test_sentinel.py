@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 import asyncresult
-from asyncresult import Backend, BackendPermissionError, BackendUnavailable
+from asyncresult import Backend, BackendError, BackendPermissionError, BackendUnavailable
 from asyncresult._redis.address import Address
 from asyncresult._redis.sentinel import Sentinel
 from asyncresult._redis.urls import parse_sentinel
@@ -228,9 +228,10 @@ async def test_no_sentinel_at_all_is_an_outage_not_an_error_of_the_wait(own_sent
 
 @pytest.mark.topology
 async def test_an_unknown_service_says_so(sentinels: Sentinels) -> None:
-    async with asyncresult.connect(sentinels.url(service="other"), retry=0.1) as backend:
-        with pytest.raises(BackendUnavailable, match="does not know the service 'other'"):
-            await backend.result("x").state()
+    async with asyncresult.connect(sentinels.url(service="other")) as backend:
+        for waiting in (backend.result("x").state(), backend.result("x").get()):
+            with pytest.raises(BackendError, match="does not know the service 'other'"):
+                await waiting
 
 
 @pytest.mark.topology

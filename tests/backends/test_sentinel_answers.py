@@ -9,6 +9,7 @@ import pytest
 
 from asyncresult._redis import sentinel as module
 from asyncresult._redis.address import Address
+from asyncresult._redis.backoff import Health
 from asyncresult._redis.exceptions import ConnectionError, ResponseError
 from asyncresult._redis.options import Options
 from asyncresult._redis.sentinel import Sentinel, _Announcer
@@ -37,7 +38,7 @@ def sentinel(monkeypatch: pytest.MonkeyPatch) -> Any:
         _options=Options((), service="main", min_other_sentinels=1),
         _sentinels=Options(sentinels),
         _sentinel_tls=None,
-        _links=type("Links", (), {"tls": None, "name": "sentinel://main"}),
+        _links=type("Links", (), {"tls": None, "name": "sentinel://main", "health": Health()}),
         _news=0,
         _checking=None,
         _subscribed_at=None,
@@ -78,6 +79,16 @@ async def test_the_newest_configuration_of_those_that_know_enough_others(sentine
 async def test_a_sentinel_whose_answer_does_not_count(sentinel: Any, answer: Any, words: str) -> None:
     with pytest.raises(ConnectionError, match=f"no sentinel names a primary .*{words}"):
         await resolved(sentinel, answer, OSError("away"))
+
+
+async def test_none_of_them_is_a_sentinel_that_knows_the_service(sentinel: Any) -> None:
+    """A mistake in the settings: the URL leads to the data servers, or the name is misspelt."""
+    unknown = ResponseError("ERR unknown command 'SENTINEL', with args beginning with: 'GET-MASTER-ADDR-BY-NAME'")
+    with pytest.raises(ResponseError, match="s1:26379 is no sentinel: ERR unknown command 'SENTINEL'; s2:26379 does"):
+        await resolved(sentinel, [unknown, unknown], [None, None])
+    sentinel._links.health.proven = True  # it did once, so this passes
+    with pytest.raises(ConnectionError, match="no sentinel names a primary"):
+        await resolved(sentinel, [unknown, unknown], [None, None])
 
 
 async def test_who_is_named_has_to_be_a_primary(sentinel: Any) -> None:

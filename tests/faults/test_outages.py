@@ -218,8 +218,18 @@ async def test_p3_a_server_that_cannot_now(
     await outcome(waits, 20)
 
 
-async def test_p3_a_store_outlives_a_failover(proxy: FaultProxy, proxied: Backend) -> None:
-    with proxy.reply_error("READONLY You can't write against a read only replica.", "EVAL", times=3):
+@pytest.mark.parametrize(
+    "message",
+    [
+        "READONLY You can't write against a read only replica.",
+        "NOREPLICAS Not enough good replicas to write.",
+        # Redis 6:
+        "ERR Error running script (call to f_6b1bf48): @user_script:12: @user_script: 12: -READONLY You can't write …",
+    ],
+    ids=lambda message: message.split()[0],
+)
+async def test_p3_a_store_outlives_a_failover(proxy: FaultProxy, proxied: Backend, message: str) -> None:
+    with proxy.reply_error(message, "EVAL", times=3):
         assert await proxied.mark_as_done("x", 1) is True
     assert await proxied.result("x").get(timeout=10) == 1
 
