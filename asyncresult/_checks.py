@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 __all__ = [
@@ -12,9 +13,12 @@ __all__ = [
     "ReturnWhen",
     "check_choice",
     "check_count",
+    "check_flag",
     "check_lifetime",
     "check_seconds",
+    "check_several",
     "check_task_id",
+    "check_text",
     "check_timeout",
     "looks_once",
 ]
@@ -121,6 +125,24 @@ def _short(value: object) -> str:
     """A value for a message; a number may have hundreds of digits."""
     text = "a whole number with very many digits" if isinstance(value, int) and abs(value) > 10**18 else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is true or false: the text "false" would be true."""
+    if not isinstance(value, int) or value not in (0, 1):
+        raise ValueError(f"{name} must be True or False, not {_short(value)}")
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is text or None. The value may be a secret, and is not shown."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name} must be text, not {type(value).__name__}")
+
+
+def check_several(name: str, values: object) -> None:
+    """Raise ValueError unless ``values`` are several: one number is not."""
+    if not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be a list, not {_short(values)}")
 
 
 def check_choice(name: str, choice: str, *known: str) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import ssl
 import threading
@@ -25,7 +26,7 @@ from typing import Any
 
 from .. import _background
 
-__all__ = ["Address", "Buffered", "Dial", "Opened", "dial_address"]
+__all__ = ["Address", "Buffered", "Dial", "Opened", "dial_address", "is_ipv6", "is_name"]
 
 #: Seconds until the next address of a name is tried as well (RFC 8305, section 8: 250 ms recommended).
 ATTEMPT_DELAY = 0.25
@@ -33,6 +34,9 @@ ATTEMPT_DELAY = 0.25
 LOOKUP_PATIENCE = 0.25
 #: Bytes that one read takes at the most.
 BUFFER_BYTES = 256 * 1024
+
+#: A part of a name, between dots (RFC 1035, section 2.3.4: 63 octets). Some resolvers take underscores, for one.
+_LABEL = re.compile(r"[^\s.:@/?#\[\]\\\"'<>|^`{},;%\x00-\x1f\x7f]{1,63}")
 
 Dial = Callable[[Callable[[], asyncio.BaseProtocol]], Awaitable[object]]
 """Opens a transport for the protocol that the factory makes; raises OSError."""
@@ -86,6 +90,28 @@ async def dial_address(
         sock.close()
         raise
     return transport
+
+
+def is_ipv6(text: str) -> bool:
+    """Whether a text is an IPv6 address, possibly with a zone."""
+    try:
+        socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
+    except OSError:
+        return False
+    return True
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be looked up as the name of a host.
+
+    What cannot be encoded would be an error at each attempt to connect, and none of the network's.
+    """
+    if not all(map(_LABEL.fullmatch, text.removesuffix(".").split("."))):
+        return False
+    try:
+        return text.isascii() or bool(text.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 # -- names ------------------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ _TRANSIENT = (
     TryAgainError,
 )
 _LOGIN = (AuthenticationError, NoPermissionError)
-#: MOVED, ASK and CROSSSLOT where no cluster was expected. The words of MOVED are an address, and tell a reader nothing.
+#: MOVED, ASK and CROSSSLOT where no cluster was expected. MOVED itself says no more than an address.
 _NODE_OF_A_CLUSTER = "this is a node of a cluster: use a redis+cluster:// URL"
 
 

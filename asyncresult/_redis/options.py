@@ -6,12 +6,13 @@ The table of options is in :mod:`.._storage.options`, URLs are read in :mod:`.ur
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._checks import check_count, check_seconds
+from .._checks import check_count, check_flag, check_seconds, check_several, check_text
 from .address import Address
 
 __all__ = ["Options", "cert_reqs", "make_options"]
@@ -90,7 +91,8 @@ class Options:
             if given.get("ssl_ciphers"):
                 context.set_ciphers(given["ssl_ciphers"])
         except OSError as error:
-            files = ", ".join(f"{k}={v}" for k, v in given.items() if k.endswith(("certs", "file", "path")))
+            shown = ("certs", "file", "path", "data", "ciphers")
+            files = ", ".join(k if k.endswith("data") else f"{k}={v}" for k, v in given.items() if k.endswith(shown))
             raise ValueError(f"TLS files cannot be loaded ({error}): {files}") from error
         return context
 
@@ -103,11 +105,9 @@ def cert_reqs(value: Any) -> ssl.VerifyMode:
     """
     if value is None:
         return ssl.CERT_NONE  # redis-py's Python spelling of "none"
-    if isinstance(value, int):
-        return ssl.VerifyMode(value)
     try:
-        return _CERT_REQS[str(value).lower()]
-    except KeyError:
+        return ssl.VerifyMode(value) if isinstance(value, int) else _CERT_REQS[str(value).lower()]
+    except (KeyError, ValueError):
         raise ValueError(f"ssl_cert_reqs is one of none, optional, required; not {value!r}") from None
 
 
@@ -121,7 +121,7 @@ def min_version(value: Any) -> ssl.TLSVersion:
         if isinstance(value, str) and not value.isdigit():
             return ssl.TLSVersion[value.replace(".", "_")]
         return ssl.TLSVersion(int(value))
-    except (KeyError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         raise ValueError(f"ssl_min_version is TLSv1.2 or TLSv1.3, not {value!r}") from None
 
 
@@ -135,7 +135,8 @@ def verify_flag(value: Any) -> ssl.VerifyFlags:
         return value if isinstance(value, ssl.VerifyFlags) else ssl.VerifyFlags[value]
     except KeyError:
         known = ", ".join(ssl.VerifyFlags.__members__)
-        raise ValueError(f"flags to verify certificates are {known}; not {value!r}") from None
+        names = "ssl_include_verify_flags and ssl_exclude_verify_flags"
+        raise ValueError(f"flags to verify certificates ({names}) are {known}; not {value!r}") from None
 
 
 def make_options(values: dict[str, Any], **fields: Any) -> Options:
@@ -152,9 +153,31 @@ def make_options(values: dict[str, Any], **fields: Any) -> Options:
         if values.get(name) is not None:
             check_seconds(name, values[name])
     check_count("db", fields.get("db", 0), least=0)
+    for name in ("username", "password", "service"):
+        check_text(name, fields.get(name))
+    for name in ("client_name", "ssl_ciphers"):
+        check_text(name, values.get(name))
+    for name in ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"):
+        if not isinstance(values.get(name, ""), str | bytes | os.PathLike | None):
+            raise ValueError(f"{name} must be a path, not {type(values[name]).__name__}")
+    for name in ("ssl_ca_data", "ssl_password"):
+        if not isinstance(values.get(name, ""), str | bytes | None) and not callable(values[name]):
+            raise ValueError(f"{name} must be text or bytes, not {type(values[name]).__name__}")
+    if values.get("ssl_keyfile") and not values.get("ssl_certfile"):
+        raise ValueError("ssl_keyfile is the key of a certificate: give ssl_certfile, too")
+    for name in ("ssl_include_verify_flags", "ssl_exclude_verify_flags"):
+        check_several(name, values.get(name) or ())
+    check_flag("ssl_check_hostname", values.get("ssl_check_hostname", True))
+    if any(not "!" <= char <= "~" for char in values.get("client_name") or ""):
+        raise ValueError("client_name must be without spaces and special characters: no server takes those")
+    provider = values.get("credential_provider")
+    if provider is not None and (fields.get("username") or fields.get("password")):
+        raise ValueError("give either credential_provider= or a user and password, not both")
+    if provider is not None and not hasattr(provider, "get_credentials_async"):
+        raise ValueError(f"credential_provider must be one of redis-py's, not {type(provider).__name__}")
     made = Options(
         **fields,
-        credential_provider=values.get("credential_provider"),
+        credential_provider=provider,
         ssl_options={k: v for k, v in values.items() if k.startswith("ssl_")},
         client_name=values.get("client_name"),
         protocol=protocol,
@@ -162,7 +185,5 @@ def make_options(values: dict[str, Any], **fields: Any) -> Options:
         socket_timeout=values.get("socket_timeout"),
         connect_timeout=values.get("socket_connect_timeout") or 5.0,
     )
-    if made.credential_provider is not None and (made.username or made.password):
-        raise ValueError("give either credential_provider= or a user and password, not both")
     made.ssl_context()  # a missing file is an error now, not at the first reconnect
     return made

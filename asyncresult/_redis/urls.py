@@ -10,13 +10,15 @@ Source: RFC 3986, section 3.2 (authority); redis-py's ``from_url`` and Celery 5.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from .._checks import check_count, check_flag, check_text
 from .._storage.options import CLUSTER_OPTIONS, CONNECTION_OPTIONS, SENTINEL_OPTIONS, split_options, unknown_option
-from .address import Address
+from .address import Address, is_ipv6, is_name
 from .options import Options, make_options
 
 __all__ = ["parse", "parse_cluster", "parse_sentinel"]
@@ -26,6 +28,8 @@ DEFAULT_PORT, DEFAULT_SENTINEL_PORT = 6379, 26379
 _ENCODE = "percent-encode special characters in user and password, and @ and # anywhere else (%40, %23)"
 #: A name or an address; IPv6 in brackets, with a zone.
 _HOST = re.compile(r"\[(?P<v6>[0-9A-Za-z:.%_-]+)\]|(?P<name>[^\s:@/?#\[\]\\\"'<>|^`{}]*)")
+#: Bytes of a unix socket's path (sun_path in sys/un.h has 108 with the NUL, and 104 on some systems).
+MAX_SOCKET_PATH = 107
 
 
 class _Parts(NamedTuple):
@@ -50,16 +54,20 @@ def parse(url: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], Options]:
     """
     scheme, _, rest = url.partition("://")
     parts = _split(scheme, rest)
-    socket = scheme in ("unix", "valkey+unix", "redis+socket")
-    if socket:
+    is_socket = scheme in ("unix", "valkey+unix", "redis+socket")
+    if is_socket:
         if parts.hosts:
             raise ValueError(f"a socket URL has three slashes: {scheme}:///run/redis.sock")
+        if not parts.path.strip("/") or "\0" in parts.path or len(os.fsencode(parts.path)) > MAX_SOCKET_PATH:
+            raise ValueError(
+                f"a socket URL names a file, in at most {MAX_SOCKET_PATH} bytes: {scheme}:///run/redis.sock"
+            )
         address = Address(path=parts.path)
     else:
         address = _address(parts.hosts, DEFAULT_PORT)
-    extra: dict[str, Callable[[str], Any]] = {"virtual_host": int} if socket else {}
+    extra: dict[str, Callable[[str], Any]] = {"virtual_host": int} if is_socket else {}
     backend, values = split_options(parts.query, given, extra)
-    db = values.pop("virtual_host", 0) if socket else _database(parts.path)
+    db = values.pop("virtual_host", 0) if is_socket else _database(parts.path)
     return backend, _options(parts, values, tls=scheme in ("rediss", "valkeys"), addresses=(address,), db=db)
 
 
@@ -77,15 +85,20 @@ def parse_sentinel(url: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], 
     service, named = values.pop("service", None), values.pop("master_name", None)
     if not (service or named):
         raise ValueError("a sentinel URL needs ?service=<name>: what the sentinels call the primary")
+    texts = {name: values.get(name) for name in ("sentinel_username", "sentinel_password")}
+    for name, text in {**texts, "service": service, "master_name": named}.items():
+        check_text(name, text)
     others = values.pop("min_other_sentinels", 0)
-    if not isinstance(others, int) or others < 0:
-        raise ValueError(f"min_other_sentinels must be a whole number of at least 0, not {others!r}")
+    check_count("min_other_sentinels", others, least=0)
     tls = parts.scheme == "sentinels"
     # The sentinels share the options of the data servers, but not their users.
     own: dict[str, Any] = {name: value for name, value in values.items() if name.startswith(("ssl_", "socket_"))}
     own |= {name: values.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     own["ssl"] = values.pop("sentinel_ssl", tls)
+    check_flag("sentinel_ssl", own["ssl"])
     kwargs = values.pop("sentinel_kwargs", {})
+    if not isinstance(kwargs, Mapping):
+        raise ValueError(f"sentinel_kwargs must be a dictionary, not {type(kwargs).__name__}")
     if unknown := sorted(kwargs.keys() - {"ssl", *CONNECTION_OPTIONS}):
         raise unknown_option(unknown[0], CONNECTION_OPTIONS)
     own |= kwargs
@@ -115,6 +128,7 @@ def parse_cluster(url: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], O
     backend, values = split_options(parts.query, given, CLUSTER_OPTIONS)
     tls = parts.scheme in ("rediss+cluster", "valkeys+cluster")
     sharded = values.pop("sharded", False)
+    check_flag("sharded", sharded)
     made = _options(parts, values, tls=tls, addresses=addresses, db=_database(parts.path), sharded=sharded)
     if made.db:
         raise ValueError("a cluster has database 0 only")
@@ -145,9 +159,10 @@ def _several(url: str, default_port: int) -> tuple[_Parts, tuple[Address, ...]]:
     scheme, _, rest = url.partition("://")
     places = [_split(scheme, place) for place in rest.split(f";{scheme}://")]
     first = places[0]
-    addresses: list[Address] = []
-    for parts in places:
-        addresses += [_address(host, default_port) for host in re.split("[;,]", parts.hosts)]
+    hosts = [host for parts in places for host in re.split("[;,]", parts.hosts)]
+    if len(hosts) > 1 and not all(hosts):
+        raise ValueError("the backend's URL has a host too few between or behind its commas and semicolons")
+    addresses = [_address(host, default_port) for host in hosts]
     username = next((parts.username for parts in places if parts.username is not None), None)
     password = next((parts.password for parts in places if parts.password is not None), None)
     if any("@" in (text or "") and re.search("[;,]", text or "") for text in (first.username, first.password)):
@@ -161,21 +176,23 @@ def _several(url: str, default_port: int) -> tuple[_Parts, tuple[Address, ...]]:
 def _address(text: str, default_port: int) -> Address:
     match = _HOST.match(text)
     assert match is not None  # it matches nothing, too
-    host, port = match["v6"] or unquote(match["name"] or ""), text[match.end() :]
-    if port in ("", ":"):
-        return Address(host or "localhost", default_port)
-    number = port[1:]
-    if port[0] != ":" or not number.isascii() or not number.isdigit() or int(number[:6]) > 65535:
+    host, port = unquote(match["v6"] or match["name"] or "") or "localhost", text[match.end() :]
+    is_host = is_ipv6(host) if match["v6"] else is_name(host)
+    number = port[1:] or str(default_port)
+    is_port = port[:1] in ("", ":") and number.isascii() and number.isdigit() and 0 < int(number[:6]) <= 65535
+    if not (is_host and is_port):
         # What is there may be half a password.
-        raise ValueError(f"the backend's URL has no host and port (a number up to 65535) where they belong; {_ENCODE}")
-    return Address(host or "localhost", int(number))
+        raise ValueError(
+            f"the backend's URL has no host and port (a number from 1 to 65535) where they belong; {_ENCODE}"
+        )
+    return Address(host, int(number))
 
 
 def _database(path: str) -> int:
     text = path.strip("/")
     if not text:
         return 0
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > 10:
         raise ValueError(f"the path of a Redis URL is the number of a database; {_ENCODE}")
     return int(text)
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+from .._checks import check_count, check_flag, check_lifetime, check_seconds, check_several, check_text
+
 __all__ = [
     "BACKEND_OPTIONS",
     "CLUSTER_OPTIONS",
@@ -16,6 +18,7 @@ __all__ = [
     "OBJECT_OPTIONS",
     "SENTINEL_OPTIONS",
     "WITHOUT_EFFECT",
+    "check_backend_options",
     "split_options",
     "unknown_option",
 ]
@@ -51,6 +54,17 @@ BACKEND_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "compression": str,
     "result_extended": _boolean,
     "register": _boolean,
+}
+
+_CHECKS: Mapping[str, Callable[[str, Any], None]] = {
+    "expires": check_lifetime,
+    "failure_expires": check_lifetime,
+    "safety_interval": check_seconds,
+    "heartbeat": check_seconds,
+    "max_result_bytes": check_count,
+    **dict.fromkeys(("verify_key", "result_extended", "register"), check_flag),
+    **dict.fromkeys(("key_prefix", "serializer", "compression"), check_text),
+    **dict.fromkeys(("exceptions", "accept"), check_several),
 }
 
 #: Options of the connections.
@@ -169,6 +183,12 @@ def split_options(
         values[name] = value
     backend = {k: v for k, v in values.items() if k in BACKEND_OPTIONS or k in ("exceptions", "accept")}
     return backend, {k: v for k, v in values.items() if k not in backend}
+
+
+def check_backend_options(values: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first of the backend's options among ``values`` that cannot be meant."""
+    for name, check in _CHECKS.items():
+        check(name, values[name])
 
 
 def unknown_option(name: str, connection: Mapping[str, Any]) -> ValueError:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import _background
-from .._checks import check_count, check_lifetime, check_seconds, check_timeout
+from .._checks import check_count, check_timeout
 from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec
 from ..errors import AsyncResultError, BackendClosed, BackendError
 from ..meta import TaskMeta
@@ -25,6 +25,7 @@ from .documents import attempt_of, encode_record, lifetime, precedes
 from .engine import BackendStats, Engine, Health, Outcome
 from .keys import HISTORY, REVOKE, SENT, Keys
 from .marks import Marks
+from .options import check_backend_options
 from .probed import Probed, report_many, report_stored
 
 if TYPE_CHECKING:
@@ -87,11 +88,7 @@ class Store(Marks, Bulk, Probed, Keys):
         result_extended: bool = False,
         register: bool = False,
     ) -> None:
-        check_seconds("safety_interval", safety_interval)
-        check_seconds("heartbeat", heartbeat)
-        check_lifetime("expires", expires)
-        check_lifetime("failure_expires", failure_expires)
-        check_count("max_result_bytes", max_result_bytes)
+        check_backend_options(locals())
         if register and not driver.keeps_notes:
             raise ValueError(f"{driver} keeps records only: register=True needs Redis, Valkey or memory://")
         self.registers = register

@@ -16,17 +16,19 @@ _CONTENT_TYPES = {"application/json": "json", "application/x-msgpack": "msgpack"
 _MSGPACK_LEAVES = (str, int, float, bytes, type(None))
 
 
-def known_serializer(name: str) -> str:
+def known_serializer(name: Any) -> str:
     """The short name of a serializer, given that or its content type. ValueError: not one of ours."""
-    name = _CONTENT_TYPES.get(name, name)
-    if name in ("pickle", "application/x-python-serialize"):
+    if not isinstance(name, str):
+        raise ValueError(f"a serializer is given by its name, not {name!r:.60}")
+    short: str = _CONTENT_TYPES.get(name, name)
+    if short in ("pickle", "application/x-python-serialize"):
         raise ValueError(
             "asyncresult never loads pickles, because reading one runs whatever its writer wanted: "
             "set result_serializer='json' in the workers"
         )
-    if name not in _CONTENT_TYPES.values():
+    if short not in _CONTENT_TYPES.values():
         raise ValueError(f"unknown serializer {name!r}: it is one of 'json', 'msgpack' and 'yaml'")
-    return name
+    return short
 
 
 def serializer_functions(name: str, limit: int) -> tuple[Callable[[Any], bytes], Callable[[Bytes], Any]]:

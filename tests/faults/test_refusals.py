@@ -89,7 +89,7 @@ async def scripted(**special: bytes | Answer) -> AsyncIterator[Server]:
 async def everything(backend: Backend) -> list[Any]:
     """A wait, a read and a store at once, or what they raised."""
     things = (backend.result("a").get(timeout=20), backend.result("b").state(), backend.mark_as_done("c", 1))
-    return await asyncio.gather(*things, return_exceptions=True)
+    return list(await asyncio.gather(*things, return_exceptions=True))
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------
