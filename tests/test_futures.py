@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import dataclasses
 import gc
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +13,20 @@ from typing import Any
 import pytest
 
 import asyncresult
-from asyncresult import AsyncResult, AsyncResultError, Backend, BackendClosed, Promise, ResultSet, gather
+from asyncresult import (
+    AsyncResult,
+    AsyncResultError,
+    Backend,
+    BackendClosed,
+    GroupResult,
+    Promise,
+    ResultDecodeError,
+    ResultSet,
+    as_completed,
+    gather,
+    wait,
+)
+from asyncresult._handles.joins import READ_FIRST
 from asyncresult._storage.store import engine_of
 from tests.backends.waiting import until, waits_for
 
@@ -274,10 +288,90 @@ async def test_a_failure_keeps_nothing_of_its_caller(backend: Backend, wait: Cal
         gc.enable()
 
 
+# -- values ------------------------------------------------------------------------------------------------------
+
+
+def behind_a_task(handle: AsyncResult[Any]) -> GroupResult[Any]:
+    return GroupResult("g", [handle], parent=AsyncResult("before"))
+
+
+async def given_up(promise: Promise[Any]) -> None:
+    await asyncio.sleep(0.01)
+    promise.cancel()
+
+
+async def rejected(promise: Promise[Any]) -> None:
+    with pytest.raises(ResultDecodeError):
+        await promise
+
+
+def model_in_a_dataclass() -> type:
+    pydantic: Any = pytest.importorskip("pydantic")
+    model = pydantic.create_model("Part", number=int)
+    return dataclasses.make_dataclass("Whole", [("part", model)])
+
+
+async def all_states(handle: AsyncResult[Any]) -> None:
+    async for _ in ResultSet([handle]).updates():
+        pass
+
+
+async def unreadable_states(handle: AsyncResult[Any]) -> None:
+    with pytest.raises(ResultDecodeError):
+        async for _ in handle.updates():
+            pass
+
+
+NEVER = [f"never{number}" for number in range(READ_FIRST)]
+ENDS: dict[str, tuple[str, Callable[[AsyncResult[Any]], Awaitable[Any]]]] = {
+    "get": ("text", lambda handle: handle.get()),
+    "gather": ("text", lambda handle: gather(handle)),
+    "a set": ("text", lambda handle: ResultSet([handle]).get()),
+    "a set of very many": ("text", lambda handle: ResultSet([handle, *map(AsyncResult, NEVER)]).wait(count=1)),
+    "a group behind a task": ("text", lambda handle: behind_a_task(handle).get()),
+    "wait": ("text", lambda handle: wait([handle])),
+    "as_completed": ("text", lambda handle: anext(as_completed([handle]))),
+    "first_success": ("text", lambda handle: ResultSet([handle]).first_success()),
+    "updates of a set": ("text", all_states),
+    "then": ("text", lambda handle: handle.then(str)),
+    "then of a set": ("text", lambda handle: ResultSet([handle]).then(str)),
+    "then, cancelled": ("never", lambda handle: given_up(handle.then(str))),
+    "then of a set, cancelled": ("never", lambda handle: given_up(ResultSet([handle]).then(str))),
+    "then, of another type": ("text", lambda handle: rejected(AsyncResult("text", type=int, parent=handle).then(str))),
+    "then, of a type with a model in it": (
+        "text",
+        lambda handle: rejected(AsyncResult("dict", type=model_in_a_dataclass(), parent=handle).then(str)),
+    ),
+    "states, unreadable": ("unreadable", unreadable_states),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+async def test_what_is_over_keeps_no_value(backend: Backend, name: str) -> None:
+    """The handles, and with them the values, go with whoever has waited: at once, not with the next collection."""
+    await backend.mark_as_done("text", "text")
+    await backend.mark_as_done("dict", {"part": {"number": "none"}})
+    await engine_of(backend).put(backend.task_key("unreadable"), b"garbage", None)
+    id, end = ENDS[name]
+    gc.collect()
+    gc.disable()
+    try:
+        handle = AsyncResult[Any](id)
+        alive = weakref.ref(handle)
+        async with asyncio.timeout(20):
+            await end(handle)
+        del handle
+        await until(lambda: nobody_waits(backend))
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
 async def test_each_caller_gets_an_error_of_its_own(backend: Backend) -> None:
     await engine_of(backend).put(backend.task_key("t"), b"garbage", None)
     handle = AsyncResult[Any]("t")
     errors = await asyncio.gather(handle.get(), handle.get(), handle, handle.as_future(), return_exceptions=True)
+    assert isinstance(handle._error, ResultDecodeError) and handle._error.__traceback__ is None  # frames of the table
     known = [handle.exception, handle.exception]
     everything = [error for error in (*errors, *known) if isinstance(error, BaseException)]
     assert len({id(error) for error in everything}) == 6

@@ -467,7 +467,7 @@ def read_record(handle: Handle[Any]) -> asyncio.Future[TaskMeta]:
 
     def fail(error: Exception) -> None:
         if not look.done():
-            look.set_exception(error)
+            look.set_exception(error.with_traceback(None))  # it holds answered(), which holds this future
             look.exception()  # looked at: a stream that was left early does not look any more
 
     engine.read(key).add_done_callback(answered)

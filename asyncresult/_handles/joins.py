@@ -148,8 +148,7 @@ class Many:
         handles, behind = self._handles, start + AT_ONCE
         many = len(handles) >= READ_FIRST
         for handle in handles if behind >= len(handles) and not start else handles[start:behind]:
-            # What is in the table was read for somebody else, or is about to be. The rule, without a call (benchmarks:
-            # join-stored).
+            # What is in the table was read for somebody else, or is about to be (no call: benchmarks: join-stored).
             if many and handle._table is None and (handle._meta is None or not is_ready(handle)) and not handle.ignored:
                 backend = handle._backend or handle.backend  # bound, as a rule: no call (benchmarks: join-stored)
                 unread.setdefault(backend, []).append(handle)
@@ -175,6 +174,7 @@ class Many:
         """Take the callback off whoever still holds it."""
         self._ended = True
         unwatch(self._watchers)
+        self._watchers.clear()  # they hold the groups, which hold this
         self._unlisten(0)
 
     def _unlisten(self, start: int) -> None:
@@ -277,8 +277,7 @@ class Many:
                     listen(handle, self._callback, read_early=read_early)
                     continue
                 except (AsyncResultError, RuntimeError) as error:  # closed meanwhile, or awaited on another loop
-                    reason = error if isinstance(error, AsyncResultError) else AsyncResultError(str(error))
-                    reason = copy_error(reason)
+                    reason = copy_error(error) if isinstance(error, AsyncResultError) else AsyncResultError(str(error))
             give_up(handle, reason)
             self._callback(handle, reason)
 
@@ -384,8 +383,9 @@ class Join:
 
     def detach(self) -> None:
         """Take the callback off whoever still holds it."""
-        if self.many is not None:
-            self.many.end()
+        many, self.many = self.many, None  # which holds this join by its callback
+        if many is not None:
+            many.end()
 
 
 def join(handles: Iterable[Handle], groups: Iterable[Group], measured: Measured, *, fail_fast: bool) -> Join:

@@ -338,6 +338,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
 
         def give_up() -> None:
             joined.detach()
+            joined.future.remove_done_callback(settle)  # which holds that future
             measured.end(outcome="cancelled")
 
         joined.future.add_done_callback(settle)

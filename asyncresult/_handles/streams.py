@@ -100,7 +100,7 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
             feed = self._done
             callback = self._measured.noting(lambda handle, reason: feed.put(handle))
             self._waits.append(Many(list(new.values()), callback, groups))
-        if self._own is not None:
+        if self._own is not None and self._own.is_on:  # else it is that of all streams
             self._own.handles = list(self._handles.values())
 
     def _remove(self, members: Iterable[ResultBase[Any]]) -> None:

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from .._storage.engine import Outcome
-from ..errors import BackendClosed, BackendError
+from ..errors import AsyncResultError, BackendClosed, BackendError, copy_error
 from ..states import READY_STATES
 from .errors import reply_error
 from .exceptions import NoScriptError
@@ -374,6 +374,6 @@ def settle(future: asyncio.Future[Any], value: Any) -> None:
 
 
 def fail(future: asyncio.Future[Any], error: BaseException) -> None:
-    """Have ``future`` raise, unless nobody wants it any more."""
+    """Have ``future`` raise, unless nobody wants it any more. Whom else the error ends gets another instance."""
     if not future.done():
-        future.set_exception(error)
+        future.set_exception(copy_error(error) if isinstance(error, AsyncResultError) else error)

@@ -207,7 +207,7 @@ def progress_of(entry: Entry) -> Progress:
 def undecodable(entry: Entry, error: Exception) -> ResultDecodeError:
     """The error of a record, whatever reading it has raised. Its text stays out: it may quote the record."""
     if isinstance(error, ResultDecodeError):
-        return error
+        return error.with_traceback(None)
     return ResultDecodeError(
         f"the record of task {entry.task_id} cannot be read: {type(error).__name__}", task_id=entry.task_id
     )

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import AsyncResultError, copy_error
+
 __all__ = ["Question", "answer_with", "first_of", "pass_on"]
 
 
@@ -27,7 +29,8 @@ class Question:
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
-            self.future.set_exception(error)
+            # Whom else it ends gets another instance.
+            self.future.set_exception(copy_error(error) if isinstance(error, AsyncResultError) else error)
 
 
 def pass_on(source: asyncio.Future[Any], target: asyncio.Future[Any], convert: Callable[[Any], Any]) -> None:

@@ -39,10 +39,19 @@ def convert(value: Any, type: Any, *, task_id: str) -> Any:
         return _converted(value, type)
     except Exception as error:
         name = getattr(type, "__qualname__", "") if not typing.get_args(type) else ""
+        complaint = _complaint(error)
+        _forget_frames(error)
         raise ResultTypeError(
-            f"the result of task {task_id!r} is not of the type {name or safe_repr(type)}: {_complaint(error)}",
+            f"the result of task {task_id!r} is not of the type {name or safe_repr(type)}: {complaint}",
             task_id=task_id,
         ) from error
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Theirs lead to those of whoever is given the error, which would be kept by it until the collector runs."""
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__
 
 
 def _converted(value: Any, type: Any) -> Any:

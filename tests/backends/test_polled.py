@@ -24,7 +24,15 @@ import sqlalchemy
 from celery import Celery
 from sqlalchemy import event
 
-from asyncresult import AsyncResult, Backend, BackendError, BackendUnavailable, ResultDecodeError, connect
+from asyncresult import (
+    AsyncResult,
+    Backend,
+    BackendClosed,
+    BackendError,
+    BackendUnavailable,
+    ResultDecodeError,
+    connect,
+)
 from asyncresult._storage.store import engine_of
 from asyncresult.codec import Codec
 from asyncresult.integrations.celery import Reader, install_trigger, register_reader, trigger_sql
@@ -378,6 +386,16 @@ async def test_an_outage_and_its_end_are_logged_alike(
     said = [(record.levelno, record.__dict__["event"], record.__dict__["backend"]) for record in caplog.records]
     assert said[-1] == (logging.WARNING, "back", str(backend))
     assert set(said[:-1]) == {(logging.WARNING, "lost", str(backend))}
+
+
+async def test_reads_that_are_closed_end_with_an_error_of_their_own(sqlite_app: Celery) -> None:
+    async with connect(sqlite_app) as backend:
+        reads = [asyncio.ensure_future(backend.result(f"t{number}").state()) for number in range(3)]
+        await asyncio.sleep(0)
+        await backend.aclose()
+        errors = await asyncio.gather(*reads, return_exceptions=True)
+        assert {type(error) for error in errors} == {BackendClosed}
+        assert len({id(error) for error in errors}) == len(errors)
 
 
 async def test_no_secret_in_the_address(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import socket
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -77,6 +79,43 @@ async def test_p10_closing_releases_500_waiters_at_once(unhelpful: Backend) -> N
     for wait in waits:
         with pytest.raises(BackendClosed):
             await wait
+
+
+async def test_p10_what_is_read_or_written_ends_with_an_error_of_its_own(redis_server: RedisServer) -> None:
+    """One that several are given mixes their tracebacks and notes, and keeps alive what their frames hold."""
+
+    class Data:
+        """What a request has in its local variables."""
+
+    async def follow(data: Data) -> None:
+        with pytest.raises(BackendClosed):
+            async for _ in AsyncResult("u", backend=backend).updates():
+                raise AssertionError("nobody answers")
+
+    async with connect(redis_server.url()) as backend:
+        await backend.get_meta("t")
+        redis_server.pause()
+        handles = [backend.result(f"t{number}") for number in range(2)]
+        calls = [handle.state() for handle in handles] + [handle.exists() for handle in handles]
+        calls += [backend.store_result("t", 1, "SUCCESS") for _ in range(2)]
+        ending = [asyncio.ensure_future(call) for call in calls]
+        data = Data()
+        alive, following = weakref.ref(data), asyncio.ensure_future(follow(data))
+        del data
+        await asyncio.sleep(0.01)
+        gc.collect()
+        gc.disable()
+        try:
+            await backend.aclose(timeout=0.01)
+            await following
+            del following
+            await asyncio.sleep(0.01)
+            assert alive() is None
+        finally:
+            gc.enable()
+        errors = await asyncio.gather(*ending, return_exceptions=True)
+        assert {type(error) for error in errors} == {BackendClosed}
+        assert len({id(error) for error in errors}) == len(errors)
 
 
 async def test_p10_what_is_being_written_is_written(redis_server: RedisServer, redis_url: str) -> None:
