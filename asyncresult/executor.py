@@ -139,6 +139,8 @@ class Executor(Submitter):
         heartbeat: float | None = None,
         worker: str | None = None,
     ) -> None:
+        if backend is not None and not isinstance(backend, Backend):
+            raise TypeError(f"backend must be a Backend, as connect() makes one, not {type(backend).__name__}")
         check_count("concurrency", concurrency)
         check_count("max_pending", max_pending)
         check_seconds("shutdown_timeout", shutdown_timeout, least=0.0)
@@ -229,7 +231,7 @@ class Executor(Submitter):
     def _entered(self) -> Session:
         session = self._session
         if session is None or session.loop.is_closed():
-            raise RuntimeError("tasks can be submitted inside 'async with Executor(…):' only")
+            raise RuntimeError("tasks can be submitted only inside 'async with Executor(…):'")
         try:
             if asyncio.get_running_loop() is session.loop:
                 return session
@@ -256,7 +258,9 @@ class Executor(Submitter):
     ) -> AsyncResult[Any]:
         session = self._entered()
         if not callable(fn):
-            raise TypeError(f"a task is a function, not {type(fn).__name__}")
+            hint = ": give the function and its arguments, submit(fn, x), not submit(fn(x))"
+            called = hint if isinstance(fn, Coroutine) else ""
+            raise TypeError(f"a task is a function, not {type(fn).__name__}{called}")
         if options.process and is_coroutine_function(fn):
             raise TypeError("process=True takes a plain function")
         id = check_task_id(options.task_id if options.task_id is not None else uuid.uuid4())

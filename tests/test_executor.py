@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio.from_thread
 import pytest
 
 import asyncresult
-from asyncresult import Backend, Executor, TaskFailed, TaskRevoked, current_task
+from asyncresult import Backend, Executor, TaskFailed, TaskRevoked, current_task, sync
 from tests.backends.waiting import until
 
 
@@ -106,6 +107,20 @@ async def test_what_is_no_function(backend: Backend) -> None:
     async with Executor() as executor:
         with pytest.raises(TypeError, match="function"):
             executor.submit(7)  # type: ignore[call-overload]
+        called = asyncio.sleep(0)
+        with pytest.raises(TypeError, match=r"not coroutine: .* submit\(fn, x\), not submit\(fn\(x\)\)$"):
+            executor.submit(called)  # type: ignore[call-overload]
+        called.close()
+
+
+@pytest.mark.parametrize(
+    "given", ["memory://", 4, sync.connect("memory://")], ids=["a URL", "a number", "a blocking one"]
+)
+def test_what_is_no_backend(given: Any) -> None:
+    with pytest.raises(
+        TypeError, match=f"backend must be a Backend, as connect.. makes one, not {type(given).__name__}"
+    ):
+        Executor(given)
 
 
 async def test_a_result_that_cannot_be_stored(backend: Backend) -> None:

@@ -182,7 +182,7 @@ def permission_error(reason: str, address: str) -> BackendPermissionError:
             f"give the user {rules}; with the key prefix in front of the patterns, where one is set;"
             " see docs/reference/acl.md"
         )
-    return BackendPermissionError(f"{address}: Redis refuses: {in_plain_words(reason)}; {advice}")
+    return BackendPermissionError(f"{address}: Redis refuses: {in_plain_words(reason).rstrip('.')}; {advice}")
 
 
 def tls_error(error: ssl.SSLCertVerificationError, address: str) -> BackendUnavailable:

@@ -241,6 +241,8 @@ async def _revoke(arguments: argparse.Namespace) -> int:
             wait=arguments.wait,
             timeout=arguments.timeout,
         )
+    if arguments.wait and not replies:
+        say("no worker has replied")
     for reply in replies:
         write(escaped(f"{reply.worker} {'ok' if reply.ok else 'refused'}{f': {reply.detail}' if reply.detail else ''}"))
     return Status.SUCCESS if all(reply.ok for reply in replies) else Status.FAILED

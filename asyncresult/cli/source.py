@@ -128,6 +128,8 @@ async def connected(
                 await backend.get_meta("asyncresult")  # any id: the answer counts, not what is stored
         except TimeoutError as error:
             reason = str(error) or f"no answer within {arguments.connect_timeout:g} seconds"
+            if str(backend).startswith(("rediss", "valkeys", "sentinels")):
+                reason += ", which may mean that the server does not speak TLS"
             if cause := backend.stats().last_error:  # a connection that is refused is tried again until then
                 reason = f"{cause} (tried for {arguments.connect_timeout:g} seconds)"
             raise CommandError(f"{backend} cannot be reached: {reason}", Status.UNREACHABLE) from error

@@ -251,6 +251,8 @@ def test_a_task_that_waits_in_its_queue(named: Named, redis_server: RedisServer)
     severity, message, fix = findings(sent.id, "-A", PROJECT)["reason"]
     assert (severity, message) == ("warning", "the task waits in the queue 'celery', as number 2 of 2")
     assert fix.endswith("start a worker with -Q celery")
+    revoked = in_process("revoke", sent.id, "-A", PROJECT, "--wait", "--timeout", "0.1")
+    assert (revoked.status, revoked.out, revoked.err) == (0, "", "asyncresult: no worker has replied\n")
     other.forget()
     sent.forget()
 

@@ -37,6 +37,13 @@ def test_an_unreachable_server_is_status_5(command: str) -> None:
     assert outcome.err.count("\n") == 1
 
 
+def test_a_server_without_tls_is_named_as_such(redis_server: RedisServer) -> None:
+    url = redis_server.url().replace("redis://", "rediss://")
+    outcome = in_process("get", "ok", "--url", url, "--connect-timeout", "0.5")
+    assert outcome.status == 5
+    assert outcome.err.endswith("no answer within 0.5 seconds, which may mean that the server does not speak TLS\n")
+
+
 def test_a_silent_server_is_status_5(redis_server: RedisServer) -> None:
     url = redis_server.url()
     redis_server.pause()

@@ -53,7 +53,7 @@ async def examine_store(backend: Backend) -> AsyncIterator[Finding]:
             "polling",
             "note",
             f"nothing is announced here: a record is read again after {driver.min_interval:g} to"
-            f" {driver.max_interval:g} s, the later the longer nothing has happened",
+            f" {driver.max_interval:g} s, less often the longer nothing has happened",
         )
         slow += driver.max_interval
     for finding in await records.round_trip(backend, id, slow=slow):
