@@ -205,10 +205,10 @@ def headline(results: dict[str, Any]) -> str:
     machine = results["machine"]
     text = (
         f"**It is fast**: measured on {machine['date'][:10]} with version {machine['versions']['asyncresult']}, "
-        f"a result was there after {times('asyncresult', 'raw', 'single', 'p50_ms')} times what the bare protocol "
-        f"takes, {times('asyncresult', 'celery', 'single', 'p50_ms')} times what Celery's `get()` takes; a join of "
-        f"50,000 was {times('celery', 'asyncresult', 'join-50000', 'wall_s')} times faster than Celery's "
-        f"({times('celery-nosleep', 'asyncresult', 'join-50000', 'wall_s')} times without the sleep in it)."
+        f"a result arrived in {times('asyncresult', 'celery', 'single', 'p50_ms')} of the time that Celery's `get()` "
+        f"takes, and {times('asyncresult', 'raw', 'single', 'p50_ms')} of what the bare protocol takes; a join of "
+        f"50,000 was {times('celery', 'asyncresult', 'join-50000', 'wall_s')} times as fast as Celery's "
+        f"({times('celery-nosleep', 'asyncresult', 'join-50000', 'wall_s')} times without the pauses in Celery's)."
     )
     return textwrap.fill(text, 118, break_on_hyphens=False) + "\n"
 

@@ -181,6 +181,11 @@ def test_command_lines_name_what_there_is(page: Path) -> None:
             assert set(extras.split(",")) <= EXTRAS, line
 
 
+def test_every_extra_is_in_the_table_of_extras() -> None:
+    _, _, page = (DOCS / "reference" / "compatibility.md").read_text(encoding="utf-8").partition("## Extras")
+    assert set(re.findall(r"^\| `(\w+)` \|", page.partition("\n## ")[0], re.M)) == EXTRAS
+
+
 def options_of(command: str) -> set[str]:
     return {option for action in COMMANDS[command]._actions for option in action.option_strings}
 
