@@ -258,9 +258,7 @@ class Executor(Submitter):
     ) -> AsyncResult[Any]:
         session = self._entered()
         if not callable(fn):
-            hint = ": give the function and its arguments, submit(fn, x), not submit(fn(x))"
-            called = hint if isinstance(fn, Coroutine) else ""
-            raise TypeError(f"a task is a function, not {type(fn).__name__}{called}")
+            raise _not_a_function(fn)
         if options.process and is_coroutine_function(fn):
             raise TypeError("process=True takes a plain function")
         id = check_task_id(options.task_id if options.task_id is not None else uuid.uuid4())
@@ -339,3 +337,8 @@ def _parent(awaited: list[Any]) -> AsyncResult[Any] | GroupResult[Any] | None:
 
 def _name(fn: Any) -> str | None:
     return f"{fn.__module__}.{fn.__qualname__}" if hasattr(fn, "__qualname__") else None
+
+
+def _not_a_function(given: object) -> TypeError:
+    hint = ": give the function and its arguments, submit(fn, x), not submit(fn(x))"
+    return TypeError(f"a task is a function, not {type(given).__name__}{hint if isinstance(given, Coroutine) else ''}")
