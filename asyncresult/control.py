@@ -30,7 +30,7 @@ import uuid
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from . import _background
 from ._checks import check_task_id, check_timeout
@@ -38,12 +38,10 @@ from ._log import Log, get_logger
 from ._storage.engine import Engine
 from ._storage.keys import REVOKE as REVOKE_REQUEST
 from ._storage.store import Store, engine_of
+from ._stored_later import at_the_end, loop_ends
 from .errors import AsyncResultError, BackendClosed, BackendError, ResultDecodeError
 from .meta import TaskMeta
 from .states import READY_STATES
-
-if TYPE_CHECKING:
-    from ._storage.waiters import Waiters
 
 __all__ = ["Controller", "Reply", "Revocation", "revoke", "revoke_by_stamped_headers", "revoke_in_background"]
 
@@ -61,8 +59,6 @@ LISTEN_AGAIN = 0.5
 REPLY_EXPIRES = 60.0
 #: Seconds to wait for replies by default. As Celery.
 REPLY_TIMEOUT = 1.0
-#: Seconds that the end of an event loop waits for a revocation under way.
-END_TIMEOUT = 2.0
 #: What requests are called: uuid4().hex. A worker writes its reply under a key that is made of it.
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}\Z")
 
@@ -179,9 +175,9 @@ def revoke_in_background(backend: Store, ids: Sequence[str]) -> None:
             try:
                 await revoke(backend, ids)
             except asyncio.CancelledError:
-                if not await _loop_ends(backend, table):
+                if not await loop_ends(backend, table):
                     raise
-                await _revoke_at_the_end(backend, ids)
+                await at_the_end(backend, functools.partial(revoke, backend, ids))
         except AsyncResultError as error:
             logger.warning("tasks %s could not be revoked: %s", some, error, extra=about)
         except (asyncio.CancelledError, TimeoutError):
@@ -189,24 +185,6 @@ def revoke_in_background(backend: Store, ids: Sequence[str]) -> None:
             raise
 
     _background.start(backend, send(), name="revoke")
-
-
-async def _loop_ends(backend: Store, table: Waiters) -> bool:
-    """Whether what cancels us cancels the connections, too, and the backend was not closed."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-        if backend.closed or not backend._serves(table):
-            break
-    return not (backend.closed or backend._serves(table))
-
-
-async def _revoke_at_the_end(backend: Store, ids: Sequence[str]) -> None:
-    """Revoke while the event loop ends, as asyncio.run() does it: what is cancelled includes the connections."""
-    try:
-        async with asyncio.timeout(END_TIMEOUT):
-            await revoke(backend, ids)
-    finally:
-        await backend._engines.aclose(0.0)
 
 
 # -- our own workers --------------------------------------------------------------------------------------

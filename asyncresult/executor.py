@@ -81,9 +81,12 @@ class Submitter:
         The items are accepted together, however many they are, if one more task may wait. Only ``concurrency`` of
         them run at a time; while more than ``max_pending`` wait, nothing else is accepted.
 
-        Raises: as :meth:`submit`. Nothing is accepted where ``max_pending`` tasks wait already.
+        Raises: as :meth:`submit`; ValueError also for several items with one ``task_id``. Nothing is accepted then, or
+        where ``max_pending`` tasks wait already.
         """
         items = list(items)
+        if self._options.task_id is not None and len(items) > 1:
+            raise ValueError(f"task_id={self._options.task_id!r} is the id of one task, and these are {len(items)}")
         if items:
             self._executor._check_capacity()
         group = str(uuid.uuid4())

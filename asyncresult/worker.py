@@ -21,7 +21,6 @@ import functools
 import logging
 import os
 import platform
-import random
 import time
 import uuid
 from collections import deque
@@ -37,6 +36,7 @@ from ._log import Log, get_logger
 from ._request import Request, TrackOptions
 from ._storage.keys import REVOKE
 from ._storage.store import Store, engine_of
+from ._stored_later import Delays, log_never_stored, store_at_the_end, store_later
 from .codec.tracebacks import traceback_text
 from .control import Revocation
 from .errors import AsyncResultError, BackendClosed, BackendError, ResultEncodeError, TaskRevoked
@@ -49,8 +49,6 @@ logger: Log = get_logger("asyncresult")
 
 #: Seconds that a cancelled block takes to store that it was: a dead server must not hold up a shutdown.
 REVOKED_STORE_TIMEOUT = 2.0
-#: Seconds between two attempts to store a state that an outage holds up: the first, doubled up to the last.
-STORE_AGAIN_FIRST, STORE_AGAIN_LAST = 0.1, 1.0
 
 _current: ContextVar[TaskContext | None] = ContextVar("asyncresult_current_task", default=None)
 
@@ -134,6 +132,8 @@ class TaskContext:
         self._beat_timer: asyncio.TimerHandle | None = None
         self._beats: deque[float] = deque(maxlen=64)  # times of the heartbeats in the latest records
         self._keeping: asyncio.Task[None] | None = None  # goes on storing the final state
+        self._ending: asyncio.Task[None] | None = None  # stores it while the loop ends
+        self._attended = False  # whether anybody waits until it is stored
         self._unsent_progress: dict[str, Any] | None = None
         self._sending_progress = False
         self._progress_timer: asyncio.TimerHandle | None = None
@@ -198,8 +198,8 @@ class TaskContext:
         assert self._block is not None
         self._loop = asyncio.get_running_loop()
         self._cancelling = self._block.cancelling()
-        self._retrying = self._sending_progress = False
-        self._unsent_progress = None
+        self._retrying = self._sending_progress = self.over = False
+        self._unsent_progress = self._result = None
         if self.listens:
             self._revocation = Revocation(self._backend, self.id, self.request.hostname, self._abort)
         if self._backend.probe is not None:
@@ -300,15 +300,20 @@ class TaskContext:
     async def end_revoked(self) -> None:
         """Store REVOKED, although this task is being cancelled. Never raises; what fails is logged."""
         self.revoked = self.revoked or "cancelled"
+        self._attended = True
         future = self.end_unattended(self._revoked_error(), REVOKED)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + REVOKED_STORE_TIMEOUT
-        while not future.done() and (left := deadline - loop.time()) > 0:
+        waited: asyncio.Future[Any] = future
+        while (left := deadline - loop.time()) > 0:
             try:
-                await asyncio.wait([future], timeout=left)
+                await asyncio.wait([waited], timeout=left)
             except asyncio.CancelledError:
-                pass  # once more, or by an anyio scope at every await: it goes on when this is done
-        if not future.done():
+                continue  # once more, or by an anyio scope at every await: it goes on when this is done
+            if not waited.done() or self._ending in (None, waited):
+                break
+            waited = self._ending
+        if not waited.done():
             self._log(logging.ERROR, "not stored", "task %s was %s, which could not be stored in time", self.revoked)
 
     def end_unattended(self, result: Any, state: str) -> asyncio.Future[bool]:
@@ -364,7 +369,7 @@ class TaskContext:
 
     async def _stored(self, result: Any, state: str, traceback: str | None = None, *, start: bool = False) -> bool:
         """Store a state that is not final; if this context is patient, as often as it takes."""
-        delays = _Delays()
+        delays = Delays()
         while True:
             try:
                 return await self._store(result, state, traceback, start=start)
@@ -398,40 +403,28 @@ class TaskContext:
 
     async def _end(self, result: Any, state: str, traceback: str | None = None) -> None:
         """Store the final state. Raises what prevents that; if it is an outage, it is stored later all the same."""
+        self._attended = True
         future = self._store_last(result, state, traceback)
         future.add_done_callback(functools.partial(self._keep_storing, result, state, traceback))
         await asyncio.wait([future])  # not the future itself: who gives up this wait must not give up the store
-        if self._keeping is not None and self.patient:
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
+        elif self._keeping is not None and self.patient:
             await asyncio.wait([self._keeping])
         else:
             future.result()
 
     def _keep_storing(self, result: Any, state: str, traceback: str | None, first: asyncio.Future[bool]) -> None:
-        """Go on with storing a final state, in the background, if the ``first`` attempt met an outage."""
+        """Go on with storing a final state, if the ``first`` attempt met an outage or the end of the loop."""
         error = None if first.cancelled() else first.exception()
+        attempt = functools.partial(self._store, result, state, traceback)
         if isinstance(error, BackendError):
-            text = "task %s has ended, but %s could not be stored, trying again: %s"
-            self._log(logging.ERROR, "store delayed", text, state, error)
-            again = self._store_again(result, state, traceback)
-            self._keeping = _background.start(self._backend, again, name="store")
+            self._keeping = store_later(self._backend, self.id, state, attempt, error)
         elif isinstance(error, BackendClosed):
-            self._log(logging.ERROR, "not stored", "task %s has ended, but %s was never stored: %s", state, error)
-
-    async def _store_again(self, result: Any, state: str, traceback: str | None) -> None:
-        delays = _Delays()
-        try:
-            while True:
-                await delays.sleep()
-                try:
-                    await self._store(result, state, traceback)
-                except BackendError:
-                    continue
-                self._log(logging.WARNING, "stored late", "task %s: %s is stored now", state)
-                return
-        except (asyncio.CancelledError, BackendClosed):
-            text = "task %s: %s was never stored, as the backend was closed"
-            self._log(logging.ERROR, "not stored", text, state)
-            raise
+            if self._attended and not self._backend.closed:
+                self._ending = store_at_the_end(self._backend, self.id, state, attempt)
+            else:
+                log_never_stored(self._backend, self.id, state, error)
 
     def _beat(self) -> None:
         """Renew the record, if it is still one of this run: a later run of the task may have begun elsewhere."""
@@ -499,20 +492,3 @@ class TaskContext:
     def _log(self, level: int, event: str, text: str, *arguments: object) -> None:
         """A line whose text begins with the task's id."""
         logger.log(level, text, self.id, *arguments, extra=self._about(event))
-
-
-class _Delays:
-    """Pauses between attempts: doubled each time, with jitter.
-
-    Attributes:
-        first: Whether none was made yet.
-    """
-
-    def __init__(self) -> None:
-        self.first: bool = True
-        self._delay = STORE_AGAIN_FIRST
-
-    async def sleep(self) -> None:
-        self.first = False
-        await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))
-        self._delay = min(self._delay * 2, STORE_AGAIN_LAST)

@@ -71,6 +71,7 @@ TABLE = [
     ("handles", "_handles.base _handles.lookup"),
     ("handles", "_handles.html"),
     ("control", "control"),
+    ("running tasks", "_stored_later"),
     ("storage", "_redis.sentinel _redis.cluster"),
     ("storage", "_redis.driver _redis.scattered _redis.shard"),
     ("storage", "_redis.single _redis.engine _redis.slots"),

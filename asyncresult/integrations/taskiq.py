@@ -33,9 +33,10 @@ except ModuleNotFoundError as _error:
     raise without_extra("taskiq", _error) from None
 
 from .._log import Log, get_logger
+from .._stored_later import store_later
 from ..backend import Backend
 from ..backend import connect as connect_url
-from ..errors import AsyncResultError, ResultEncodeError, ResultTimeout
+from ..errors import AsyncResultError, BackendError, ResultEncodeError, ResultTimeout
 from ..meta import TaskMeta
 from ..result import AsyncResult
 from ..states import EXCEPTION_STATES, FAILURE, PENDING, PROGRESS, READY_STATES, STARTED, SUCCESS
@@ -104,7 +105,7 @@ class ResultBackend(AsyncResultBackend[T]):
 
         Raises:
             ResultEncodeError: The value does not fit the format. FAILURE is stored, with this error.
-            BackendError: It could not be stored.
+            BackendError: It could not be stored. It is stored later, while the process runs and the backend is open.
         """
         beside: dict[str, Any] = {"log": result.log, "execution_time": result.execution_time, "labels": result.labels}
         if not result.is_err:
@@ -120,7 +121,14 @@ class ResultBackend(AsyncResultBackend[T]):
 
     async def _store(self, task_id: str, result: Any, state: str, beside: dict[str, Any]) -> None:
         text = traceback_text(result) if isinstance(result, BaseException) else None
-        await self.backend.store_result(task_id, result, state, traceback=text, request=_Request({NAME: beside}))
+        attempt = functools.partial(
+            self.backend.store_result, task_id, result, state, traceback=text, request=_Request({NAME: beside})
+        )
+        try:
+            await attempt()
+        except BackendError as error:  # taskiq logs it, and forgets the result
+            store_later(self.backend, task_id, state, attempt, error)
+            raise
 
     async def is_result_ready(self, task_id: str) -> bool:
         """Whether the task has ended."""

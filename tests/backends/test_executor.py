@@ -57,6 +57,10 @@ def multiply(x: int, y: int) -> int:
     return x * y
 
 
+def multiply_by_itself(x: int) -> int:
+    return x * x
+
+
 async def status_of(handle: AsyncResult[Any]) -> tuple[str, Any]:
     """State and, of an exception, its arguments."""
     meta = await handle.backend.get_meta(handle.id)
@@ -264,6 +268,13 @@ class TestMap:
             group = executor.map(double, range(10))
             assert await group.get(timeout=20) == [2 * i for i in range(10)]
         assert {meta.group_id for meta in await backend.get_many([member.id for member in group])} == {group.id}
+
+    async def test_one_id_for_several(self, backend: Backend) -> None:
+        async with Executor() as executor:
+            with pytest.raises(ValueError, match="'t' is the id of one task, and these are 2"):
+                executor.options(task_id="t").map(multiply_by_itself, [1, 2])
+            assert executor.pending == 0
+            assert await executor.options(task_id="t").map(multiply_by_itself, [3]).get(timeout=20) == [9]
 
     async def test_of_nothing(self, backend: Backend) -> None:
         async with Executor() as executor:

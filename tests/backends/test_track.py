@@ -135,6 +135,16 @@ class TestStates:
             task.set_result(1)
         assert (await backend.get_meta("t")).status == "SUCCESS"
 
+    async def test_a_context_that_is_entered_again(self, backend: Backend) -> None:
+        context = backend.track("t")
+        with pytest.raises(ValueError, match="boom"):
+            async with context:
+                context.set_result("of the first run")
+                raise ValueError("boom")
+        async with context:
+            pass
+        assert await backend.result("t").get(timeout=20) is None
+
     async def test_current_task(self, backend: Backend) -> None:
         assert current_task() is None
         async with backend.track() as outer:

@@ -15,6 +15,7 @@ import pytest
 
 import asyncresult
 from asyncresult import Backend, TaskRevoked
+from tests.tools.servers import RedisServer
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -125,3 +126,33 @@ class TestClosed:
         asyncio.run(main())
         coroutines[0].close()
         assert "task t was given up without a final state" in caplog.text
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_its_loop_ends_and_nobody_closes_the_backend(redis_server: RedisServer, begun: bool) -> None:
+    """As asyncio.run() does it: all tasks are cancelled, those of the connections among them."""
+    ids = ["t", "u", "v"]
+    kept: list[Any] = []
+
+    async def main() -> None:
+        backend = asyncresult.connect(redis_server.url())
+
+        async def work() -> None:
+            async with backend.track("t"):
+                await asyncio.Event().wait()
+
+        kept.append(asyncio.create_task(work()))
+        kept.append(executor := asyncresult.Executor(backend, concurrency=1))
+        await executor.__aenter__()
+        for id in ids[1:]:
+            kept.append(executor.options(task_id=id).submit(asyncio.sleep, 60))
+        if begun:
+            for id in ids[:2]:
+                await backend.result(id).until("STARTED", timeout=20)
+
+    async def states() -> list[str]:
+        async with asyncresult.connect(redis_server.url()) as backend:
+            return [meta.status for meta in await backend.get_many(ids)]
+
+    asyncio.run(main())
+    assert asyncio.run(states()) == ["REVOKED"] * 3

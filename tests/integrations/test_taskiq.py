@@ -118,6 +118,22 @@ async def test_a_value_that_cannot_be_stored_fails_the_task(broker: InMemoryBrok
         await task
 
 
+async def test_a_result_that_an_outage_holds_up(redis_server: RedisServer) -> None:
+    results: ResultBackend[Any] = ResultBackend(redis_server.url(), retry=0)
+    broker = install(InMemoryBroker(await_inplace=True).with_result_backend(results))
+    await broker.startup()
+
+    @broker.task
+    async def work() -> str:
+        redis_server.kill()
+        return "done"
+
+    task: Any = await work.kiq()
+    redis_server.start()
+    assert await task.handle.get(timeout=20) == "done"
+    await broker.shutdown()
+
+
 async def test_what_taskiq_wants_to_know_besides(broker: InMemoryBroker) -> None:
     results = results_of(broker)
     given: TaskiqResult[Any] = TaskiqResult(
