@@ -53,7 +53,8 @@ class Delays:
 def store_later(backend: Store, task_id: str, state: str, attempt: Attempt, error: BackendError) -> asyncio.Task[None]:
     """Go on with storing a final state, whose first attempt has met ``error``. ``backend.aclose()`` waits for it."""
     text = "task %s has ended, but %s could not be stored, trying again: %s"
-    logger.error(text, task_id, state, error, extra=_about(backend, task_id, "store delayed"))
+    about = {"event": "store delayed", "backend": str(backend), "task_id": task_id}
+    logger.error(text, task_id, state, error, extra=about)
     return _background.start(backend, _store_again(backend, task_id, state, attempt), name="store")
 
 
@@ -66,17 +67,13 @@ async def _store_again(backend: Store, task_id: str, state: str, attempt: Attemp
                 await attempt()
             except BackendError:
                 continue
-            text = "task %s: %s is stored now"
-            logger.warning(text, task_id, state, extra=_about(backend, task_id, "stored late"))
+            about = {"event": "stored late", "backend": str(backend), "task_id": task_id}
+            logger.warning("task %s: %s is stored now", task_id, state, extra=about)
             return
     except (asyncio.CancelledError, BackendClosed):
-        text = "task %s: %s was never stored, as the backend was closed"
-        logger.error(text, task_id, state, extra=_about(backend, task_id, "not stored"))
+        about = {"event": "not stored", "backend": str(backend), "task_id": task_id}
+        logger.error("task %s: %s was never stored, as the backend was closed", task_id, state, extra=about)
         raise
-
-
-def _about(backend: Store, task_id: str, event: str) -> dict[str, str]:
-    return {"event": event, "backend": str(backend), "task_id": task_id}
 
 
 # -- at the end of the loop ---------------------------------------------------------------------------------
@@ -132,5 +129,5 @@ async def _store_at_the_end(backend: Store, task_id: str, state: str, attempt: A
 
 def log_never_stored(backend: Store, task_id: str, state: str, error: Exception) -> None:
     """Log that a final state is lost."""
-    text = "task %s has ended, but %s was never stored: %s"
-    logger.error(text, task_id, state, error, extra=_about(backend, task_id, "not stored"))
+    about = {"event": "not stored", "backend": str(backend), "task_id": task_id}
+    logger.error("task %s has ended, but %s was never stored: %s", task_id, state, error, extra=about)
