@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from asyncresult import Backend, BackendClosed
+from asyncresult import Backend, BackendClosed, TaskMeta
 from asyncresult.integrations.jupyter import show
 from asyncresult.testing import FakeWorker, memory_backend
 
@@ -68,6 +68,18 @@ async def test_a_handle_shows_what_it_knows() -> None:
         html = await known(backend, lambda worker: worker.succeed("<1>", "<script>" + "x" * 1000))
         assert "&#x27;&lt;script&gt;xxx" in html
         assert len(html) < 500
+
+
+async def test_what_cannot_be_shown_is_left_out_and_what_is_long_is_cut() -> None:
+    nested: list[Any] = []
+    for _ in range(sys.getrecursionlimit()):
+        nested = [nested]
+    with memory_backend() as backend:
+        handle = backend.result("<1>")
+        handle._meta = TaskMeta(task_id=handle.id, status="S" * 1000, result={"note": "n", "rest": nested})
+        html = handle._repr_html_()
+        assert "note: n, rest: &lt;list object that cannot be shown&gt;" in html
+        assert len(html) < 600
 
 
 async def test_a_set_shows_how_many_are_done() -> None:

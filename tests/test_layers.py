@@ -107,7 +107,8 @@ TABLE = [
         "records",
         "codec.convert codec.fast codec.pieces codec.serializers codec.compression codec.tracebacks codec.unstorable",
     ),
-    ("records", "codec.exceptions codec.json _storage.keys _redis.sieve"),
+    ("records", "codec.json _storage.keys _redis.sieve"),
+    ("records", "codec.exceptions"),
     ("words", "meta _extensions _checks probe"),
     ("words", "errors states version _log _redis.exceptions _redis.packing"),
 ]

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeGuard
 
-from ..codec.exceptions import safe_repr
+from ..codec.exceptions import safe_repr, safe_str
 from ..meta import TaskMeta
 from ..states import READY_STATES
 
@@ -52,7 +52,7 @@ def _row(handle: Known) -> str:
 
 def _cells(handle: Known) -> str:
     meta = handle.snapshot
-    state = f"<td>{html.escape(_state(handle)) or '?'}</td>"
+    state = f"<td>{html.escape(_state(handle)[:MOST_TEXT]) or '?'}</td>"
     if meta is None:
         return f"{state}<td></td>"
     if not meta.ready:
@@ -75,7 +75,7 @@ def _progress(said: Any) -> str:
     if _is_number(current) and _is_number(total) and total > 0:
         bar = f'<progress max="{total}" value="{current}"></progress> {current} of {total}'
     rest = {name: value for name, value in said.items() if name not in ("current", "total", "pid", "hostname")}
-    words = ", ".join(f"{name}: {value}" for name, value in rest.items()) if rest else ""
+    words = ", ".join(f"{safe_str(name)}: {safe_str(value)}" for name, value in rest.items())
     return f"{bar} {html.escape(words[:MOST_TEXT])}".strip()
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from ..codec.exceptions import error_text
 from ..errors import BackendError, ResultDecodeError
 from .keys import SENT
 from .store import Store, engine_of, lifetime_of
@@ -76,8 +77,11 @@ async def read_note(store: Store, task_id: str) -> Sent | None:
         return None
     try:
         return _decoder.decode(payload)
-    except (msgspec.DecodeError, ValueError) as error:
-        raise ResultDecodeError(f"the note that task {task_id} was sent cannot be read: {error}") from None
+    except Exception as error:  # also RecursionError, of brackets
+        problem = error_text(error)
+    raise ResultDecodeError(
+        f"the note that task {task_id!r} was sent cannot be read: {problem}", task_id=task_id, raw=payload
+    )
 
 
 async def is_known(store: Store, task_id: str) -> bool:

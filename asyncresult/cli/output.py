@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from ..codec.exceptions import safe_str
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, FAILURE, PENDING, RETRY, REVOKED, SUCCESS
 
@@ -26,10 +28,14 @@ __all__ = [
     "value_text",
     "write",
     "write_json",
+    "write_value",
 ]
 
 _COLOURS = {SUCCESS: "32", FAILURE: "31", REVOKED: "35", RETRY: "33", PENDING: "2"}
 
+
+#: What a terminal obeys: but for line breaks and tabs all control characters, and those that turn the order of letters.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 #: Characters of an id in a message: those of Celery have 36, and nobody else's fill a screen.
 MOST_OF_AN_ID = 100
@@ -89,6 +95,12 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+def write_value(value: Any) -> None:
+    """A value, as it is; on a terminal without what would control that."""
+    text = value_text(value)
+    write(_CONTROLS.sub(lambda found: escaped(found[0]), text) if sys.stdout.isatty() else text)
+
+
 def value_text(value: Any) -> str:
     """A value as a person or a script wants it: text as it is, everything else as JSON."""
     return value if isinstance(value, str) else to_json(value)
@@ -105,8 +117,9 @@ def describe(meta: TaskMeta) -> str:
     if meta.status in EXCEPTION_STATES and isinstance(result, Mapping):
         arguments = result.get("exc_message")
         if isinstance(arguments, (list, tuple)):
-            arguments = ", ".join(str(argument) for argument in arguments)
-        text = f"{result.get('exc_type')}: {arguments}" if arguments else str(result.get("exc_type"))
+            arguments = ", ".join(map(safe_str, arguments))
+        name = safe_str(result.get("exc_type"))
+        text = f"{name}: {safe_str(arguments)}" if arguments else name
     elif result is None:
         return ""
     else:

@@ -16,7 +16,19 @@ from ..control import Reply
 from ..errors import ResultDecodeError
 from ..meta import TaskMeta
 from ..states import PENDING, PROPAGATE_STATES, READY_STATES
-from .output import coloured, describe, escaped, fields_of, say, shortened, state_text, value_text, write, write_json
+from .output import (
+    coloured,
+    describe,
+    escaped,
+    fields_of,
+    say,
+    shortened,
+    state_text,
+    value_text,
+    write,
+    write_json,
+    write_value,
+)
 from .source import connected, read_ids, run
 from .status import CommandError, Status, status_of_state
 
@@ -44,11 +56,11 @@ async def _get(arguments: argparse.Namespace) -> int:
         elif arguments.json:
             write_json(fields_of(meta))
         elif arguments.field:
-            write(value_text(_field(meta, arguments.field)))
+            write_value(_field(meta, arguments.field))
         elif meta.status in PROPAGATE_STATES:
             say(f"{shortened(id)} {meta.status}: {describe(meta)}")
         else:
-            write(value_text(meta.result))
+            write_value(meta.result)
         if arguments.traceback and meta.traceback:
             for line in meta.traceback.rstrip().splitlines():
                 print(escaped(line), file=sys.stderr)

@@ -7,14 +7,20 @@ import re
 import sys
 import types
 import typing
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from ..errors import ResultTypeError
-from .exceptions import safe_repr
+from .exceptions import call_of_others, printable, safe_repr
 
 __all__ = ["convert"]
+
+#: Characters of what is wrong.
+_MOST_WORDS = 1000
+#: As Python's own limit for whole numbers as text.
+_MOST_DIGITS = 4300
 
 
 def convert(value: Any, type: Any, *, task_id: str) -> Any:
@@ -35,8 +41,8 @@ def convert(value: Any, type: Any, *, task_id: str) -> Any:
     try:
         adapter = _adapter(type)
         if adapter is not None:
-            return adapter.validate_python(value)
-        return _converted(value, type)
+            return call_of_others(_validated, adapter, value)
+        return call_of_others(_converted, value, type)
     except Exception as error:
         name = getattr(type, "__qualname__", "") if not typing.get_args(type) else ""
         complaint = _complaint(error)
@@ -74,7 +80,21 @@ def _converted(value: Any, type: Any) -> Any:
 def _inner(type: Any, value: Any) -> Any:
     """A part of a type that msgspec does not know: a pydantic model in a dataclass, say. msgspec checks the class."""
     adapter = _adapter(type)
-    return value if adapter is None else adapter.validate_python(value)
+    return value if adapter is None else _validated(adapter, value)
+
+
+def _validated(adapter: Any, value: Any) -> Any:
+    """What pydantic makes of a value. Of ``Decimal("1e999999999")`` it would make a whole number, for hours."""
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):
+            parts += part.values()
+        elif isinstance(part, (list, tuple, set, frozenset)):
+            parts += part
+        elif isinstance(part, Decimal) and part.is_finite() and abs(part.adjusted()) > _MOST_DIGITS:
+            raise ValueError(f"a decimal number has more than {_MOST_DIGITS} digits")
+    return adapter.validate_python(value)
 
 
 def _adapter(type: Any) -> Any:
@@ -105,10 +125,18 @@ def _of_pydantic(part: Any) -> bool:
 
 
 def _complaint(error: Exception) -> str:
-    """What is wrong, and where, with the value called ``result``."""
+    """What is wrong, and where, with the value called ``result``. It may quote names out of the record."""
+    try:
+        text = call_of_others(_words, error)
+    except Exception:
+        text = ""
+    return printable(text, _MOST_WORDS) or type(error).__name__
+
+
+def _words(error: Exception) -> str:
     details: Any = getattr(error, "errors", None)
-    if callable(details):
+    if callable(details):  # pydantic's
         complaints: Any = details()
         first: dict[str, Any] = complaints[0]
         return f"{first['msg']} - at `result{''.join(f'[{step!r}]' for step in first['loc'])}`"
-    return re.sub(r"`\$(.*?)`", r"`result\1`", str(error)) or type(error).__name__
+    return re.sub(r"`\$(.*?)`", r"`result\1`", str(error))

@@ -32,13 +32,24 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import AsyncResultError, TaskFailed, TaskRevoked
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, RETRY, REVOKED
 
-__all__ = ["Exceptions", "RemoteTraceback", "encode_exception", "error_text", "printable", "safe_repr"]
+__all__ = [
+    "Exceptions",
+    "RemoteTraceback",
+    "call_of_others",
+    "encode_exception",
+    "error_text",
+    "printable",
+    "safe_repr",
+    "safe_str",
+]
+
+T = TypeVar("T")
 
 #: The module and name under which Celery stores a revocation.
 REVOKED_ERROR = ("celery.exceptions", "TaskRevokedError")
@@ -52,6 +63,8 @@ _MAX_VALUES = 100_000
 _MAX_COLUMNS = 10_000
 #: str() of a larger int is a ValueError (4,300 digits).
 _MAX_INT_BITS = 14_000
+#: How deep in other classes a class may be: a name of 10 MB may be nothing but dots.
+_MAX_NESTED = 20
 _NOT_SHOWN = "(arguments that cannot be shown)"
 
 #: What reporting an exception calls: str(), repr(), format(), pickle.
@@ -222,7 +235,7 @@ def _text_of(args: tuple[Any, ...]) -> str | None:
         return None
     try:
         if not plain:
-            repr(args)
+            call_of_others(repr, args)
         return str(Exception(*args))
     except Exception:
         return None
@@ -263,7 +276,7 @@ def _find(module: str, qualname: str) -> type[Exception] | None:
     if not issubclass(type(found), ModuleType):
         return None
     namespace = _module_dict(found)
-    for name in qualname.split("."):
+    for name in qualname.split(".", _MAX_NESTED):
         found = namespace.get(name)
         if not issubclass(type(found), type):
             return None
@@ -298,7 +311,7 @@ def _descendants(classes: Iterable[type]) -> Iterator[type]:
 def _construct(cls: type[Exception], args: tuple[Any, ...]) -> Exception | None:
     """Call a class that the user trusts."""
     try:
-        exc: Any = cls(*args)
+        exc: Any = call_of_others(cls, *args)
     except Exception:
         return None
     if not isinstance(exc, Exception) or not _can_be_raised(type(exc)) or not _is_sound(exc):
@@ -350,8 +363,8 @@ def _has_sound_details(exc: Exception) -> bool:
 
 def _can_be_reported(exc: Exception) -> bool:
     try:
-        texts = str(exc), repr(exc), format(exc)
-        reduced = exc.__reduce_ex__(4)
+        texts = [call_of_others(show, exc) for show in (str, repr, format)]
+        reduced = call_of_others(exc.__reduce_ex__, 4)
     except Exception:
         return False
     return all(isinstance(text, str) for text in texts) and isinstance(reduced, (tuple, str))
@@ -366,24 +379,46 @@ def _annotate(exc: Exception, notes: list[str], traceback: str | None) -> None:
     attributes["__notes__"] = [*held, *notes] if isinstance(held, list) else notes
 
 
+def call_of_others(function: Callable[..., T], *args: Any) -> T:
+    """Call what is not ours because of a record: a constructor, a decoder, a validator. It raises Exceptions only.
+
+    Anything else that it raises (a cancellation, a panic of pydantic's) would end more than the wait for that record.
+    Ctrl-C and the exit of a program stay what they are.
+    """
+    try:
+        return function(*args)
+    except (Exception, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{type(error).__name__} was raised") from error
+
+
 # -- texts ------------------------------------------------------------------------------------------------------
 
 
-def printable(name: object) -> str:
+def printable(name: object, most: int = 200) -> str:
     """A name out of a record, fit to be put into a message: short, and without control characters."""
-    text = name[:200] if isinstance(name, str) else safe_repr(name)[:200]
+    text = (name if isinstance(name, str) else safe_repr(name))[:most]
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def error_text(error: Exception) -> str:
+    """An error in a message. What it says may quote names out of a record."""
     try:
-        return f"{type(error).__name__}: {error}"[:300]
+        return printable(f"{type(error).__name__}: {error}", 300)
     except Exception:
         return type(error).__name__
 
 
 def safe_repr(value: object) -> str:
     try:
-        return repr(value)
+        return call_of_others(repr, value)
     except Exception:
         return f"<{type(value).__name__} object whose repr() fails>"
+
+
+def safe_str(value: object) -> str:
+    try:
+        return call_of_others(str, value)
+    except Exception:
+        return f"<{type(value).__name__} object that cannot be shown>"

@@ -29,6 +29,8 @@ from typing import Any
 
 import msgspec
 
+from .exceptions import call_of_others
+
 __all__ = [
     "SLOW_NUMBERS_BYTES",
     "Bytes",
@@ -160,7 +162,7 @@ def untagged(mapping: dict[str, Any]) -> Any:
         decoder = _decoders.get(marker, theirs) if own else theirs
     if decoder is None:
         raise ValueError(f"no decoder is registered for the __type__ {marker!r}")
-    return decoder(mapping["__value__"])
+    return call_of_others(decoder, mapping["__value__"])
 
 
 @functools.cache

@@ -40,6 +40,7 @@ except ModuleNotFoundError as _error:
 
 from .._storage.engine import BackendStats
 from ..backend import Backend
+from ..codec.exceptions import printable
 from ..meta import TaskMeta
 from ..probe import Outcome, Probe, WaitEnded, outcome_of_state
 from ..states import RETRY
@@ -50,8 +51,6 @@ __all__ = ["Instrumentation", "instrument"]
 _SCOPE = "asyncresult"
 #: Where a span links to: as many as the SDK keeps by default.
 MAX_LINKS = 128
-#: Letters of the name of a class that a record holds.
-MAX_CLASS = 200
 #: Tasks whose sender is remembered, the latest.
 MAX_SENDERS = 10_000
 
@@ -272,8 +271,8 @@ class _Spans(Probe):
         else:
             attributes["messaging.batch.message_count"] = len(wait.handles)
         if meta is not None:
-            attributes |= _described(meta.name, meta.queue) | {"asyncresult.state": meta.status}
-        about = meta and (meta.name or meta.queue)
+            attributes |= _described(meta.name, meta.queue) | {"asyncresult.state": printable(meta.status)}
+        about = attributes.get("asyncresult.task.name") or attributes.get("messaging.destination.name")
         span = self._tracer.start_span(
             f"wait {about}" if about else "wait",
             kind=SpanKind.CLIENT,
@@ -364,8 +363,9 @@ def _ended(wait: WaitEnded) -> _Attributes:
 
 
 def _described(name: str | None, queue: Any) -> _Attributes:
+    """Short, and of characters that an exporter can encode: one text that it cannot would cost it many spans."""
     given = {"asyncresult.task.name": name, "messaging.destination.name": queue}
-    return {key: text for key, text in given.items() if isinstance(text, str)}
+    return {key: printable(text) for key, text in given.items() if isinstance(text, str)}
 
 
 def _fail(span: Span, kind: str) -> None:
@@ -383,7 +383,7 @@ def _class_in(meta: TaskMeta | None) -> str | None:
     """The class of the failure that a record holds, as the worker named it; ``get()`` raises it after its wait."""
     stored = meta.result if meta is not None and meta.ready else None
     name = stored.get("exc_type") if isinstance(stored, dict) else None
-    return name[:MAX_CLASS] if isinstance(name, str) else None
+    return printable(name) if isinstance(name, str) else None
 
 
 def _system(backend: Backend) -> str:

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 
 from .._handles.handle import ancestors
 from .._handles.known import has_failed
+from ..codec.exceptions import safe_str
 from ..errors import ResultDecodeError
 from ..meta import TaskMeta
 from ..result import AsyncResult
@@ -107,12 +108,10 @@ def _error(meta: TaskMeta, reveal: bool) -> dict[str, Any]:
     error: dict[str, Any] = {"type": "about:blank", "title": title}
     stored = meta.result
     if reveal and isinstance(stored, Mapping):
-        error["type"] = str(stored.get("exc_type"))
+        error["type"] = safe_str(stored.get("exc_type"))
         arguments = stored.get("exc_message")
         error["detail"] = (
-            ", ".join(str(argument) for argument in arguments)
-            if isinstance(arguments, (list, tuple))
-            else str(arguments)
+            ", ".join(map(safe_str, arguments)) if isinstance(arguments, (list, tuple)) else safe_str(arguments)
         )
     return error
 

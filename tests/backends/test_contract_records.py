@@ -281,3 +281,16 @@ async def test_a_task_that_was_registered_is_known_before_it_has_a_record(
     await backend.forget(id)
     assert not await other.known()
     assert await other.sent() is None
+
+
+@pytest.mark.parametrize("note", [b"{", b"\xff", b'{"name": "n", "time": "x"}', b'{"x": ' + b"[" * 100_000])
+async def test_a_note_that_cannot_be_read(backend: Backend, note: bytes) -> None:
+    if not backend.driver.keeps_notes:
+        return
+    handle = backend.result(id := new_id())
+    await engine_of(backend).put(backend.key_beside(id, "sent"), note, None)
+    with pytest.raises(ResultDecodeError, match=r"note that task .* cannot be read") as caught:
+        await handle.sent()
+    assert caught.value.task_id == id
+    assert str(caught.value).isprintable()
+    assert await handle.state() == "PENDING"

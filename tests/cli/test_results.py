@@ -148,6 +148,16 @@ def test_control_characters_of_a_record_do_not_reach_the_terminal(url: str, stor
         assert text.isprintable(), words
 
 
+def test_a_value_does_not_control_the_terminal(url: str, store: Store) -> None:
+    text = "a\tb\nc\x1b]0;title\x07\x9b2J\u202e\r\N{BUTTERFLY}"
+    store("evil", result=text, name=text)
+    for words in (["get", "evil"], ["get", "evil", "--field", "name"]):
+        assert in_process(*words, "--url", url).out == text + "\n", "as it is, for programs"
+        status, seen = on_terminal(*words, "--url", url)
+        assert status == 0
+        assert seen == "a\tb\r\nc\\x1b]0;title\\x07\\x9b2J\\u202e\\r\N{BUTTERFLY}\r\n"
+
+
 def test_ctrl_c_is_130_and_says_nothing(redis_server: RedisServer, url: str) -> None:
     process = subprocess.Popen(
         command("get", "none", "--url", url), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()

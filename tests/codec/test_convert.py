@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import uuid
 from dataclasses import dataclass, make_dataclass
@@ -121,6 +122,76 @@ def test_convert_with_pydantic() -> None:
         convert([{"id": 1}, {"id": "x"}], list.__class_getitem__(item), task_id=ID)
     with pytest.raises(ResultTypeError, match="greater than 1"):
         convert(0, Annotated[int, pydantic.Field(gt=1)], task_id=ID)
+
+
+class Panic(BaseException):
+    """As pydantic's, which is no Exception either."""
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise Panic
+
+
+class Empty(Exception):
+    def errors(self) -> list[Any]:
+        """Pydantic's errors have such a method, too."""
+        return []
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        ValueError("a\x1b[31m" * 1000),
+        Unspeakable(),
+        Empty(),
+        Panic(),
+        asyncio.CancelledError(),
+        GeneratorExit(),
+        StopIteration(),
+    ],
+    ids=lambda raised: type(raised).__name__,
+)
+def test_a_validator_may_raise_anything(raised: BaseException) -> None:
+    def check(_: object) -> None:
+        raise raised
+
+    strict: Any = make_dataclass("Strict", [("id", int)], namespace={"__post_init__": check})
+    with pytest.raises(ResultTypeError, match="not of the type Strict: ") as caught:
+        convert({"id": 1}, strict, task_id=ID)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 5000
+
+
+@pytest.mark.parametrize("stops", [KeyboardInterrupt, SystemExit])
+def test_what_ends_a_program_ends_it(stops: type[BaseException]) -> None:
+    def stop(_: object) -> None:
+        raise stops
+
+    with pytest.raises(stops):
+        convert({}, make_dataclass("Stop", [], namespace={"__post_init__": stop}), task_id=ID)
+
+
+def test_names_of_fields_are_shown_without_control_characters_and_cut() -> None:
+    strict = msgspec.defstruct("Strict", [], forbid_unknown_fields=True)
+    for name in ("\x1b[31m\u202e", "x" * 1_000_000):
+        with pytest.raises(ResultTypeError, match="unknown field") as caught:
+            convert({name: 1}, strict, task_id=ID)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 1200
+
+
+@pytest.mark.parametrize("number", ["1e999999999", "-1e999999999", "1e-999999999"])
+def test_no_whole_number_is_made_of_a_decimal_with_millions_of_digits(number: str) -> None:
+    """It would take hours, and all memory."""
+    pydantic = pytest.importorskip("pydantic")
+    item: Any = pydantic.create_model("Item", size=(int, ...))
+    holder: Any = make_dataclass("Holder", [("item", item)])
+    assert convert({"size": Decimal("1e10")}, item, task_id=ID).size == 10**10
+    for value, type_ in (({"size": Decimal(number)}, item), ({"item": {"size": Decimal(number)}}, holder)):
+        with pytest.raises(ResultTypeError, match="a decimal number has more than 4300 digits"):
+            convert(value, type_, task_id=ID)
+    assert convert(Decimal(number), Decimal, task_id=ID) == Decimal(number)
 
 
 def test_nothing_is_imported() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import sys
+import tracemalloc
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -266,3 +268,24 @@ def test_what_could_not_be_shown_is_not_made(monkeypatch: pytest.MonkeyPatch) ->
     exc = raised({"exc_type": "NeedsInit", "exc_message": [7], "exc_module": "needy"})
     assert type(exc) is TaskFailed
     assert str(exc) == "needy.NeedsInit: 7"
+
+
+@pytest.mark.parametrize("stops", [asyncio.CancelledError, GeneratorExit])
+def test_a_listed_class_may_raise_what_is_no_exception(stops: type[BaseException]) -> None:
+    def stop(*_: object) -> Any:
+        raise stops
+
+    for name in ("__init__", "__str__", "__repr__", "__reduce_ex__"):
+        cls = type("Stops", (Exception,), {name: stop, "__module__": __name__, "__qualname__": "Stops"})
+        exc = raised(stored_as(cls, 1), reader=Codec(exceptions=[cls]))
+        assert type(exc) is TaskFailed, name
+
+
+def test_a_name_of_nothing_but_dots_takes_no_memory() -> None:
+    stored = TaskMeta(task_id=ID, status=FAILURE, result={"exc_type": "." * 1_000_000, "exc_module": "builtins"})
+    tracemalloc.start()
+    try:
+        assert type(PLAIN.exception(stored)) is TaskFailed
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()

@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -21,13 +22,14 @@ from asyncresult import (
     Backend,
     ResultDecodeError,
     ResultTooLarge,
+    ResultTypeError,
     TaskFailed,
     TaskMeta,
     TaskRevoked,
     connect,
 )
 from asyncresult._storage.store import engine_of
-from asyncresult.codec import LARGE_PAYLOAD_BYTES, Codec, codec, compression, pieces
+from asyncresult.codec import LARGE_PAYLOAD_BYTES, Codec, codec, compression, pieces, register_type
 from tests.backends.waiting import waits_for
 from tests.tools.servers import RedisServer
 
@@ -81,6 +83,10 @@ KINDS: dict[str, tuple[bytes, type[Exception]]] = {
     ),
     "an unknown type tag": (success(result={"__type__": "evil", "__value__": 1}), ResultDecodeError),
     "a broken type tag": (success(result={"__type__": "uuid", "__value__": {"hex": "zz"}}), ResultDecodeError),
+    "control characters in a type tag": (
+        success(result={"__type__": "uuid", "__value__": {"\x1b[2J\r": 1}}),
+        ResultDecodeError,
+    ),
     "a pickle": (b"\x80\x04\x95\x1b\0\0\0\0\0\0\0\x8c\x05posix\x8c\x06system\x93.", ResultDecodeError),
     "compressed garbage": (COMPRESSED + b"garbage", ResultDecodeError),
     "compressed, cut short": (COMPRESSED + zlib.compress(success())[:-5], ResultDecodeError),
@@ -109,6 +115,35 @@ KINDS: dict[str, tuple[bytes, type[Exception]]] = {
     "control characters in names": (failure("Evil\x1b[2J\nError", "a\r\nb"), TaskFailed),
     "a forged revocation": (failure("system", "os", status="REVOKED"), TaskRevoked),
 }
+
+
+class Panic(BaseException):
+    """What an extension module may raise."""
+
+
+def panics(*_: object) -> Any:
+    raise Panic
+
+
+@dataclass
+class Checked:
+    """A type that a handle expects."""
+
+    id: int
+
+    def __post_init__(self) -> None:
+        raise Panic
+
+
+class Listed(Exception):
+    __init__ = panics
+
+
+class Registered:
+    """A type that the application has registered."""
+
+
+register_type(Registered, "tests.registered", lambda _: None, panics)
 
 
 @pytest.fixture
@@ -150,6 +185,43 @@ async def test_p9_it_hurts_its_own_waiter_only(
     assert await asyncio.wait_for(bystander, 10) == 7
     assert backend.stats().reconnects == 0
     await nothing_left(redis_server, backend)
+
+
+@pytest.mark.parametrize("stored_before", [False, True])
+@pytest.mark.parametrize(
+    ("payload", "type_", "expected"),
+    [
+        (success(result={"id": 1}), Checked, ResultTypeError),
+        (success(result={"__type__": "tests.registered", "__value__": None}), Any, ResultDecodeError),
+        (failure("Listed", __name__), Any, TaskFailed),
+    ],
+    ids=["a validator", "a decoder", "a constructor"],
+)
+async def test_p9_code_of_the_application_that_panics_hurts_one_wait_only(
+    redis_server: RedisServer, payload: bytes, type_: Any, expected: type[Exception], stored_before: bool
+) -> None:
+    """It runs where the record arrives, in the turn of all others, if a future or promise waits."""
+    for url in (redis_server.url(), "memory://"):
+        async with connect(url, exceptions=[Listed]) as backend:
+            key = backend.task_key("victim")
+
+            async def put(backend: Backend = backend, key: bytes = key) -> None:
+                await engine_of(backend).put(key, payload, None)
+
+            if stored_before:
+                await put()
+            handle: AsyncResult[Any] = backend.result("victim", type=type_)
+            ends = [handle.as_future(), asyncio.ensure_future(handle.get()), asyncio.ensure_future(handle.then(str))]
+            bystander = asyncio.ensure_future(backend.result("bystander").get())
+            if not stored_before:
+                await waits_for(backend, 2)
+                await put()
+            for end in ends:
+                with pytest.raises(expected):
+                    await asyncio.wait_for(end, 10)
+            await backend.store_result("bystander", 7, "SUCCESS")
+            assert await asyncio.wait_for(bystander, 10) == 7
+        redis_server.reset()
 
 
 async def test_p9_a_flood_of_garbage(redis_server: RedisServer, backend: Backend) -> None:

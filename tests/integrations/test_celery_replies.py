@@ -89,9 +89,12 @@ async def test_what_belongs_to_no_task_is_refused(app: Celery, caplog: pytest.Lo
         (b"\x80\x04K\x05.", "application/x-python-serialize", "pickle"),
         (b"{", "application/json", "read as json"),
         (record("other", 5), "application/json", "record of another task"),
+        (b"{", "\x1b[2J\r\n", "read as json"),
     ],
 )
-async def test_what_cannot_be_read_ends_the_wait(app: Celery, body: bytes, content_type: str, words: str) -> None:
+async def test_what_cannot_be_read_ends_the_wait(
+    app: Celery, body: bytes, content_type: str, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with connected(app) as backend:
         handle = backend.result("t")
         await handle.state()
@@ -103,6 +106,7 @@ async def test_what_cannot_be_read_ends_the_wait(app: Celery, body: bytes, conte
         reply(backend, "t", record("t", 5))  # protects nothing
         await received(backend, 2)
         assert await backend.result("t").get(timeout=10) == 5
+    assert all(message.isprintable() for message in caplog.messages)
 
 
 async def test_a_final_state_stays(app: Celery) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_tra
 
 import asyncresult
 from asyncresult import Backend, Executor, ResultTimeout, TaskMeta
+from asyncresult._storage.store import engine_of
 from asyncresult.integrations import otel
 from asyncresult.integrations.celery import send_many
 from asyncresult.integrations.otel import MAX_LINKS, Instrumentation, _Headers, _Senders, _Spans, instrument
@@ -254,6 +256,23 @@ async def test_what_a_record_says_of_its_trace_is_not_believed(seen: Seen) -> No
             await backend.store_result(f"{number}", 1, "SUCCESS", request=request)
             assert await backend.result(f"{number}") == 1
         assert [links_of(span) for span in seen.spans("wait")] == [[]] * 6
+        instrumentation.uninstrument()
+
+
+async def test_an_exporter_can_encode_whatever_a_record_holds(seen: Seen) -> None:
+    """Spans are exported many at a time: a text that UTF-8 has no form for would cost all of them."""
+    strange = "\ud800\n" + "x" * 100_000
+    record = {"status": "FAILURE", "name": strange, "queue": strange, "result": {"exc_type": strange}}
+    async with asyncresult.connect("memory://") as backend:
+        instrumentation = seen.instrument(backend, spans=True)
+        await engine_of(backend).put(backend.task_key("t"), json.dumps(record).encode(), None)
+        with pytest.raises(asyncresult.TaskFailed):
+            await backend.result("t")
+        await engine_of(backend).put(backend.task_key("u"), json.dumps({"status": strange}).encode(), None)
+        assert (await backend.result("u").until(strange)).status == strange
+        failed, reached = seen.spans("wait")
+        for text in (failed.name, *(failed.attributes or {}).values(), *(reached.attributes or {}).values()):
+            assert len(str(text).encode()) < 300
         instrumentation.uninstrument()
 
 

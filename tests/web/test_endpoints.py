@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 
 from asyncresult import AsyncResult, Backend, TaskMeta, TaskRevoked, connect
+from asyncresult._storage.store import engine_of
 from asyncresult.errors import BackendUnavailable, ResultDecodeError, ResultTimeout
 from asyncresult.web import Settings, Tokens, accepted, create_app, exception_handlers, status, tree, urls
 from asyncresult.web.documents import dump, status_json
@@ -76,6 +77,19 @@ async def test_a_failure_is_shown_as_far_as_that_is_wanted(backend: Backend, ser
         assert found.json()["error"]["title"] == "The task failed"
         assert ("xyzzy" in found.text, "ValueError" in found.text) == (reveal, reveal)
         assert "/srv/app.py" not in found.text
+
+
+@pytest.mark.parametrize("deep", ["exc_type", "exc_message"])
+async def test_a_failure_that_is_nested_too_deeply_to_be_shown_is_shown_without_it(
+    backend: Backend, serve: Serve, deep: str
+) -> None:
+    for levels in range(700, 980, 10):  # as deep as can be read; how deep can be shown depends on what is in between
+        record = f'{{"status": "FAILURE", "result": {{"{deep}": {"[" * levels + "]" * levels}}}}}'
+        await engine_of(backend).put(backend.task_key(f"t{levels}"), record.encode(), None)
+    async with serve(reveal_errors=True) as client:
+        for levels in range(700, 980, 10):
+            found = await client.get(f"/tasks/t{levels}")
+            assert found.status_code in (200, 502), levels
 
 
 async def test_unknown_and_forbidden_look_the_same_but_for_pending(backend: Backend, serve: Serve) -> None:

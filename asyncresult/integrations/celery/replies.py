@@ -15,6 +15,7 @@ from ..._storage.keys import HISTORY
 from ..._storage.memory import Records
 from ..._storage.store import Store, lifetime_of
 from ...backend import Backend
+from ...codec.exceptions import printable
 from ...errors import BackendError, ResultDecodeError
 from ...states import PENDING, READY_STATES
 from .receiver import ADDRESS, Receiver
@@ -235,7 +236,7 @@ class Replies:
             status = rules.codec.decode(task_id, payload).status
             lifetime = lifetime_of(rules, status, None)
         except ResultDecodeError as error:
-            self._refuse(f"{message.content_type} is not accepted, or: {error}", task_id)
+            self._refuse(f"{printable(message.content_type)} is not accepted, or: {error}", task_id)
         self.records.receive(
             key,
             payload,
