@@ -13,6 +13,12 @@ from .json import Bytes, json_codec
 __all__ = ["known_serializer", "serializer_functions"]
 
 _CONTENT_TYPES = {"application/json": "json", "application/x-msgpack": "msgpack", "application/x-yaml": "yaml"}
+#: Values of a YAML document, aliases followed: so many, or so many for each byte of it.
+_FEW_VALUES, _MOST_VALUES_A_BYTE = 100_000, 200
+#: Of a whole number in YAML: str() of more is a ValueError, also where they are hexadecimal ones.
+_MOST_DIGITS = 3500
+_MOST_DIGITS_OF_KEY = 15
+_INT = "tag:yaml.org,2002:int"
 _MSGPACK_LEAVES = (str, int, float, bytes, type(None))
 
 
@@ -42,7 +48,7 @@ def serializer_functions(name: str, limit: int) -> tuple[Callable[[Any], bytes],
         yaml = importlib.import_module("yaml")
     except ImportError:
         raise ValueError("the serializer 'yaml' needs PyYAML: pip install 'asyncresult[yaml]'") from None
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = _bounded(getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
     def yaml_decode(data: Bytes) -> Any:
         try:
@@ -51,11 +57,31 @@ def serializer_functions(name: str, limit: int) -> tuple[Callable[[Any], bytes],
             mark = getattr(error, "problem_mark", None)
             place = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else "an unknown place"
             raise ValueError(f"{type(error).__name__} at {place}") from None
-        if _weight(document, {}) > limit:
-            raise ValueError("YAML aliases expand beyond max_result_bytes")
+        if _weight(document, {}) > min(limit, max(_FEW_VALUES, _MOST_VALUES_A_BYTE * len(data))):
+            raise ValueError("its YAML aliases multiply it without measure")
         return document
 
     return lambda value: yaml.safe_dump(value).encode(), yaml_decode
+
+
+def _bounded(loader: Any) -> Any:
+    """A loader of PyYAML's that takes no longer for numbers than their text is long."""
+
+    class Loader(loader):  # type: ignore[misc]  # one of two
+        def construct_yaml_int(self, node: Any) -> int:
+            if len(node.value) > _MOST_DIGITS:  # 1:1:1:… is a number, too, to the base of 60
+                raise ValueError(f"a whole number has more than {_MOST_DIGITS} digits")
+            number: int = super().construct_yaml_int(node)
+            return number
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            # Numbers of 64 bits and more may have one hash all together: a mapping of them takes hours.
+            if any(key.tag == _INT and len(key.value) > _MOST_DIGITS_OF_KEY for key, _ in node.value):
+                raise ValueError(f"a key is a number of more than {_MOST_DIGITS_OF_KEY} digits")
+            return super().construct_mapping(node, deep=deep)
+
+    Loader.add_constructor(_INT, Loader.construct_yaml_int)
+    return Loader
 
 
 def _msgpack_encode(value: Any) -> bytes:

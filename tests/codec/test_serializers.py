@@ -95,8 +95,42 @@ def test_msgpack_writes_nothing_that_it_could_not_read(value: Any) -> None:
 )
 def test_yaml_that_multiplies(text: str) -> None:
     pytest.importorskip("yaml")
-    with pytest.raises(ResultDecodeError, match="aliases expand beyond max_result_bytes"):
+    with pytest.raises(ResultDecodeError, match="aliases multiply it without measure"):
         WIDE.decode(ID, text.encode())
+
+
+def test_a_small_yaml_document_does_not_become_a_million_values() -> None:
+    """They are one in memory, but whoever goes through them stops the loop."""
+    pytest.importorskip("yaml")
+    text = "status: SUCCESS\na: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
+        f"{b}: &{b} [{','.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcde", "bcdef", strict=True)
+    )
+    assert len(text) < 500
+    with pytest.raises(ResultDecodeError, match="aliases multiply it without measure"):
+        WIDE.decode(ID, text.encode())
+
+
+@pytest.mark.parametrize("loader", ["CSafeLoader", "SafeLoader"])
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (":".join(["1"] * 5_000), "whole number has more than 3500 digits"),
+        ("0x" + "f" * 5_000, "whole number has more than 3500 digits"),
+        ("{" + ", ".join(f"{(2**61 - 1) * n}: 1" for n in range(9)) + "}", "key is a number of more than 15 digits"),
+        ("!!set {" + ", ".join(f"{(2**61 - 1) * n}" for n in range(9)) + "}", "key is a number of more than 15 digits"),
+    ],
+    ids=["to the base of 60", "hexadecimal", "keys with one hash", "members with one hash"],
+)
+def test_yaml_numbers_that_would_take_hours(
+    result: str, words: str, loader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yaml = pytest.importorskip("yaml")
+    monkeypatch.setattr(yaml, "CSafeLoader", getattr(yaml, loader, yaml.SafeLoader), raising=False)
+    codec = Codec(serializer="yaml", accept=("yaml",))
+    with pytest.raises(ResultDecodeError, match=words):
+        codec.decode(ID, f"status: SUCCESS\nresult: {result}\n".encode())
+    read = codec.decode(ID, b"status: SUCCESS\nresult: {1: [12:30, 0xff, -7, 18446744073709551616]}\n")
+    assert read.result == {1: [750, 255, -7, 2**64]}
 
 
 @pytest.mark.parametrize(
