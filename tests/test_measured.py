@@ -155,6 +155,17 @@ async def test_until_a_state_in_between() -> None:
     assert [(wait.outcome, wait.source) for wait in waits.ended] == [("success", "memory")]
 
 
+@pytest.mark.parametrize("name", FORMS)
+async def test_a_wait_that_cannot_begin_has_ended(name: str) -> None:
+    async with asyncresult.connect("memory://") as backend:
+        waits = Waits(backend)
+        handles = [backend.result("t"), backend.result("other")]
+    with pytest.raises(asyncresult.BackendClosed):
+        await FORMS[name](handles, None)
+    await until(lambda: waits.ended)
+    assert [(wait.outcome, wait.source) for wait in waits.ended] == [("error", None)]
+
+
 @pytest.mark.parametrize("name", sorted(FORMS.keys() - {"get, messages"}))
 async def test_where_the_record_came_from(name: str, redis_url: str) -> None:
     async with asyncresult.connect(redis_url) as backend:

@@ -323,7 +323,11 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         members = self._snapshot()
         leaves = leaves_of(members)
         measured = begin(leaves)
-        joined = join(leaves, groups_of([self]), measured, fail_fast=True)
+        try:
+            joined = join(leaves, groups_of([self]), measured, fail_fast=True)
+        except BaseException as error:
+            measured.end(error)
+            raise
 
         def settle(ended: asyncio.Future[Any]) -> None:
             joined.detach()
