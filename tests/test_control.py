@@ -179,11 +179,13 @@ class TestPresence:
         assert holder.seen == [False]
         holder.close()
 
-    async def test_restarted(self, redis_server: RedisServer, clients: tuple[Backend, Backend]) -> None:
+    @pytest.mark.parametrize("before", [True, False], ids=["the second task", "the first task"])
+    async def test_restarted(self, redis_server: RedisServer, clients: tuple[Backend, Backend], before: bool) -> None:
         """Workers announce themselves again, so that a request for a task that nobody has yet is kept."""
         ours, theirs = clients
-        Holder(ours, "a").close()
-        await until(lambda: redis_server.cli("EXISTS", "asyncresult-workers"))
+        if before:
+            Holder(ours, "a").close()
+            await until(lambda: redis_server.cli("EXISTS", "asyncresult-workers"))
         holder = Holder(ours, "b")
         await waits_for(ours, 1)
         redis_server.kill()

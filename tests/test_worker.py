@@ -214,8 +214,8 @@ class TestOutage:
             assert time.monotonic() - start < 10
             assert "SUCCESS was never stored" in caplog.text
 
-    async def test_a_job_waits_for_it(self, redis_server: RedisServer) -> None:
-        """Before it begins, too: then it may have been revoked."""
+    async def test_a_job_waits_for_it(self, redis_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+        """Before it begins, too: then it may have been revoked. The log says so once."""
         async with (
             asyncresult.connect(redis_server.url(), retry=0) as backend,
             asyncresult.Executor(backend) as executor,
@@ -231,6 +231,8 @@ class TestOutage:
             redis_server.start()
             assert await running.get(timeout=20) is True
             assert await later.get(timeout=20) == "ran"
+        (delayed,) = [record for record in caplog.records if f"{later.id}: STARTED could not" in record.message]
+        assert delayed.levelno == logging.ERROR
 
     async def test_leaving_an_executor_in_an_outage(
         self, redis_server: RedisServer, caplog: pytest.LogCaptureFixture

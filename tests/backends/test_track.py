@@ -420,6 +420,32 @@ class TestHeartbeat:
         kept = await engine_of(backend).history(backend.key_beside("t", "history"), "0")
         assert len(kept) == len(["STARTED", "SUCCESS"])
 
+    async def test_they_end_with_the_block(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+        engine = engine_of(backend)
+        read, reads = engine.read, list[bytes]()
+
+        def watched(key: bytes) -> asyncio.Future[bytes | None]:
+            reads.append(key)
+            return read(key)
+
+        monkeypatch.setattr(engine, "read", watched)
+        for retry in (False, True):
+            async with backend.track("t", heartbeat=0.001) as task:
+                await until(lambda: reads)
+                if retry:
+                    await task.retry()
+            reads.clear()
+            await asyncio.sleep(0.02)
+            assert not reads
+
+    async def test_a_record_that_cannot_be_read_is_renewed(self, backend: Backend) -> None:
+        """It is no later run's."""
+        async with backend.track("t", heartbeat=0.001), asyncio.timeout(20):
+            await engine_of(backend).put(backend.task_key("t"), b"garbage", None)
+            while await backend.get_raw("t") == b"garbage":
+                await asyncio.sleep(0.001)
+            assert (await backend.get_meta("t")).status == "STARTED"
+
     async def test_nobody_promised_anything(self, backend: Backend) -> None:
         await backend.mark_as_started("t", pid=1)
         assert (await backend.get_meta("t")).stale_at is None

@@ -127,6 +127,15 @@ class TestSets:
         group.delete(backend=backend)
         assert GroupResult.restore("g", backend) is None
 
+    @pytest.mark.parametrize("face", [asyncresult, sync])
+    def test_equal_groups_have_the_same_id_members_and_parent(self, face: Any) -> None:
+        def group(id: str = "g", member: str = "a", parent: str = "p") -> Any:
+            return face.GroupResult(id, [face.AsyncResult(member)], parent=face.AsyncResult(parent))
+
+        assert group() == group() == "g"
+        for other in (group(id="h"), group(member="b"), group(parent="q")):
+            assert group() != other
+
     def test_forms(self) -> None:
         group = GroupResult("g", [AsyncResult("a")])
         assert (str(group), repr(group), bool(GroupResult("g"))) == ("g", "<GroupResult: g [a]>", True)

@@ -64,10 +64,18 @@ async def test_a_store_that_does_not_answer_is_a_problem(backend: Backend, monke
 
 @pytest.mark.parametrize(
     ("host", "code"),
-    [("localhost:1", 200), ("[::1]:1", 200), ("[::1]", 200), ("LOCALHOST", 200), ("evil.example", 403), ("", 403)],
+    [
+        ("localhost:1", 200),
+        ("[::1]:1", 200),
+        ("[::1]", 200),
+        ("LOCALHOST", 200),
+        ("a:1", 200),
+        ("evil.example", 403),
+        ("", 403),
+    ],
 )
 async def test_the_names_of_the_server(backend: Backend, host: str, code: int) -> None:
-    async with serving(create_dashboard(backend, hosts=["localhost", "[::1]"])) as client:
+    async with serving(create_dashboard(backend, hosts=["localhost", "[::1]", "a"])) as client:
         assert (await client.get("/", headers={"Host": host})).status_code == code
 
 
@@ -78,4 +86,5 @@ async def test_the_token_leaves_the_address_and_the_rest_stays(backend: Backend)
         assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
         moved: Any = await client.get("/tasks/t%201/events?format=html&token=s3cret")
         assert (moved.status_code, moved.headers["location"]) == (303, "/tasks/t%201/events?format=html")
+        assert (moved.headers["cache-control"], moved.headers["referrer-policy"]) == ("no-store", "no-referrer")
         assert (await client.get("/list")).status_code == 200, "the cookie is enough"

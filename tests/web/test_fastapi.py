@@ -48,6 +48,7 @@ async def test_the_router_answers_as_the_app_does(backend: Backend) -> None:
         assert page.headers["content-type"].startswith("text/html")
         script = page.text.partition('<script type="module" src="')[2].partition('"')[0]
         assert (await client.get(script)).headers["content-type"].startswith("text/javascript")
+        assert (await client.get("/api/tasks/t1/page")).text.count("<article") == 1
         assert (await client.get("/api/tasks/page?id=t1&id=t2")).text.count("<article") == 2
         assert (await client.get("/api/tasks/t1/tree")).json()["children"] == []
         for path, code in {"secret": 404, "broken": 502, "events": 400, "t1?wait=x": 400, "static/x.js": 404}.items():
