@@ -268,8 +268,8 @@ def functions_of(modules: Sequence[str]) -> Functions:
     """All functions of the modules, wherever they are: methods, what properties and decorators hold."""
     paths = {importlib.import_module(module).__file__ for module in modules}
     found: Functions = {}
-    for thing in gc.get_objects():
-        if isinstance(thing, types.FunctionType) and thing.__code__.co_filename in paths:
+    for thing in gc.get_objects():  # isinstance() would ask proxies, which may raise: Django's settings
+        if type(thing) is types.FunctionType and thing.__code__.co_filename in paths:
             found.setdefault(_key(thing.__code__), []).append(thing)
     if not found:
         raise RuntimeError("no function of the modules is there: no change would have an effect")
