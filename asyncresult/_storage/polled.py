@@ -30,6 +30,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, ClassVar
 
+from .._checks import check_count, check_seconds
 from .._log import Log, get_logger
 from ..codec.codec import Codec
 from ..errors import BackendClosed, BackendError, BackendUnavailable
@@ -83,15 +84,14 @@ class PolledDriver(Driver):
         share: float = 0.2,
         readers: int = 1,
     ) -> None:
-        if not 0 < min_interval <= max_interval:
-            raise ValueError(
-                f"min_interval and max_interval are numbers of seconds above 0, the second not smaller than the first;"
-                f" not {min_interval!r} and {max_interval!r}"
-            )
-        if not 0 < share <= 1:
+        check_seconds("min_interval", min_interval)
+        check_seconds("max_interval", max_interval)
+        if min_interval > max_interval:
+            raise ValueError(f"max_interval must be at least min_interval, not {max_interval!r} ({min_interval!r})")
+        part: Any = share
+        if not isinstance(part, (int, float)) or not 0 < part <= 1:
             raise ValueError(f"share is a part of the time, above 0 and up to 1, not {share!r}")
-        if readers < 1:
-            raise ValueError(f"readers is a number of threads, at least 1, not {readers!r}")
+        check_count("readers", readers)
         self.open_records = open_records
         self.min_interval = min_interval
         self.max_interval = max_interval

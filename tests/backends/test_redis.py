@@ -347,7 +347,7 @@ def test_urls(url: str, shown: str) -> None:
     ("url", "options", "says"),
     [
         ("http://host", {}, "redis://.*memory://"),
-        ("localhost", {}, "without scheme"),
+        ("localhost", {}, "has no scheme"),
         ("redis://host/notanumber", {}, "number of a database"),
         ("redis://host:notaport/0", {}, "(?i)port"),
         ("redis://host/0?sockettimeout=3", {}, "unknown backend option 'sockettimeout'.*socket_timeout"),

@@ -274,6 +274,45 @@ async def test_a_broker_that_confirms_nothing_is_given_up(
                 await add.adelay(2)
 
 
+async def test_a_broker_that_answers_no_declaration_is_given_up(
+    rabbitmq_node: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it hold up those who need no declaration, and would wait for the one under way."""
+    async with behind_a_proxy(rabbitmq_node) as (proxy, url, _), sending(make_app(url)) as add:
+        await add.adelay(1)
+        with proxy.black_hole(only=lambda link: True):
+            monkeypatch.setattr(amqp_connection, "CONFIRM_TIMEOUT", 0.2)
+            sends = [add.aapply_async((2,), queue="mail"), add.adelay(3)]
+            async with asyncio.timeout(20):
+                declaring, other = await asyncio.gather(*sends, return_exceptions=True)
+            assert isinstance(declaring, kombu.exceptions.OperationalError)
+            assert "answered no declaration" in str(declaring)
+            assert isinstance(other, kombu.exceptions.OperationalError)
+        monkeypatch.undo()
+        await add.adelay(4)
+
+
+async def test_a_connection_that_falls_silent_while_it_is_opened(
+    rabbitmq_node: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(amqp_connection, "CONFIRM_TIMEOUT", 0.2)
+    ensure, loop = Connection.ensure_connection, asyncio.get_running_loop()
+    async with behind_a_proxy(rabbitmq_node) as (proxy, url, _), sending(make_app(url)) as add:
+
+        async def fall_silent() -> None:
+            proxy.black_hole(only=lambda link: True)
+
+        def ensure_connection(self: Any, *args: Any, **options: Any) -> Any:
+            connection = ensure(self, *args, **options)
+            asyncio.run_coroutine_threadsafe(fall_silent(), loop).result(20)
+            return connection
+
+        monkeypatch.setattr(Connection, "ensure_connection", ensure_connection)
+        with pytest.raises(kombu.exceptions.OperationalError, match="timed out"):
+            async with asyncio.timeout(20):
+                await add.aapply_async((1,), retry=False)
+
+
 async def test_each_loop_has_a_connection(rabbitmq_url: str) -> None:
     app = make_app(rabbitmq_url)
     broker: Any = publisher_of(app).broker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 import subprocess
 import sys
@@ -172,6 +173,11 @@ def test_sentinels_as_celery_spells_them() -> None:
         ({"result_backend": "redis://host", "result_serializer": "pickle"}, "result_serializer: .*pickles"),
         ({"result_backend": "redis://host", "result_accept_content": ["json", "pickle"]}, "result_accept_content: "),
         ({"result_backend": "sentinel://host"}, "needs .service="),
+        ({"result_backend": "redis://host", "result_serializer": "nonsense"}, "result_serializer: unknown"),
+        ({"result_backend": "redis://host", "result_expires": "soon"}, r"result_expires.*\(ValueError\)"),
+        ({"result_backend": "redis://host", "result_expires": math.inf}, r"result_expires.*\(OverflowError\)"),
+        ({"result_backend": "redis://host", "redis_socket_timeout": object()}, r"redis_.*\(TypeError\)"),
+        ({"result_backend": "redis://host", "result_backend_transport_options": 5}, r"transport_options.*\(Attr"),
     ],
 )
 def test_what_cannot_be_honoured_is_named(config: dict[str, Any], words: str) -> None:
@@ -304,6 +310,21 @@ def test_what_is_no_result_backend_is_named() -> None:
 def test_a_backend_whose_package_is_missing_is_named() -> None:
     with pytest.raises(ValueError, match=r"its result_backend cannot be imported: .*nowhere"):
         asyncresult.connect(app_with("nowhere.at.all:Backend://"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"min_interval": value} for value in (0, "x", None, math.nan)),
+        *({"max_interval": value} for value in (0.01, "x", None, math.inf)),
+        *({"share": value} for value in (0, 2, "x", None, math.nan)),
+        *({"readers": value} for value in (0, 1.5, "x", None, math.inf)),
+    ],
+)
+def test_a_pace_that_cannot_be_meant(tmp_path: Path, options: dict[str, Any]) -> None:
+    app = celery.Celery("configured", broker="memory://", backend=f"file://{tmp_path}", set_as_current=False)
+    with pytest.raises(ValueError, match=next(iter(options))):
+        asyncresult.connect(app, **options)
 
 
 def test_an_option_of_another_store_is_refused(tmp_path: Path) -> None:

@@ -128,3 +128,40 @@ async def test_each_way_in_which_listening_ends_is_logged_once_and_tried_again(
     assert said.count((logging.WARNING, "polled")) == 3
     assert sum(record.__dict__.get("event") == "unexpected error" for record in caplog.records) == 2
     assert "and more" not in caplog.text.split("Traceback")[0]
+
+
+class Silent(Connection):
+    """Lets us in, and then answers no more."""
+
+    def __init__(self, statement: str) -> None:
+        super().__init__()
+        self.statement = statement
+
+    async def execute(self, statement: str, *args: Any) -> Connection:
+        if statement.startswith(self.statement):
+            await asyncio.get_running_loop().create_future()
+        return await super().execute(statement, *args)
+
+
+async def test_a_connection_that_falls_silent_before_it_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_FIRST", 0.001)
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.05)
+    made = [Silent("SELECT"), Silent("LISTEN"), Connection()]
+    opened: list[Connection] = []
+
+    async def connect(*_: Any, **__: Any) -> Connection:
+        opened.append(made[len(opened)])
+        return opened[-1]
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "connect", connect)
+    app = stores.sqlite_app(tmp_path / "results.sqlite")
+    driver = PostgresDriver(make_backend(app).driver.open_records, "db", listen_dsn="dbname=x")  # type: ignore[attr-defined]
+    async with Backend(driver) as backend:
+        waiting = asyncio.ensure_future(backend.result("t").get(timeout=20))
+        engine: Any = engine_of(backend)
+        await until(lambda: engine.listening)
+        assert [connection.closed for connection in made] == [True, True, False]
+        waiting.cancel()
+    assert "does not notify: TimeoutError" in caplog.text

@@ -83,7 +83,7 @@ def test_it_ends_while_it_tries_to_connect() -> None:
         while True:
             callback()
 
-    connection = SimpleNamespace(ensure_connection=ensure_connection, collect=lambda: None)
+    connection = SimpleNamespace(transport_cls="pyamqp", ensure_connection=ensure_connection, collect=lambda: None)
     made = receiver(app=SimpleNamespace(connection_for_write=lambda heartbeat: connection))
     made.start()
     made.start()  # harmless

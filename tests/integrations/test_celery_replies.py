@@ -155,7 +155,12 @@ def test_what_comes_again_is_recognised() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"reply_expires": 0}, {"reply_expires": float("nan")}, {"max_unread": 0}, {"reply_queue": ""}]
+    "options",
+    [
+        *({"reply_expires": value} for value in (0, float("nan"), 2**31, "60", b"x")),
+        *({"max_unread": value} for value in (0, 1.5, float("nan"), "60")),
+        *({"reply_queue": value} for value in ("", "x" * 256, 5, b"x")),
+    ],
 )
 def test_invalid_options(app: Celery, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):

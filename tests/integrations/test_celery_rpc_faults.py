@@ -28,7 +28,7 @@ from tests.tools.certificates import Certificates
 from tests.tools.certificates import certificates as make_certificates
 from tests.tools.processes import wait_until
 from tests.tools.proxy import FaultProxy
-from tests.tools.servers import HOST, free_port
+from tests.tools.servers import HOST, RedisServer, free_port
 
 pytestmark = [pytest.mark.celery, pytest.mark.rabbitmq]
 
@@ -278,4 +278,22 @@ async def test_redis_as_a_broker_is_cut(rpc_redis_worker: CeleryWorker, tmp_path
                         lambda: all(line in rpc_redis_worker.log() for line in ended), "the results are in the list"
                     )
                 assert await asyncresult.gather(*handles, timeout=30) == tuple(range(4))
+                assert backend.stats().reconnects == 1
+
+
+async def test_redis_as_a_broker_falls_silent(redis_server: RedisServer) -> None:
+    """Nothing says that the connection is gone but that BRPOP is not answered, which it is each second."""
+    with FaultProxy.in_thread((HOST, redis_server.port)) as proxy:
+        with client(broker_url=f"redis://{HOST}:{proxy.port}/0", result_backend="rpc://") as app:
+            async with connected(app, heartbeat=1.0) as backend:
+                handle = await app.tasks["tests.add"].adelay(1, 1)
+                waiting = asyncio.ensure_future(handle.get(timeout=60))
+                await until(backend, "connected", value=True)
+                proxy.black_hole(only=lambda link: True)
+                redis_server.kill_clients("normal")  # so that it gives the reply to nobody who is gone
+                with Connection(redis_server.url(0)) as connection:
+                    queue = backend.replies.queue
+                    reply = {"task_id": handle.id, "status": "SUCCESS", "result": 2, "traceback": None, "children": []}
+                    connection.Producer().publish(reply, routing_key=queue, correlation_id=handle.id)
+                assert await waiting == 2
                 assert backend.stats().reconnects == 1

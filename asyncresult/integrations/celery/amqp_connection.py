@@ -36,7 +36,7 @@ else:
 
 __all__ = ["CONFIRM_TIMEOUT", "Connection", "open_connection"]
 
-#: Seconds without any confirm after which the connection counts as lost.
+#: Seconds without any confirm, or any answer to declarations, after which the connection counts as lost.
 CONFIRM_TIMEOUT = 30.0
 #: Seconds between two looks at heartbeats and confirms.
 CHECK_INTERVAL = 5.0
@@ -122,6 +122,7 @@ def open_connection(app: Any) -> Any:
     try:
         connection.ensure_connection(**once_each, reraise_as_library_errors=False)
         theirs = connection.connection
+        theirs.transport.sock.settimeout(CONFIRM_TIMEOUT)  # an answer that never comes must not hold up the thread
         theirs.channel(CHANNEL).confirm_select()
         theirs.channel(CHANNEL + 1)
     except BaseException:
@@ -215,16 +216,22 @@ class Connection:
         async with self._declaring:  # whose fault it is that the channel is closed
             channel = self._channels[1]
             if channel.expected:  # by who was cancelled: errors among the answers are not ours
-                await asyncio.wait([future for _, future in channel.expected])
+                await self._answers([future for _, future in channel.expected])
             if not self.connected:
                 raise ConnectionResetError("the connection to the broker was lost")
             for declaration in declarations:
                 declaration(channel)
             futures = [future for _, future in channel.expected]
             if futures:
-                await asyncio.wait(futures)  # a cancellation must not cancel them: their answers come all the same
+                await self._answers(futures)
             for future in futures:
                 future.result()
+
+    async def _answers(self, futures: Sequence[asyncio.Future[None]]) -> None:
+        # No wait_for(): a cancellation must not cancel them, as their answers come all the same.
+        _, missing = await asyncio.wait(futures, timeout=CONFIRM_TIMEOUT)
+        if missing:
+            self._lost(TimeoutError(f"the broker has answered no declaration for {CONFIRM_TIMEOUT:.0f} seconds"))
 
     async def publish(self, publications: Sequence[Publication]) -> None:
         """Write messages, and wait for their confirms. What is written in one turn of the loop leaves in one piece.

@@ -122,13 +122,17 @@ def _redis_backend(app: Any, cls: Any, url: str | None) -> RedisBackend:
     # Ours is a function, which looks at the URL first.
     if cls is not None and (not isinstance(cls, type) or issubclass(cls, RedisBackend)):
         make: Any = cls
+        known_serializers("result_serializer", [app.conf.result_serializer])  # else a bare KeyError
         try:
             theirs = make(app=app, url=url)
         except UnknownBackendURL:
             raise
-        except ValueError:  # its text may quote a part of the password
+        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+            # Its text may quote a part of the password.
             raise ValueError(
-                "its result_backend cannot be read as a URL: percent-encode special characters in user and password"
+                "its result_backend cannot be read as a URL (percent-encode special characters in user and password),"
+                f" or Celery cannot read a setting for it: result_expires, result_accept_content, redis_… or"
+                f" result_backend_transport_options ({type(error).__name__})"
             ) from None
         if isinstance(theirs, RedisBackend):
             return theirs

@@ -234,13 +234,14 @@ class PostgresEngine(PolledEngine):
             self._driver.listen_dsn, autocommit=True, connect_timeout=int(CONNECT_TIMEOUT)
         )
         try:
-            found = await connection.execute(
-                "SELECT 1 FROM pg_trigger WHERE tgname = %s AND tgrelid = to_regclass(%s) AND tgenabled <> 'D'",
-                (TRIGGER, self._driver.table),
-            )
-            if await found.fetchone() is None:
-                return False
-            await connection.execute(f"LISTEN {CHANNEL}")
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                found = await connection.execute(
+                    "SELECT 1 FROM pg_trigger WHERE tgname = %s AND tgrelid = to_regclass(%s) AND tgenabled <> 'D'",
+                    (TRIGGER, self._driver.table),
+                )
+                if await found.fetchone() is None:
+                    return False
+                await connection.execute(f"LISTEN {CHANNEL}")
             self._set_listening(True)
             while True:
                 async for notice in connection.notifies(timeout=self._backend.heartbeat):

@@ -53,6 +53,10 @@ RETRY_START, RETRY_STEP, RETRY_MAX = 0.1, 0.2, 0.9
 REFUSED_DELAY = 5.0
 
 
+#: Kombu's names of transports over Redis.
+_REDIS = ("redis", "rediss", "sentinel")
+
+
 class _Stop(Exception):
     """The thread is to end while it tries to connect."""
 
@@ -122,6 +126,8 @@ class Receiver:
         self._unacknowledged = 0
         self._acks_many = False
         self._failures = 0
+        self._answered_at = 0.0
+        self._overdue_after: float | None = None
         self._made = False  # whether there is a queue to be deleted in the end
 
     # -- from any thread ----------------------------------------------------------------------------------
@@ -196,6 +202,10 @@ class Receiver:
                 self._unacknowledged = 0
 
     def _receive(self, connection: Any) -> None:
+        if connection.transport_cls in _REDIS:
+            # Kombu sends commands in between, whose answers may never come.
+            wait = connection.transport_options.get("polling_interval") or 1  # of the server's, for a message
+            connection.transport_options.setdefault("socket_timeout", wait + 2 * self._heartbeat)
         connection.ensure_connection(
             errback=self._not_connected,
             callback=self._check_stop,
@@ -213,6 +223,7 @@ class Receiver:
         with self._declaring:
             self._consumer = self._consume(channel, [self.queue, *self._others])
             self.declared = self._made = True
+        self._watch_for_silence(channel)
         self.connected = True
         self.last_error = None
         if self._failures:
@@ -225,6 +236,33 @@ class Receiver:
             self._made = False
             for name in (self.queue, *self._others):
                 channel.queue_delete(name)
+
+    def _watch_for_silence(self, channel: Any) -> None:
+        """Redis knows no heartbeats; but it answers each of kombu's BRPOPs, by default within a second.
+
+        Kombu 5.7 finds one that is overdue after 26 s, and goes on over other connections of its pool that lead nowhere
+        either: the next reply is taken from the list, and lost.
+        """
+        self._overdue_after = None
+        handlers = getattr(channel, "handlers", None)
+        if isinstance(handlers, dict) and "BRPOP" in handlers and channel.brpop_timeout:
+            read = handlers["BRPOP"]
+
+            def answered() -> Any:
+                self._answered_at = time.monotonic()
+                return read()
+
+            handlers["BRPOP"] = answered
+            self._answered_at = time.monotonic()
+            self._overdue_after = channel.brpop_timeout + 2 * self._heartbeat
+
+    def _check_silence(self, channel: Any) -> None:
+        """Called when nothing is there to be read: so what is overdue has not come meanwhile."""
+        silence = time.monotonic() - self._answered_at
+        if self._overdue_after is not None and silence > self._overdue_after:
+            if channel._in_poll:
+                channel._in_poll.disconnect()  # else kombu would wait for its answer to close it
+            raise ConnectionResetError(f"no answer for {silence:.1f} s")
 
     def _consume(self, channel: Any, names: Sequence[str]) -> Any:
         queues = [self._queue(name) for name in names]
@@ -246,6 +284,7 @@ class Receiver:
                 if error.errno is not None:  # that of the operating system: the connection is dead
                     raise
                 self._acknowledge()
+                self._check_silence(connection.default_channel)
             for name in self._others:
                 if not self._consumer.consuming_from(name):
                     self._consumer.add_queue(self._queue(name))

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from ..._checks import check_count, check_seconds, check_text
 from ..._log import Log, get_logger
 from ..._storage.keys import HISTORY
 from ..._storage.memory import Records
@@ -181,10 +182,13 @@ class Replies:
         Raises:
             ValueError: One is invalid, or comes after the queue was made.
         """
-        if reply_expires is not None and not 1 <= reply_expires < 2**31:
-            raise ValueError(f"reply_expires must be a number of seconds from 1 on, not {reply_expires!r}")
-        if max_unread is not None and max_unread < 1:
-            raise ValueError(f"max_unread must be a number of results above 0, not {max_unread!r}")
+        if reply_expires is not None:
+            check_seconds("reply_expires", reply_expires, least=1)
+            if reply_expires >= 2**31:
+                raise ValueError(f"reply_expires must be a number of seconds below 2**31, not {reply_expires!r:.60}")
+        if max_unread is not None:
+            check_count("max_unread", max_unread)
+        check_text("reply_queue", reply_queue)
         if reply_queue is not None and not 0 < len(reply_queue.encode()) <= 255:
             raise ValueError(f"reply_queue must be a name of 1 to 255 bytes, not {reply_queue!r:.60}")
         with self._lock:
