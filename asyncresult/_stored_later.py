@@ -18,7 +18,15 @@ from ._storage.store import Store
 from ._storage.waiters import Waiters
 from .errors import BackendClosed, BackendError
 
-__all__ = ["Delays", "at_the_end", "log_never_stored", "loop_ends", "store_at_the_end", "store_later"]
+__all__ = [
+    "Delays",
+    "at_the_end",
+    "even_at_the_end",
+    "log_never_stored",
+    "loop_ends",
+    "store_at_the_end",
+    "store_later",
+]
 
 logger: Log = get_logger("asyncresult")
 
@@ -91,8 +99,24 @@ async def loop_ends(backend: Store, table: Waiters) -> bool:
     return not (backend.closed or backend._serves(table))
 
 
+async def even_at_the_end(backend: Store, attempt: Attempt) -> None:
+    """Use the backend, whether or not the loop ends.
+
+    Raises:
+        TimeoutError: It ends, and that took too long.
+    """
+    if not backend._engines.dropped_within(END_TIMEOUT):
+        try:
+            await attempt()
+            return
+        except BackendClosed:
+            if backend.closed:
+                raise
+    await at_the_end(backend, attempt)
+
+
 async def at_the_end(backend: Store, attempt: Attempt) -> None:
-    """Use the backend while the loop ends. Its last user closes the connections that were made for that.
+    """Use the backend while the loop ends. Its last user closes the connections made for that, unless something waits.
 
     Raises:
         TimeoutError: It took too long.
@@ -110,7 +134,7 @@ async def at_the_end(backend: Store, attempt: Attempt) -> None:
                 await asyncio.sleep(0.001)  # the cancelled connections take some turns to be gone
     finally:
         _users[backend] -= 1
-        if not _users[backend]:
+        if not (_users[backend] or backend.stats().pending):
             await backend._engines.aclose(0.0)
 
 

@@ -178,11 +178,11 @@ def revoke_in_background(backend: Store, ids: Sequence[str]) -> None:
                 if not await loop_ends(backend, table):
                     raise
                 await at_the_end(backend, functools.partial(revoke, backend, ids))
-        except AsyncResultError as error:
-            logger.warning("tasks %s could not be revoked: %s", some, error, extra=about)
         except (asyncio.CancelledError, TimeoutError):
             logger.warning("tasks %s could not be revoked before the backend was closed", some, extra=about)
             raise
+        except Exception as error:  # of a broker's client, too: it must not be lost in a task
+            logger.warning("tasks %s could not be revoked: %s", some, error, extra=about)
 
     _background.start(backend, send(), name="revoke")
 

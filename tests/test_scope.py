@@ -11,7 +11,10 @@ import pytest
 
 import asyncresult
 from asyncresult import AsyncResult, Backend, BackendUnavailable, ResultSet, scope
+from asyncresult._storage.keys import REVOKE
 from asyncresult.testing import memory_backend
+from tests.backends.waiting import until
+from tests.tools.servers import RedisServer
 
 
 @pytest.fixture
@@ -29,9 +32,12 @@ async def test_a_block_that_ends_well_revokes_nothing(backend: Backend, monkeypa
         assert block.adopt(AsyncResult("t")).id == "t"
 
 
-async def test_what_is_not_revoked_is_a_note(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [BackendUnavailable, LookupError])
+async def test_what_is_not_revoked_is_a_note(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
     async def revoke(*_: Any, **__: Any) -> None:
-        raise BackendUnavailable("the broker is away")
+        raise kind("the broker is away")
 
     monkeypatch.setattr(ResultSet, "revoke", revoke)
     with memory_backend(), pytest.raises(ValueError, match="mine") as caught:
@@ -41,6 +47,43 @@ async def test_what_is_not_revoked_is_a_note(caplog: pytest.LogCaptureFixture, m
     assert caught.value.__notes__ == ["asyncresult: the scope's tasks were not revoked: the broker is away"]
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert record.__dict__["event"] == "not revoked"
+
+
+async def test_what_takes_too_long_is_a_note(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = asyncio.Event()
+
+    async def revoke(*_: Any, **__: Any) -> None:
+        await go.wait()
+
+    monkeypatch.setattr(ResultSet, "revoke", revoke)
+    monkeypatch.setattr("asyncresult._handles.scope.REVOKE_TIMEOUT", 0.01)
+    with pytest.raises(ValueError, match="mine") as caught:
+        async with scope() as block:
+            block.adopt(AsyncResult("t"))
+            raise ValueError("mine")
+    assert caught.value.__notes__ == ["asyncresult: the scope's tasks were not revoked within 0.01 s"]
+    go.set()
+
+
+def test_the_loop_ends_and_nobody_closes_the_backend(redis_server: RedisServer) -> None:
+    """As where Ctrl-C ends asyncio.run(): all tasks are cancelled, those of the connections among them."""
+    kept: list[Any] = []
+
+    async def main() -> None:
+        backend = asyncresult.connect(redis_server.url())
+        redis_server.cli("SET", backend.workers_key().decode(), "1")
+        kept.append(backend.key_beside("t", REVOKE).decode())
+        handle = AsyncResult[None]("t", backend=backend)
+
+        async def block() -> None:
+            async with scope() as adopting:
+                await adopting.adopt(handle)
+
+        kept.append(asyncio.create_task(block()))
+        await until(lambda: backend.stats().subscribed == 1)
+
+    asyncio.run(main())
+    assert redis_server.cli("EXISTS", kept[0]) == 1
 
 
 async def test_a_coroutine_that_is_closed_waits_for_no_revocation(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from .. import _background
 from .._checks import DetachOrRevoke, check_choice
 from .._log import Log, get_logger
-from ..errors import AsyncResultError
+from .._stored_later import even_at_the_end
 from .base import SupportsAsyncResult, as_result, handles_in
 from .result import AsyncResult
 from .sets import ResultSet
@@ -58,14 +59,17 @@ class Scope:
         # A task of its own: this one may be cancelled, and the revocation must go out all the same.
         revoking = _background.start(running[0].backend, _revoke(running, exc), name="revoke")
         if not isinstance(exc, GeneratorExit):  # the coroutine is closed, and cannot wait
-            await asyncio.wait([revoking], timeout=REVOKE_TIMEOUT)
+            _, late = await asyncio.wait([revoking], timeout=REVOKE_TIMEOUT)
+            if late:
+                exc.add_note(f"asyncresult: the scope's tasks were not revoked within {REVOKE_TIMEOUT:g} s")
 
 
 async def _revoke(tasks: ResultSet[Any], exc: BaseException) -> None:
+    backend = tasks[0].backend
     try:
-        await tasks.revoke(terminate=True)
-    except AsyncResultError as error:
-        about = {"event": "not revoked", "backend": str(tasks[0].backend)}
+        await even_at_the_end(backend, functools.partial(tasks.revoke, terminate=True))
+    except Exception as error:  # of a broker's client, too: it must not be lost in a task
+        about = {"event": "not revoked", "backend": str(backend)}
         logger.warning("%d tasks of a failed scope were not revoked: %s", len(tasks), error, extra=about)
         exc.add_note(f"asyncresult: the scope's tasks were not revoked: {error}")
 

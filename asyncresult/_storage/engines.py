@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ class Engines:
         #: Threads share it without a lock: what is done with it is atomic, which it would not be with a
         #: WeakKeyDictionary. An engine holds its loop anyway.
         self._by_loop: dict[asyncio.AbstractEventLoop, Engine] = {}
+        self._dropped: tuple[weakref.ref[asyncio.AbstractEventLoop], float] | None = None
 
     def of(self, loop: asyncio.AbstractEventLoop, start: Callable[[], Engine]) -> Engine:
         """The engine of ``loop``, the running one; made by ``start`` if there is none."""
@@ -48,10 +50,19 @@ class Engines:
 
     def drop(self, engine: Engine) -> None:
         """Forget an engine whose loop shuts down: the next use starts another."""
+        self._dropped = weakref.ref(engine.loop), engine.loop.time()
         if self.latest is engine:
             self.latest = None
         if self._by_loop.get(engine.loop) is engine:
             self._by_loop.pop(engine.loop, None)
+
+    def dropped_within(self, seconds: float) -> bool:
+        """Whether the engine of the running loop was dropped so short a time ago."""
+        if self._dropped is None:
+            return False
+        ref, at = self._dropped
+        loop = asyncio.get_running_loop()
+        return ref() is loop and loop.time() < at + seconds
 
     async def aclose(self, timeout: float) -> None:
         """Close all; those of other loops close on theirs, and are not waited for."""
