@@ -93,7 +93,7 @@ class GroupResult(ResultSet[T], Node[list[T]]):
         """The group saved under ``id``, or None.
 
         Raises:
-            ResultDecodeError: What is saved there cannot be decoded.
+            ResultDecodeError: What is saved there cannot be decoded, or is another group.
             BackendError, BackendClosed: It could not be read.
             RuntimeError: No backend is given, and none is entered.
         """
@@ -111,6 +111,8 @@ class GroupResult(ResultSet[T], Node[list[T]]):
         group = await make_handles(backend, form, make)
         if not isinstance(group, GroupResult):
             raise ResultDecodeError(f"what is saved as group {id} is a single result", task_id=id)
+        if group.id != str(id):  # its delete() would delete another
+            raise ResultDecodeError(f"what is saved as group {id} is another one, {printable(group.id)}", task_id=id)
         return group
 
     async def _below(self) -> list[Any]:

@@ -256,8 +256,8 @@ class RedisEngine(Engine):
     def history(self, key: bytes, after: str) -> asyncio.Future[list[tuple[str, bytes]]]:
         def records(replies: list[Any]) -> list[tuple[str, bytes]]:
             kept = [(id.decode(), dict(zip(fields[::2], fields[1::2], strict=True))) for id, fields in replies[0]]
-            # Without what was too large to be taken in: there is nothing of it to be shown.
-            return [(id, fields[b"record"]) for id, fields in kept if isinstance(fields[b"record"], bytes)]
+            # Without what was too large to be taken in, and what others have put there: nothing of it can be shown.
+            return [(id, record) for id, fields in kept if isinstance(record := fields.get(b"record"), bytes)]
 
         # Forever: somebody waits for it, and an outage does not end a wait.
         return self._submit([("XRANGE", key, f"({after}", "+")], records, forever=True)

@@ -209,6 +209,18 @@ async def test_a_broken_group(backend: Backend) -> None:
         await GroupResult.restore("bad")
 
 
+@whole_records
+async def test_a_saved_group_that_says_it_is_another_is_refused(backend: Backend) -> None:
+    """Else its delete() would delete the other, and its save() replace it."""
+    other = await GroupResult("other", [AsyncResult("a")]).save()
+    codec = backend.codec
+    for id, form in (("forged", other.as_tuple()), ("forged-too", [[{"id": "forged-too"}, None], []])):
+        await engine_of(backend).put(backend.group_key(id), codec.encode_group(form), None)
+        with pytest.raises(ResultDecodeError, match=f"what is saved as group {id} is another one, "):
+            await GroupResult.restore(id)
+    assert await GroupResult.restore("other") == other
+
+
 def test_forms_of_a_group() -> None:
     group = GroupResult[Any]("g", [AsyncResult("a"), AsyncResult("b")], parent=AsyncResult("p"))
     assert group == "g" and hash(group) == hash("g") and group.children == ["a", "b"]

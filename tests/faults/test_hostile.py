@@ -224,6 +224,18 @@ async def test_p9_code_of_the_application_that_panics_hurts_one_wait_only(
         redis_server.reset()
 
 
+async def test_p9_what_others_put_into_a_history_is_passed_over(
+    redis_server: RedisServer, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    history = backend.key_beside("victim", "history")
+    redis_server.cli("XADD", history, "1-1", "foo", "bar")
+    async with backend.track("victim", history=10):
+        redis_server.cli("XADD", history, "*", "foo", "bar")
+    seen = [meta.status async for meta in backend.result("victim").updates(since="0", timeout=10)]
+    assert seen == ["STARTED", "SUCCESS"]
+    assert not caplog.messages
+
+
 async def test_p9_a_flood_of_garbage(redis_server: RedisServer, backend: Backend) -> None:
     """5,000 unreadable messages for 50 waits, and one good result each."""
     waits = start_waits(backend, [f"t{n}" for n in range(50)])
