@@ -157,7 +157,7 @@ class ResultBackend(AsyncResultBackend[T]):
             is_err=failed,
             log=log if with_logs and isinstance(log, str) else None,
             return_value=cast("T", beside.get("return_value") if failed else meta.result),
-            execution_time=time if isinstance(time, (int, float)) else 0.0,
+            execution_time=_seconds(time),
             labels=labels if isinstance(labels, dict) else {},
             error=self.backend.codec.exception(meta) if failed and meta.result is not None else None,
         )
@@ -178,6 +178,14 @@ class ResultBackend(AsyncResultBackend[T]):
         """What was reported last, also when the task is over; None if nothing was."""
         said = await self.backend.get_beside(task_id, NAME)
         return TaskProgress[Any].model_validate(said) if said is not None else None
+
+
+def _seconds(time: object) -> float:
+    """How long a task took, if the record says so."""
+    try:
+        return float(time) if isinstance(time, (int, float)) else 0.0
+    except OverflowError:  # a whole number with hundreds of digits
+        return 0.0
 
 
 # -- tasks --------------------------------------------------------------------------------------------------

@@ -154,13 +154,16 @@ async def test_records_of_others_are_read(broker: InMemoryBroker) -> None:
     await results.backend.mark_as_done("1", 7)
     assert (await results.get_result("1")).return_value == 7
 
-    class Nonsense:
-        own_fields = {"taskiq": {"log": 1, "execution_time": "long", "labels": []}}
+    for time in ("long", 10**400):  # the latter is no float
 
-    await results.backend.store_result("2", 8, "SUCCESS", request=Nonsense())
-    assert await results.get_result("2", with_logs=True) == TaskiqResult(
-        is_err=False, return_value=8, execution_time=0.0
-    )
+        class Nonsense:
+            own_fields: Any = {"taskiq": {"log": 1, "execution_time": time, "labels": []}}
+
+        await results.backend.store_result("2", 8, "SUCCESS", request=Nonsense())
+        assert await results.get_result("2", with_logs=True) == TaskiqResult(
+            is_err=False, return_value=8, execution_time=0.0
+        )
+        await results.backend.forget("2")
 
 
 async def test_results_that_are_not_kept(redis_url: str) -> None:

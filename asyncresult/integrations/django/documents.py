@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
+from types import ModuleType
 from typing import Any
 
 from django.utils.module_loading import autodiscover_modules
 
+from ...codec.exceptions import printable
+from ...errors import ResultDecodeError
 from ...meta import TaskMeta
 from ...states import PENDING, RECEIVED, RETRY, SUCCESS
 from .framework import TaskResultDoesNotExist, base
@@ -44,11 +47,23 @@ def restore(alias: str, id: str, document: Any, meta: TaskMeta, modules: tuple[s
     """The task result of a document, with the status and value of its record.
 
     Raises:
-        TaskResultDoesNotExist: There is no such document, or no such task in this project.
+        TaskResultDoesNotExist: There is no such document, it is none of ours, or no such task is in this project.
+        ResultDecodeError: The record says when the task ended, but that is no time.
     """
     if not isinstance(document, dict):
         raise TaskResultDoesNotExist(id)
-    task = find_task(document["task"], modules).using(
+    task = find_task(document.get("task"), modules)
+    try:
+        return _restored(task, alias, id, document, meta)
+    except ResultDecodeError:
+        raise
+    except Exception as error:  # what is in it is anybody's
+        problem = type(error).__name__
+    raise TaskResultDoesNotExist(f"what is kept beside the record of task {id!r} cannot be read: {problem}")
+
+
+def _restored(task: Any, alias: str, id: str, document: dict[str, Any], meta: TaskMeta) -> Any:
+    task = task.using(
         priority=document["priority"],
         queue_name=document["queue_name"],
         run_after=_time(document["run_after"]),
@@ -78,20 +93,23 @@ def restore(alias: str, id: str, document: Any, meta: TaskMeta, modules: tuple[s
     return result
 
 
-def find_task(path: str, modules: tuple[str, ...]) -> Any:
+def find_task(path: Any, modules: tuple[str, ...]) -> Any:
     """The task of this path. What is stored names a task and imports nothing: the modules ``modules`` of the installed
     apps are imported, as Celery's ``autodiscover_tasks()`` does, and others must have been.
 
     Raises:
         TaskResultDoesNotExist: There is none.
     """
-    module, _, name = path.rpartition(".")
-    if module not in sys.modules:
+    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+    if module and module not in sys.modules:
         autodiscover_modules(*modules)
-    task = getattr(sys.modules.get(module), name, None)
+    found = sys.modules.get(module)
+    # Not getattr(): modules that load their parts lazily would import one.
+    task = vars(found).get(name) if issubclass(type(found), ModuleType) else None
     if not isinstance(task, base.Task):
         raise TaskResultDoesNotExist(
-            f"{path} is not a task of this process: import its module when Django starts, or name it in TASK_MODULES"
+            f"{printable(path)} is not a task of this process: import its module when Django starts, or name it in"
+            " TASK_MODULES"
         )
     return task
 

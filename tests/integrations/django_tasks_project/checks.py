@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import types
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from django.utils import timezone  # noqa: E402
 
 import asyncresult  # noqa: E402
 import asyncresult.sync  # noqa: E402
+from asyncresult._portal import run  # noqa: E402
 from asyncresult.integrations.django import handle, wait  # noqa: E402
 from asyncresult.integrations.django.framework import (  # noqa: E402
     TaskResultDoesNotExist,
@@ -93,6 +95,48 @@ def unknown_ids() -> None:
     raised(base.TaskResultMismatch, tasks.attempt.get_result, result.id)
     object.__setattr__(result, "id", str(uuid.uuid4()))
     raised(TaskResultDoesNotExist, waited, result)
+
+
+def documents_of_others() -> None:
+    """Whoever can write to the store can name any task there, and put anything beside a record."""
+    lazy = types.ModuleType("lazy")
+    vars(lazy)["__getattr__"] = imported = Imported()
+    sys.modules["lazy"] = lazy
+    backend: Any = task_backends["default"]
+    written = backend.enqueue(tasks.add, (1, 2), {})
+    assert waited(written).return_value == 3
+    document = run(backend.store.get_beside, written.id, "django")
+    for changes in (
+        {"task": "lazy.part"},
+        {"task": "os.system"},
+        {"task": 5},
+        {"task": "\x1b[2J"},
+        {"enqueued_at": 5},
+        {"enqueued_at": "x"},
+        {"errors": [1]},
+        {"errors": 5},
+    ):
+        id = str(uuid.uuid4())
+        run(backend.store.put_beside, id, "django", {**document, **changes})
+        text = raised(TaskResultDoesNotExist, backend.get_result, id)
+        assert text.isprintable(), text
+    id = str(uuid.uuid4())
+    run(backend.store.put_beside, id, "django", {"task": document["task"]})
+    assert "cannot be read: KeyError" in raised(TaskResultDoesNotExist, backend.get_result, id)
+    assert not imported.names
+    del sys.modules["lazy"]
+    assert backend.get_result(written.id).return_value == 3
+
+
+class Imported:
+    """The ``__getattr__`` of a module."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def __call__(self, name: str) -> Any:
+        self.names.append(name)
+        raise AttributeError(name)
 
 
 def arguments_that_do_not_fit() -> None:
@@ -227,7 +271,8 @@ def static_files() -> None:
 
 
 CHECKS = [
-    *(enqueue_blocks, coroutines_do_not_block, failures, unknown_ids, arguments_that_do_not_fit, context, later),
+    *(enqueue_blocks, coroutines_do_not_block, failures, unknown_ids, documents_of_others, arguments_that_do_not_fit),
+    *(context, later),
     *(timeouts, many, progress, by_id_alone, revoked, a_wait_that_is_given_up, transactions, system_checks),
     static_files,
 ]
