@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import re
 import sys
 import types
 import typing
+from collections.abc import Mapping, Set
 from decimal import Decimal
 from typing import Any
 
@@ -21,6 +23,13 @@ __all__ = ["convert"]
 _MOST_WORDS = 1000
 #: As Python's own limit for whole numbers as text.
 _MOST_DIGITS = 4300
+#: Whole numbers below this are their own hash; of those of 64 bits, nine have one.
+_MODULUS = sys.hash_info.modulus
+_DIGITS_OF_MODULUS = len(str(_MODULUS))
+#: Of one hash, beside another in the same list or mapping: so many are added in 10 ms.
+_MOST_ALIKE = 1000
+
+_is_whole = re.compile("-?[0-9]+").fullmatch
 
 
 def convert(value: Any, type: Any, *, task_id: str) -> Any:
@@ -42,6 +51,8 @@ def convert(value: Any, type: Any, *, task_id: str) -> Any:
         adapter = _adapter(type)
         if adapter is not None:
             return call_of_others(_validated, adapter, value)
+        if _hashes_numbers(type):
+            _check_numbers(value)
         return call_of_others(_converted, value, type)
     except Exception as error:
         name = getattr(type, "__qualname__", "") if not typing.get_args(type) else ""
@@ -84,7 +95,17 @@ def _inner(type: Any, value: Any) -> Any:
 
 
 def _validated(adapter: Any, value: Any) -> Any:
-    """What pydantic makes of a value. Of ``Decimal("1e999999999")`` it would make a whole number, for hours."""
+    """What pydantic makes of a value."""
+    _check_numbers(value)
+    return adapter.validate_python(value)
+
+
+def _check_numbers(value: Any) -> None:
+    """See that no number in a value takes hours.
+
+    Of ``Decimal("1e999999999")`` pydantic would make a whole number. And whole numbers of more than 64 bits may all
+    have one hash: a set of 100,000 of them, or a mapping, takes minutes.
+    """
     parts = [value]
     while parts:
         part = parts.pop()
@@ -92,9 +113,55 @@ def _validated(adapter: Any, value: Any) -> Any:
             parts += part.values()
         elif isinstance(part, (list, tuple, set, frozenset)):
             parts += part
-        elif isinstance(part, Decimal) and part.is_finite() and abs(part.adjusted()) > _MOST_DIGITS:
-            raise ValueError(f"a decimal number has more than {_MOST_DIGITS} digits")
-    return adapter.validate_python(value)
+        else:
+            if isinstance(part, Decimal) and part.is_finite() and abs(part.adjusted()) > _MOST_DIGITS:
+                raise ValueError(f"a decimal number has more than {_MOST_DIGITS} digits")
+            continue
+        if len(part) > _MOST_ALIKE:
+            hashes = [hash(number) for number in map(_large_number, part) if number is not None]
+            if len(hashes) - len(set(hashes)) > _MOST_ALIKE:
+                raise ValueError("too many whole numbers of one hash")
+
+
+def _large_number(item: Any) -> int | None:
+    """A whole number, or the text of one as a key, that may have the hash of many others."""
+    if isinstance(item, int):
+        return item if abs(item) >= _MODULUS else None
+    if isinstance(item, str) and _DIGITS_OF_MODULUS <= len(item) <= _MOST_DIGITS:
+        return int(item) if _is_whole(item) else None
+    return None
+
+
+def _hashes_numbers(type: Any) -> bool:
+    """Whether something in a value of this type may be a set, or a mapping, of numbers."""
+    try:
+        return _known_to_hash_numbers(type)
+    except TypeError:  # not hashable: something annotated with a dict, say
+        return True
+
+
+@functools.lru_cache(maxsize=256)
+def _known_to_hash_numbers(type: Any) -> bool:
+    met: set[Any] = set()
+    parts = [type]
+    while parts:
+        part = parts.pop()
+        if part in met:
+            continue
+        met.add(part)
+        cls, arguments = typing.get_origin(part) or part, typing.get_args(part)
+        if isinstance(cls, builtins.type):
+            if issubclass(cls, Set) and arguments[:1] != (str,):
+                return True
+            if issubclass(cls, Mapping) and arguments and arguments[0] is not str:
+                return True
+            if hasattr(cls, "__annotations__"):
+                try:
+                    parts += typing.get_type_hints(cls).values()
+                except Exception:  # a name that is not known here
+                    return True
+        parts += arguments
+    return False
 
 
 def _adapter(type: Any) -> Any:

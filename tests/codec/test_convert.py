@@ -194,6 +194,40 @@ def test_no_whole_number_is_made_of_a_decimal_with_millions_of_digits(number: st
     assert convert(Decimal(number), Decimal, task_id=ID) == Decimal(number)
 
 
+@dataclass
+class Sets:
+    numbers: set[int]
+    rows: list[Row]
+
+
+@pytest.mark.parametrize("many", [3, 5000])
+def test_numbers_of_one_hash_are_no_keys_and_no_members_where_they_are_many(many: int) -> None:
+    pydantic = pytest.importorskip("pydantic")
+    model: Any = pydantic.create_model("Model", numbers=(set[int], ...))
+    numbers = [(2**61 - 1) * 2**4 * (n + 1) for n in range(many)]
+    keys = {f"{number}": 1 for number in numbers}
+    for value, type_ in (
+        (keys, dict[int, int]),
+        ([keys], list[dict[int, int] | None]),
+        (keys, Annotated[dict[int, int], {}]),
+        (numbers, set[int]),
+        (numbers, frozenset[int | str]),
+        ({"numbers": numbers, "rows": []}, Sets),
+        ([{"numbers": numbers, "rows": []}], list[Sets]),
+        ({"numbers": numbers}, model),
+    ):
+        if many > 1000:
+            with pytest.raises(ResultTypeError, match="too many whole numbers of one hash"):
+                convert(value, type_, task_id=ID)
+        else:
+            assert convert(value, type_, task_id=ID)
+    # Where none is a key or a member, and where each has a hash of its own.
+    assert convert(numbers, list[int], task_id=ID) == numbers
+    assert convert(keys, dict[str, int], task_id=ID) == keys
+    others = {f"{2**64 + n}": n for n in range(many)}
+    assert len(convert(others, dict[int, int], task_id=ID)) == many
+
+
 def test_nothing_is_imported() -> None:
     """Reading imports nothing, whatever the bytes are; pydantic is there only if the application has it."""
     before = set(sys.modules)
