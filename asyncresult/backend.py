@@ -247,6 +247,8 @@ def connect(url: Any = None, **options: Any) -> Backend:
     if not isinstance(url, str):
         backend: Backend = integration_for(url, _PLACES).connect(url, **options)
         return backend
+    if url != url.strip("\"' \t\r\n"):
+        raise ValueError("a backend's URL has white space or quotation marks around it, as in a file or a variable")
     scheme, separator, _ = url.partition("://")
     found = _driver(scheme, url, options) if separator else None
     if found is not None:

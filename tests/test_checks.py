@@ -141,6 +141,7 @@ def test_a_handle_in_place_of_an_id_says_where_the_id_is() -> None:
     ("place", "why"),
     [
         ("localhost:6379", "a backend's URL has no scheme; known are redis://"),
+        ("", "a backend's URL has no scheme; known are redis://"),
         ("amqp://localhost", "unknown scheme 'amqp'; known are redis://"),
         ("pass/word://localhost", "a backend's URL begins with what is no scheme; known are redis://"),
     ],
@@ -148,6 +149,12 @@ def test_a_handle_in_place_of_an_id_says_where_the_id_is() -> None:
 def test_a_url_that_is_none_says_why_and_what_to_do(place: str, why: str) -> None:
     with pytest.raises(ValueError, match=f"^{why}.* are read by its app: connect\\(app\\)$"):
         connect(place)
+
+
+@pytest.mark.parametrize("url", ["redis://localhost/0\n", " redis://localhost", "'redis://localhost'", "rpc:// "])
+def test_what_a_file_or_a_shell_leaves_around_a_url_is_named(url: str) -> None:
+    with pytest.raises(ValueError, match="has white space or quotation marks around it"):
+        connect(url)
 
 
 def test_what_tries_again_is_seconds_or_an_object_of_redis_py() -> None:
