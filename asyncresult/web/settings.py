@@ -12,6 +12,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from .._checks import check_count, check_seconds, check_task_id
+from .._promise_core import check_callable
 from ..backend import Backend, current_backend
 from ..result import AsyncResult
 from .problems import Problem
@@ -82,6 +83,8 @@ class Settings:
                 "authorize is required: authorize(request, task_id) says who may see a task"
                 " (or use tokens=Tokens(secret))"
             )
+        if self.authorize is not None:
+            check_callable("authorize", self.authorize)
         for name in ("max_wait", "stream_life", "ping", "retry"):
             check_seconds(name, getattr(self, name))
         for name in ("max_streams", "max_streams_per_client", "max_ids"):

@@ -295,6 +295,8 @@ async def test_the_tree_shows_what_may_be_seen(backend: Backend, serve: Serve) -
 def test_who_may_see_a_task_has_no_default() -> None:
     with pytest.raises(TypeError, match="authorize is required"):
         create_app()
+    with pytest.raises(TypeError, match="authorize must be callable, not bool"):
+        create_app(authorize=True)
     with pytest.raises(ValueError, match="ping"):
         Settings(authorize=lambda request, id: True, ping=0)
 
