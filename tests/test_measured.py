@@ -186,10 +186,16 @@ async def test_the_source_of_a_large_join_and_of_a_sweep(redis_url: str) -> None
         await asyncio.gather(*(backend.mark_as_done(id, 1) for id in ids))
         waits = Waits(backend)
         await backend.results(ids).get()
+        waiting = asyncio.ensure_future(backend.result("later").get())
+        await until(lambda: backend.stats().subscribed == 1)
+        await backend.get_meta("later")  # behind the read that follows the subscription
+        await backend.mark_as_done("later", 1)
+        await waiting
+        await until(lambda: backend.stats().subscribed == 0)
         record = await backend.get_raw("0")
         assert record is not None
         waiting = asyncio.ensure_future(backend.result("silent").get())
         await until(lambda: backend.stats().subscribed == 1 and backend.stats().sweeps > 0)
         await backend.command("SET", backend.task_key("silent"), record.replace(b'"0"', b'"silent"'))
         await waiting
-    assert [wait.source for wait in waits.ended] == ["read", "swept"]
+    assert [wait.source for wait in waits.ended] == ["read", "pushed", "swept"]

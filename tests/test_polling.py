@@ -228,6 +228,22 @@ async def test_requests_that_fail_are_repeated_more_and_more_rarely(records: Fak
         waiting.cancel()
 
 
+async def test_the_first_request_after_an_outage_says_nothing_about_the_others(records: FakeRecords) -> None:
+    """It opens connections anew: the next one need not wait for a hundred times as long."""
+    async with backend_over(records, share=0.01) as backend:
+        waiting = asyncio.ensure_future(backend.result("x").get())
+        await until(lambda: len(records.requests) >= 3)
+        records.failure = OSError("gone")
+        await until(lambda: not backend.stats().connected)
+        records.seconds = 0.4
+        records.failure = None
+        await until(lambda: backend.stats().connected)
+        records.seconds = 0.0
+        records.store("x", 1)
+        async with asyncio.timeout(5):
+            assert await waiting == 1
+
+
 async def test_what_can_never_succeed_ends_the_waits(records: FakeRecords) -> None:
     records.failure = BackendError("there is no such driver")
     async with backend_over(records) as backend:

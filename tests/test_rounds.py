@@ -45,6 +45,17 @@ def test_a_key_that_is_wanted_again_after_an_outage_of_very_many_is_read(monkeyp
     assert again.states == ["v"]
 
 
+def test_waits_given_up_in_an_outage_leave_nothing_behind() -> None:
+    table = Table()
+    table.disconnected()
+    for n in range(100):
+        waiter = Waiter(table, b"%d" % n)
+        table.loop.run_once()
+        table.discard(b"%d" % n, waiter)
+    table.loop.run()
+    assert not table.wanted and not table._to_subscribe
+
+
 def test_a_bulk_is_given_up_when_it_has_arrived() -> None:
     """Not in its midst; but it cannot go on for ever."""
     table = Table()

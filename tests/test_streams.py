@@ -14,6 +14,7 @@ from asyncresult import (
     FIRST_EXCEPTION,
     AsyncResult,
     Backend,
+    BackendClosed,
     BackendUnavailable,
     GroupResult,
     ResultDecodeError,
@@ -75,9 +76,11 @@ async def test_a_closed_stream_ends(backend: Backend, make: Callable[[], Any]) -
     if "Completed" not in type(stream).__name__:
         await anext(stream)
     reader = asyncio.ensure_future(anext(stream, "the end"))
+    await asyncio.sleep(0.01)  # it reads
     await waits_for(backend, 1)
     await stream.aclose()
-    assert await reader == "the end"
+    async with asyncio.timeout(20):
+        assert await reader == "the end"
     assert [item async for item in stream] == []
     await until(lambda: nobody_waits(backend))
 
@@ -160,34 +163,38 @@ async def test_the_end_of_a_member_is_not_dropped_for_the_states_of_others(backe
     assert [(handle.id, meta.result) async for handle, meta in stream] == [("a", 1), ("b", 2)]
 
 
-@pytest.mark.parametrize("make", STREAMS[:2], ids=NAMES[:2])
+@pytest.mark.parametrize("make", [lambda: AsyncResult("t"), lambda: ResultSet([AsyncResult("t")])], ids=NAMES[:2])
+@pytest.mark.parametrize("late", [True, False], ids=["late", "never"])
 async def test_a_look_that_finds_the_end_skips_no_state_before_it(
-    backend: Backend, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    backend: Backend, make: Callable[[], Any], late: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its answer comes before messages that were published before that."""
+    """Its answer comes before messages that were published before that; but they are not waited for for ever."""
     engine, key = engine_of(backend), backend.task_key("t")
     answer: asyncio.Future[bytes | None] = engine.loop.create_future()
     monkeypatch.setattr(engine, "read", lambda key: answer)
-    stream = make()
+    stream = make().updates(timeout=20 if late else 0.5)
     reader = asyncio.ensure_future(anext(stream))
     await waits_for(backend, 1)
     await backend.mark_as_started("t")
     await reader
     monkeypatch.setattr(Records, "publish", lambda *_: 0)
     await backend.store_result("t", None, "PROGRESS")
-    [late] = await engine.read_many([key])
+    [state] = await engine.read_many([key])
     await backend.mark_as_done("t", 1)
     [end] = await engine.read_many([key])
-    assert late is not None
+    assert state is not None
     barriers: list[list[bytes]] = []
     monkeypatch.setattr(engine, "subscribe", barriers.append)
     answer.set_result(end)
     await until(lambda: barriers)
-    engine.waiters.pushed(key, late)
-    engine.waiters.acked(barriers[0])
+    assert await AsyncResult("t").get() == 1, "who does not follow the states does not wait for them"
+    if late:
+        engine.waiters.pushed(key, state)
+        engine.waiters.acked(barriers[0])
     async with asyncio.timeout(20):
         items = [item async for item in stream]
-    assert [(item[1] if isinstance(item, tuple) else item).status for item in items] == ["PROGRESS", "SUCCESS"]
+    states = [(item[1] if isinstance(item, tuple) else item).status for item in items]
+    assert states == (["PROGRESS", "SUCCESS"] if late else ["SUCCESS"])
 
 
 @pytest.mark.parametrize("make", [lambda: AsyncResult("t"), lambda: ResultSet([AsyncResult("t")])], ids=NAMES[:2])
@@ -328,6 +335,18 @@ async def test_a_member_that_goes_while_very_many_are_begun_takes_no_other_along
     async with asyncio.timeout(5):
         await looping
     assert seen == {str(number) for number in range(1, 2 * READ_FIRST)}
+
+
+async def test_closed_while_very_many_are_begun_each_comes_out_with_the_reason(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joins, "AT_ONCE", 10)
+    stream = backend.results([str(number) for number in range(2 * READ_FIRST)]).as_completed()
+    await asyncio.sleep(0)
+    await backend.aclose()
+    async with asyncio.timeout(20):
+        reasons = [handle.exception async for handle in stream]
+    assert [type(reason) for reason in reasons] == [BackendClosed] * 2 * READ_FIRST
 
 
 async def test_a_look_at_a_group_that_was_never_sent(backend: Backend) -> None:

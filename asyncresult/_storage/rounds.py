@@ -277,7 +277,7 @@ class Rounds:
             # Nothing can be read just now, and most of those who queued have given up meanwhile. What lingers stays: it
             # counts as queued if it is wanted again.
             self._to_read = deque(entry for entry in self._to_read if self._entries.get(entry.key) is entry)
-        if unwanted and self._connected:
+        if unwanted:
             self._source.unsubscribe(unwanted)
         if not self._entries and self._sweep_handle is not None:
             self._sweep_handle.cancel()

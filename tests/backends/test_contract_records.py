@@ -79,7 +79,7 @@ async def test_memory_is_only_what_was_learned(backend: Backend) -> None:
     handle = AsyncResult[int](id)
     assert not handle.done() and handle.snapshot is None
     for look in (lambda: handle.value, lambda: handle.exception):
-        with pytest.raises(NotReady, match="await"):
+        with pytest.raises(NotReady, match="wait for it first"):
             look()
     await handle
     assert handle.done() and handle.value == 1 and handle.exception is None
