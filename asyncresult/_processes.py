@@ -63,7 +63,7 @@ class WorkerProcess:
             BrokenWorkerProcess: The process has ended, or was killed, before it answered.
             Exception: ``call`` cannot be pickled, or its value cannot be loaded.
         """
-        request = ForkingPickler.dumps(call)
+        request = _pickled(call)
         try:
             if self._process is None:
                 self._start()
@@ -168,7 +168,7 @@ def _serve(connection: Connection) -> None:
             return
 
 
-def _answer(request: bytes) -> memoryview:
+def _answer(request: bytes) -> bytes:
     """What a call gives, as it is sent back. Never raises, except in a child that the function has forked."""
     pid = os.getpid()
     try:
@@ -183,16 +183,21 @@ def _answer(request: bytes) -> memoryview:
             raise
         return _failure(error)
     try:
-        return ForkingPickler.dumps((value, None))
+        return _pickled((value, None))
     except BaseException as error:
         return _failure(error, "asyncresult: the result of a function in a worker process has to be picklable")
 
 
-def _failure(error: BaseException, note: str | None = None) -> memoryview:
+def _failure(error: BaseException, note: str | None = None) -> bytes:
     if note is not None:
         error.add_note(note)
     record = TaskMeta(status=FAILURE, result=Codec().encode_exception(error), traceback=traceback_text(error))
-    return ForkingPickler.dumps((None, record))
+    return _pickled((None, record))
+
+
+def _pickled(value: Any) -> bytes:
+    """Not the view of a buffer that ``dumps()`` gives: Python complains where the two go together as garbage."""
+    return bytes(ForkingPickler.dumps(value))
 
 
 # -- at the end ---------------------------------------------------------------------------------------------------

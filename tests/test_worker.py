@@ -238,10 +238,15 @@ class TestOutage:
         self, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with asyncresult.connect(redis_server.url(), retry=0) as backend:
-            start = time.monotonic()
+            start, begun = time.monotonic(), asyncio.Event()
+
+            async def work() -> None:
+                begun.set()
+                await asyncio.sleep(0.1)
+
             async with asyncresult.Executor(backend, shutdown_timeout=0.2) as executor:
-                handle = executor.submit(asyncio.sleep, 0.1)
-                await handle.until("STARTED", timeout=20)
+                handle = executor.submit(work)
+                await begun.wait()
                 redis_server.kill()
             assert time.monotonic() - start < 10
             await backend.aclose(timeout=0.1)
