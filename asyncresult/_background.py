@@ -14,21 +14,54 @@ from typing import Any, TypeVar
 
 from ._log import Log, get_logger
 
-__all__ = ["finish", "finish_all", "keep_alive", "log_failure", "start"]
+__all__ = ["HeldTasks", "finish", "finish_all", "keep_alive", "log_failure", "start"]
 
 logger: Log = get_logger("asyncresult")
 
 T = TypeVar("T")
 
-_tasks: weakref.WeakKeyDictionary[object, set[asyncio.Task[Any]]] = weakref.WeakKeyDictionary()
+
+class HeldTasks:
+    """Tasks that nobody else need hold: a loop holds its tasks weakly.
+
+    Those of a loop that was closed under them are let go of when the next loop comes.
+    """
+
+    def __init__(self) -> None:
+        self._by_loop: dict[asyncio.AbstractEventLoop, set[asyncio.Future[Any]]] = {}
+
+    def add(self, task: asyncio.Task[Any]) -> None:
+        loop = task.get_loop()
+        tasks = self._by_loop.get(loop)
+        if tasks is None:
+            for other in list(self._by_loop):
+                if other.is_closed():
+                    self._by_loop.pop(other, None)
+            tasks = self._by_loop[loop] = set()
+        tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        tasks = self._by_loop.get(task.get_loop())
+        if tasks is not None:
+            tasks.discard(task)
+            if not tasks:
+                self._by_loop.pop(task.get_loop(), None)
+
+    def __contains__(self, future: asyncio.Future[Any]) -> bool:
+        return future in self._by_loop.get(future.get_loop(), ())
+
+
+_held = HeldTasks()
+#: Weakly: a task holds its owner.
+_tasks: weakref.WeakKeyDictionary[object, weakref.WeakSet[asyncio.Task[Any]]] = weakref.WeakKeyDictionary()
 
 
 def start(owner: object, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
     """Run ``work`` as a task of the running loop that nobody needs to hold."""
     task = asyncio.get_running_loop().create_task(work, name=f"asyncresult {name}")
-    tasks = _tasks.setdefault(owner, set())
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
+    _held.add(task)
+    _tasks.setdefault(owner, weakref.WeakSet()).add(task)
     return task
 
 
@@ -57,7 +90,7 @@ async def finish_all(timeout: float) -> None:
 
 async def _finish(all_tasks: Collection[asyncio.Task[Any]], timeout: float) -> None:
     here = asyncio.get_running_loop()
-    tasks = [task for task in all_tasks if task.get_loop() is here]
+    tasks = [task for task in all_tasks if task.get_loop() is here and not task.done()]
     if not tasks:
         return
     try:

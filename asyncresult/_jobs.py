@@ -424,7 +424,7 @@ class Job:
             except BaseException as error:
                 if isinstance(error, asyncio.CancelledError) and self._is_cancelled():
                     raise
-                if isinstance(error, GeneratorExit) and asyncio.current_task() is not self.task:
+                if isinstance(error, GeneratorExit) and asyncio.current_task(self._session.loop) is not self.task:
                     raise  # this coroutine is being closed
                 # The function's own. It ends the task; let through, it would end the event loop or this coroutine.
                 await self._end_failed(error)

@@ -83,7 +83,10 @@ def run_with_callbacks(
     """
     refuse_running_loop(coro_fn)
     call: _Call[T] = _Call(lambda: coro_fn(call.post))
-    return call.wait(_the_portal(), interval, on_interval)
+    try:
+        return call.wait(_the_portal(), interval, on_interval)
+    finally:
+        del call._fn  # which holds the call, and the handles with their values
 
 
 def start(coro_fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:

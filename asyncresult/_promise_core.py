@@ -28,6 +28,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final, TypeAlias, TypeVar
 
+from ._background import HeldTasks
 from ._promise_rejections import Rejection, orphans, report_orphans
 
 __all__ = [
@@ -61,7 +62,7 @@ EXITS: Final = (KeyboardInterrupt, SystemExit)
 Callback: TypeAlias = Callable[..., object]
 
 #: The tasks that promises started. The loop itself holds tasks weakly.
-_running: Final[set[asyncio.Future[Any]]] = set()
+_running: Final = HeldTasks()
 
 
 class Promised:
@@ -393,7 +394,6 @@ def _start(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any]) -> asynci
     coroutine = awaitable if asyncio.iscoroutine(awaitable) else _await(awaitable)
     task = loop.create_task(coroutine, name=f"Promise: {name}")
     _running.add(task)
-    task.add_done_callback(_running.discard)
     return task
 
 

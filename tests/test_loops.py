@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
 
 import asyncresult
-from asyncresult import AsyncResult, Backend
+from asyncresult import AsyncResult, Backend, Executor
 from asyncresult._storage.engines import Engines
 from tests.backends.waiting import waits_for
 
@@ -65,6 +66,55 @@ def test_a_wait_whose_loop_was_closed_ends_quietly(
     gc.collect()
     assert raised == []
     assert caplog.messages == []
+
+
+async def then_runs(backend: Backend) -> None:
+    async def callback(value: int) -> None:
+        await asyncio.sleep(60)
+
+    await backend.mark_as_done("done", 1)
+    cast("AsyncResult[int]", backend.result("done")).then(callback)
+    await asyncio.sleep(0.01)
+
+
+async def revocation_runs(backend: Backend) -> None:
+    waiting = asyncio.ensure_future(backend.result("t").get(on_cancel="revoke"))
+    await waits_for(backend, 1)
+    waiting.cancel()
+    await asyncio.sleep(0)
+
+
+async def job_runs(backend: Backend) -> None:
+    executor = Executor(backend)
+    await executor.__aenter__()
+    executor.submit(asyncio.sleep, 60)
+    await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("use", [then_runs, revocation_runs, job_runs], ids=lambda use: use.__name__)
+def test_what_runs_on_a_loop_that_is_closed_is_not_kept(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, use: Callable[[Backend], Awaitable[None]]
+) -> None:
+    """Nor the loop, with all that was waited for on it: a program may make one for each of its jobs."""
+    raised: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: raised.append(unraisable.exc_value))
+
+    async def begin() -> None:
+        await use(backend)
+        for task in asyncio.all_tasks():
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+    loops: list[weakref.ref[Any]] = []
+    for _ in range(3):
+        loop = asyncio.new_event_loop()
+        loops.append(weakref.ref(loop))
+        loop.run_until_complete(begin())
+        loop.close()
+        del loop
+        gc.collect()
+    assert [alive() for alive in loops[:2]] == [None, None]
+    assert raised == []
+    asyncio.run(backend.aclose())
 
 
 @pytest.mark.parametrize(

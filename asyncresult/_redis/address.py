@@ -19,7 +19,6 @@ import re
 import socket
 import ssl
 import threading
-import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -79,15 +78,20 @@ async def dial_address(
     """
     loop = asyncio.get_running_loop()
     transport: asyncio.Transport
-    if address.path is not None:
-        transport, _ = await loop.create_unix_connection(factory, address.path, ssl=tls)
-        return transport
-    sock = await _connected_socket(loop, await _look_up(loop, address.host, address.port))
     try:
-        server_hostname = address.host if tls is not None else None
-        transport, _ = await loop.create_connection(factory, sock=sock, ssl=tls, server_hostname=server_hostname)
-    except BaseException:
-        sock.close()
+        if address.path is not None:
+            transport, _ = await loop.create_unix_connection(factory, address.path, ssl=tls)
+            return transport
+        sock = await _connected_socket(loop, await _look_up(loop, address.host, address.port))
+        try:
+            server_hostname = address.host if tls is not None else None
+            transport, _ = await loop.create_connection(factory, sock=sock, ssl=tls, server_hostname=server_hostname)
+        except BaseException:
+            sock.close()
+            raise
+    except Exception:
+        if loop.is_closed():  # under this coroutine, which is being closed: asyncio has put an error in place of that
+            raise GeneratorExit from None
         raise
     return transport
 
@@ -215,14 +219,19 @@ async def _connect(loop: asyncio.AbstractEventLoop, info: _Info) -> socket.socke
 
 
 class Opened:
-    """Transports that a child of fork has to let go of."""
+    """Transports that a child of fork has to let go of, and this process when their loop was closed under them."""
 
     def __init__(self) -> None:
-        self._transports: weakref.WeakKeyDictionary[Any, asyncio.Transport] = weakref.WeakKeyDictionary()
+        self._transports: dict[object, tuple[asyncio.Transport, asyncio.AbstractEventLoop]] = {}
 
-    def add(self, owner: object, transport: asyncio.Transport) -> None:
+    def add(self, owner: object, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         """Note a transport; its protocol owns it."""
-        self._transports[owner] = transport
+        for other, (left, its_loop) in list(self._transports.items()):
+            if its_loop.is_closed():
+                self.remove(other)
+                # What the loop would have called: it closes the socket. Others' transports do so when they go.
+                getattr(left, "_call_connection_lost", _nothing)(None)
+        self._transports[owner] = transport, loop
 
     def remove(self, owner: object) -> None:
         self._transports.pop(owner, None)
@@ -233,17 +242,20 @@ class Opened:
         Not by the transports' own means: those would take the socket out of the epoll set, which parent and child
         share, and the parent would never receive anything again.
         """
-        transports, self._transports = list(self._transports.values()), weakref.WeakKeyDictionary()
+        transports, self._transports = list(self._transports.values()), {}
         if not transports:
             return
         nowhere = os.open(os.devnull, os.O_RDWR)
         try:
-            for transport in transports:
+            for transport, _ in transports:
                 sock = transport.get_extra_info("socket")
                 if sock is not None and sock.fileno() >= 0:
                     os.dup2(nowhere, sock.fileno(), inheritable=False)
         finally:
             os.close(nowhere)
+
+
+def _nothing(_: object) -> None: ...
 
 
 opened = Opened()

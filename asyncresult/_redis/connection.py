@@ -255,7 +255,7 @@ class _Replies(Buffered):
     def abort(self, reason: str, error: type[Exception] = Interrupted) -> None:
         """Drop the connection at once, without a farewell that a dead peer would not answer."""
         self._over(error(reason))
-        if self._transport is not None:
+        if self._transport is not None and not self._loop.is_closed():  # else see Opened
             self._transport.abort()
 
     # -- the transport's side ---------------------------------------------------------------------------
@@ -266,7 +266,7 @@ class _Replies(Buffered):
         if self.lost:  # given up while dialling
             self._transport.abort()
             return
-        opened.add(self, self._transport)
+        opened.add(self, self._transport, self._loop)
         self._watch_at(self._loop.time() + self._heartbeat)
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -328,7 +328,7 @@ class _Replies(Buffered):
         opened.remove(self)
         if self._watchdog is not None:
             self._watchdog.cancel()
-        if self._done is not None and not self._done.done():
+        if self._done is not None and not self._done.done() and not self._loop.is_closed():
             self._done.set_exception(error)
 
     # -- silence ----------------------------------------------------------------------------------------

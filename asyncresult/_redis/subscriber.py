@@ -72,7 +72,7 @@ class SubscriptionConnection(Buffered):
         if self.lost.done():  # given up while dialling
             self._transport.abort()
         else:
-            opened.add(self, self._transport)
+            opened.add(self, self._transport, self._loop)
             self._transport.write(self.wire.start())
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -138,12 +138,14 @@ class SubscriptionConnection(Buffered):
     def abort(self, reason: str) -> None:
         """Drop the connection at once, without a farewell that a dead peer would not answer."""
         self._over(reason)
-        if self._transport is not None:
+        if self._transport is not None and not self._loop.is_closed():  # else see Opened
             self._transport.abort()
 
     def _over(self, reason: str) -> None:
         if not self.lost.done():
             opened.remove(self)
+            if self._loop.is_closed():
+                return  # under all who would have to know
             self.lost.set_result(reason)
             if not self.up.done():
                 self.up.set_exception(BackendUnavailable(reason))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import socket
+import sys
 from typing import Any
 
 import pytest
 
 import asyncresult
+from asyncresult import Backend
 from asyncresult._redis import address as _address
 from asyncresult._redis.address import Address, dial_address
 from tests.tools.servers import RedisServer
@@ -137,6 +140,39 @@ async def test_connected_means_that_the_server_has_answered() -> None:
                 await asyncio.sleep(0.01)
             assert not backend.stats().connected
             waiting.cancel()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # that nobody has closed the backend on that loop
+def test_connections_of_a_closed_loop_go_with_the_next(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever they wait for at that moment, they end with it, quietly, and no socket is left (which is looked at)."""
+    raised: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: raised.append(unraisable.exc_value))
+
+    async def begin(backend: Backend, turns: int) -> None:
+        waiting = asyncio.ensure_future(backend.result("t").get())
+        waiting._log_destroy_pending = False  # type: ignore[attr-defined]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if turns == 29:
+            await waits_for(backend, 1)
+
+    async def again(backend: Backend) -> None:
+        await backend.get_meta("t")
+        await backend.aclose()
+
+    for turns in range(4, 30):  # before that not all of its tasks have begun, of which asyncio warns
+        backend = asyncresult.connect(redis_server.url())
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(begin(backend, turns))
+        loop.close()
+        del loop
+        gc.collect()
+        asyncio.run(again(backend))
+        gc.collect()
+    assert raised == []
+    assert caplog.messages == []
 
 
 async def test_a_name_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import os
 import pickle
 import signal
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -48,6 +50,19 @@ class TestGet:
         assert isinstance(result.get(propagate=False), ValueError)
         assert result.failed()
         assert not result.successful()
+
+    def test_callbacks_keep_no_value(self, backend: Backend) -> None:
+        """It goes with the handle, not with the next collection."""
+        backend.mark_as_done("t", 1)
+        gc.disable()
+        try:
+            result = AsyncResult("t")
+            alive = weakref.ref(result._async())
+            assert result.get(on_message=lambda record: None) == 1
+            del result
+            wait_until(lambda: alive() is None, "nobody holds it")
+        finally:
+            gc.enable()
 
     def test_time_is_up(self, backend: Backend) -> None:
         result = AsyncResult("t")
