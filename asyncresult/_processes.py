@@ -26,6 +26,7 @@ from typing import Any
 from anyio import BrokenWorkerProcess
 
 from .codec.codec import Codec
+from .errors import add_note
 from .meta import TaskMeta
 from .states import FAILURE
 from .worker import traceback_text
@@ -190,7 +191,7 @@ def _answer(request: bytes) -> bytes:
 
 def _failure(error: BaseException, note: str | None = None) -> bytes:
     if note is not None:
-        error.add_note(note)
+        add_note(error, note)
     record = TaskMeta(status=FAILURE, result=Codec().encode_exception(error), traceback=traceback_text(error))
     return _pickled((None, record))
 

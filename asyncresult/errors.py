@@ -177,3 +177,11 @@ def copy_error(error: ErrorT) -> ErrorT:
     if notes := getattr(error, "__notes__", None):
         twin.__notes__ = list(notes)
     return twin
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to anybody's error. It is worth more than the note, which a frozen dataclass takes none of."""
+    try:
+        error.add_note(note)
+    except Exception:
+        pass

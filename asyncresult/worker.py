@@ -39,7 +39,7 @@ from ._storage.store import Store, engine_of
 from ._stored_later import Delays, log_never_stored, store_at_the_end, store_later
 from .codec.tracebacks import traceback_text
 from .control import Revocation
-from .errors import AsyncResultError, BackendClosed, BackendError, ResultEncodeError, TaskRevoked
+from .errors import AsyncResultError, BackendClosed, BackendError, ResultEncodeError, TaskRevoked, add_note
 from .probe import outcome_of_state
 from .states import EXCEPTION_STATES, FAILURE, PROGRESS, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
 
@@ -258,7 +258,7 @@ class TaskContext:
             try:
                 await self.end_failed(exc)
             except BackendError as error:  # it will be stored later; the failure itself is what the caller has to know
-                exc.add_note(f"asyncresult: FAILURE of task {self.id} is not stored yet: {error}")
+                add_note(exc, f"asyncresult: FAILURE of task {self.id} is not stored yet: {error}")
         elif not self._retrying:
             try:
                 await self._end(self._result, SUCCESS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -47,6 +48,33 @@ async def test_what_is_not_revoked_is_a_note(
     assert caught.value.__notes__ == ["asyncresult: the scope's tasks were not revoked: the broker is away"]
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert record.__dict__["event"] == "not revoked"
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """Takes no attribute, so no note."""
+
+    why: str
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_an_error_that_takes_no_note_is_raised_all_the_same(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    go = asyncio.Event()
+
+    async def revoke(*_: Any, **__: Any) -> None:
+        if late:
+            await go.wait()
+        raise BackendUnavailable("the broker is away")
+
+    monkeypatch.setattr(ResultSet, "revoke", revoke)
+    monkeypatch.setattr("asyncresult._handles.scope.REVOKE_TIMEOUT", 0.01 if late else 10.0)
+    with pytest.raises(Frozen, match="mine"):
+        async with scope() as block:
+            block.adopt(AsyncResult("t"))
+            raise Frozen("mine")
+    go.set()
 
 
 async def test_what_takes_too_long_is_a_note(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from .. import _background
 from .._checks import DetachOrRevoke, check_choice
 from .._log import Log, get_logger
 from .._stored_later import even_at_the_end
+from ..errors import add_note
 from .base import SupportsAsyncResult, as_result, handles_in
 from .result import AsyncResult
 from .sets import ResultSet
@@ -61,7 +62,7 @@ class Scope:
         if not isinstance(exc, GeneratorExit):  # the coroutine is closed, and cannot wait
             _, late = await asyncio.wait([revoking], timeout=REVOKE_TIMEOUT)
             if late:
-                exc.add_note(f"asyncresult: the scope's tasks were not revoked within {REVOKE_TIMEOUT:g} s")
+                add_note(exc, f"asyncresult: the scope's tasks were not revoked within {REVOKE_TIMEOUT:g} s")
 
 
 async def _revoke(tasks: ResultSet[Any], exc: BaseException) -> None:
@@ -71,7 +72,7 @@ async def _revoke(tasks: ResultSet[Any], exc: BaseException) -> None:
     except Exception as error:  # of a broker's client, too: it must not be lost in a task
         about = {"event": "not revoked", "backend": str(backend)}
         logger.warning("%d tasks of a failed scope were not revoked: %s", len(tasks), error, extra=about)
-        exc.add_note(f"asyncresult: the scope's tasks were not revoked: {error}")
+        add_note(exc, f"asyncresult: the scope's tasks were not revoked: {error}")
 
 
 def scope(*, on_error: DetachOrRevoke = "revoke", on_cancel: DetachOrRevoke = "revoke") -> Scope:

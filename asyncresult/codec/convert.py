@@ -67,7 +67,7 @@ def convert(value: Any, type: Any, *, task_id: str) -> Any:
 def _forget_frames(error: BaseException | None) -> None:
     """Theirs lead to those of whoever is given the error, which would be kept by it until the collector runs."""
     while error is not None and error.__traceback__ is not None:
-        error.__traceback__ = None
+        BaseException.with_traceback(error, None)  # a frozen dataclass takes no attribute
         error = error.__cause__
 
 

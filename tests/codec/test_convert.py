@@ -139,9 +139,17 @@ class Empty(Exception):
         return []
 
 
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """Takes no attribute, so no traceback either."""
+
+    why: str
+
+
 @pytest.mark.parametrize(
     "raised",
     [
+        Frozen("no"),
         ValueError("a\x1b[31m" * 1000),
         Unspeakable(),
         Empty(),

@@ -27,6 +27,7 @@ from ..._log import Log, get_logger
 from ..._storage.engine import BackendStats
 from ..._storage.notes import Note
 from ...backend import Backend
+from ...errors import add_note
 from .backend import sending, sent
 from .brokers import Broker, SendUnconfirmed
 from .config import once
@@ -169,7 +170,7 @@ class Publisher:
                         handles.append(_handle(call()))
                     except Exception as error:
                         if len(calls) > 1:
-                            error.add_note(f"{len(handles)} of {len(calls)} tasks were sent before this one.")
+                            add_note(error, f"{len(handles)} of {len(calls)} tasks were sent before this one.")
                         raise
             return handles
 
