@@ -53,8 +53,9 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family)
-    except OSError as error:
-        raise CommandError(f"cannot listen at {host} port {port}: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of a host
+        reason = error.strerror or error if isinstance(error, OSError) else "no such name can be"
+        raise CommandError(f"cannot listen at {host} port {port}: {reason}") from None
 
 
 def _is_local(host: str) -> bool:

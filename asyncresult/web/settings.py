@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from .._checks import check_count, check_seconds, check_task_id
+from .._checks import check_count, check_flag, check_seconds, check_task_id, check_text
 from .._promise_core import check_callable
 from ..backend import Backend, current_backend
 from ..result import AsyncResult
@@ -54,8 +54,8 @@ class Settings:
         home: Where a link at the top of the pages leads; None for no link.
 
     Raises:
-        TypeError: There is neither ``authorize`` nor ``tokens``.
-        ValueError: A number is invalid.
+        TypeError: There is neither ``authorize`` nor ``tokens``; or ``authorize`` cannot be called.
+        ValueError: A number, or whether something is allowed, is invalid.
     """
 
     authorize: Authorize | None = None
@@ -85,6 +85,9 @@ class Settings:
             )
         if self.authorize is not None:
             check_callable("authorize", self.authorize)
+        for name in ("revoke", "forget", "reveal_errors"):
+            check_flag(name, getattr(self, name))
+        check_text("home", self.home)
         for name in ("max_wait", "stream_life", "ping", "retry"):
             check_seconds(name, getattr(self, name))
         for name in ("max_streams", "max_streams_per_client", "max_ids"):

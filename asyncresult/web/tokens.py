@@ -7,6 +7,8 @@ from collections.abc import Callable
 from itsdangerous import BadData, URLSafeTimedSerializer
 from starlette.requests import HTTPConnection
 
+from .._checks import check_seconds
+
 __all__ = ["Tokens"]
 
 
@@ -29,6 +31,7 @@ class Tokens:
     ) -> None:
         if not secret:
             raise ValueError("the secret of the tokens must not be empty")
+        check_seconds("max_age", max_age)  # no token is older than NaN
         self._serializer = URLSafeTimedSerializer(secret, salt="asyncresult.web.task")
         self._max_age = max_age
         self._subject = subject

@@ -134,3 +134,9 @@ def test_a_port_that_is_taken_is_one_line(url: str) -> None:
     assert outcome.status == 2
     assert re.fullmatch(r"asyncresult: cannot listen at 127.0.0.1 port \d+: .*\n", outcome.err)
     assert asyncresult("serve", "--url", f"redis://127.0.0.1:{free_port()}/0", "--connect-timeout", "0.5").status == 5
+
+
+def test_a_host_that_can_be_none_is_one_line(url: str) -> None:
+    outcome = asyncresult("serve", "--url", url, "--host", "a..b")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert outcome.err.startswith("asyncresult: cannot listen at a..b port ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -299,6 +300,20 @@ def test_who_may_see_a_task_has_no_default() -> None:
         create_app(authorize=True)
     with pytest.raises(ValueError, match="ping"):
         Settings(authorize=lambda request, id: True, ping=0)
+
+
+@pytest.mark.parametrize("name", ["revoke", "forget", "reveal_errors"])
+def test_what_is_allowed_is_no_text(name: str) -> None:
+    """As it comes out of the environment: "false" would be true."""
+    for value in ("false", "0", None, 2):
+        with pytest.raises(ValueError, match=f"{name} must be True or False"):
+            create_app(authorize=lambda request, id: True, **{name: value})
+
+
+@pytest.mark.parametrize("max_age", [0, -1, "60", float("nan"), float("inf")])
+def test_a_token_has_an_age(max_age: Any) -> None:
+    with pytest.raises(ValueError, match="max_age must be"):
+        Tokens("secret", max_age=max_age)
 
 
 def test_every_value_has_a_form_in_json() -> None:
