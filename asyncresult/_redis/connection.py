@@ -157,7 +157,7 @@ class CommandConnection:
             if isinstance(error, TimeoutError):
                 raise RedisTimeoutError("no answer in time") from error
             if isinstance(error, OSError | Interrupted):
-                raise RedisConnectionError(describe(error)) from error
+                raise RedisConnectionError(describe(error)) from (error.__cause__ or error)
             raise
         self._replies = connection
         self._connections += 1
@@ -319,7 +319,9 @@ class _Replies(Buffered):
         return WithGaps(reply) if has_dropped and isinstance(reply, list) else reply
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._over(Interrupted(describe(exc) if exc is not None else "the server closed the connection"))
+        error = Interrupted(describe(exc) if exc is not None else "the server closed the connection")
+        error.__cause__ = exc
+        self._over(error)
 
     def _over(self, error: Exception) -> None:
         if self.lost:

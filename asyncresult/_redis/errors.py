@@ -11,6 +11,7 @@ may hold a password, and at most 200 characters of it.
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Sequence
 from typing import Any
@@ -45,6 +46,7 @@ __all__ = [
     "is_refusal",
     "is_transient",
     "permission_error",
+    "refuses_ours",
     "reply_error",
     "tls_error",
     "typed_error",
@@ -87,6 +89,8 @@ _TRANSIENT = (
     TryAgainError,
 )
 _LOGIN = (AuthenticationError, NoPermissionError)
+#: OpenSSL's names of the alerts about a client's certificate.
+_ALERT = re.compile(r"\w+_ALERT_(?:CERTIFICATE_\w+|BAD_CERTIFICATE|UNSUPPORTED_CERTIFICATE|UNKNOWN_CA)")
 #: MOVED, ASK and CROSSSLOT where no cluster was expected. MOVED itself says no more than an address.
 _NODE_OF_A_CLUSTER = "this is a node of a cluster: use a redis+cluster:// URL"
 
@@ -123,7 +127,9 @@ def is_refusal(error: BaseException | None) -> bool:
     At the first connection that is a mistake in the settings. After a healthy one it is an outage: a password that is
     being rotated, a certificate that is being renewed.
     """
-    return isinstance(error, (*_LOGIN, BackendPermissionError)) or _certificate(error) is not None
+    return (
+        isinstance(error, (*_LOGIN, BackendPermissionError)) or _certificate(error) is not None or refuses_ours(error)
+    )
 
 
 def is_transient(reply: Any) -> bool:
@@ -138,6 +144,11 @@ def typed_error(error: Exception, address: str) -> BackendError:
     certificate = _certificate(error)
     if certificate is not None:
         return tls_error(certificate, address)
+    if refuses_ours(error):
+        return BackendUnavailable(
+            f"{address}: TLS: the server refuses our certificate, or requires one: {describe(error)};"
+            " see ssl_certfile= and ssl_keyfile="
+        )
     if isinstance(error, _LOGIN):
         return permission_error(str(error), address)
     if isinstance(error, _TRANSIENT):
@@ -197,3 +208,12 @@ def _certificate(error: BaseException | None) -> ssl.SSLCertVerificationError | 
     """The refused certificate behind ``error``, if that is why."""
     cause = error.__cause__ if isinstance(error, ConnectionError) else error
     return cause if isinstance(cause, ssl.SSLCertVerificationError) else None
+
+
+def refuses_ours(error: BaseException | None) -> bool:
+    """Whether a server that requires a certificate has ended the connection for want of one that it accepts.
+
+    With TLS 1.3 it says so after the handshake (RFC 8446, section 4.4.2.4: certificate_required; section 6.2).
+    """
+    cause = error.__cause__ if isinstance(error, ConnectionError) else error
+    return isinstance(cause, ssl.SSLError) and _ALERT.fullmatch(cause.reason or "") is not None

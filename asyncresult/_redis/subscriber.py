@@ -28,7 +28,7 @@ from .._storage.outage import Outage
 from ..errors import AsyncResultError, BackendError, BackendUnavailable
 from .address import Buffered, Dial, opened
 from .backoff import Backoff, Health
-from .errors import describe, is_refusal, permission_error, typed_error
+from .errors import describe, is_refusal, permission_error, refuses_ours, typed_error
 from .exceptions import RedisError
 from .wire import Acked, Denied, Dropped, Event, ProtocolError, Ready, Refused, Wire
 
@@ -133,6 +133,8 @@ class SubscriptionConnection(Buffered):
             self._transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if refuses_ours(exc) and exc is not None and not self.up.done():
+            self.up.set_exception(exc)
         self._over(describe(exc) if exc is not None else "the server closed the connection")
 
     def abort(self, reason: str) -> None:
