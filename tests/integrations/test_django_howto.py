@@ -38,6 +38,14 @@ def follow_page(directory: Path, *, celery: bool) -> None:
         target.write_text(earlier + code, encoding="utf-8")
 
 
+def _a_misspelt_option_is_found(settings: Path, check: list[str], env: dict[str, str]) -> None:
+    right = settings.read_text(encoding="utf-8")
+    settings.write_text(right + "\nTASKS['default'].setdefault('OPTIONS', {})['CONCURENCY'] = 3\n", encoding="utf-8")
+    done = subprocess.run(check, check=False, env=env, cwd=settings.parents[1], capture_output=True, text=True)
+    assert "(asyncresult.E007)" in done.stderr, done.stderr
+    settings.write_text(right, encoding="utf-8")
+
+
 @pytest.mark.celery
 @pytest.mark.parametrize("celery", [False, True], ids=["in-process", "celery"])
 def test_the_page(celery: bool, redis_url: str, tmp_path: Path) -> None:
@@ -50,6 +58,7 @@ def test_the_page(celery: bool, redis_url: str, tmp_path: Path) -> None:
     settings.write_text(settings.read_text(encoding="utf-8").replace("redis://localhost:6379/0", redis_url))
     check = [sys.executable, "manage.py", "check", "--fail-level", "WARNING"]
     subprocess.run(check, check=True, env=env, cwd=tmp_path)
+    _a_misspelt_option_is_found(settings, check, env)
     env["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "mysite.asgi:application", "--port", str(port), "--lifespan", "off"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from typing import TYPE_CHECKING
 
 from django.core import checks
@@ -28,4 +30,9 @@ class AsyncResultConfig(AppConfig):
         from .settings import get_backend, place_of_results
 
         checks.register(check_settings)
+        # The check of TASKS comes with the framework, which a project may not import before its URLs are looked at.
+        for framework in ("django.tasks", "django_tasks.checks"):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(framework)
+                break
         current.provide_configured(lambda: get_backend() if place_of_results() is not None else None)

@@ -110,7 +110,7 @@ def get_backend() -> Backend:
 def _make() -> Backend:
     options = own_setting().get("OPTIONS") or {}
     place = place_of_results()
-    if place is not None and not is_url(place):
+    if place is not None and not own_setting().get("URL"):
         place = celery_app(place)
     try:
         return connect(place, **options)

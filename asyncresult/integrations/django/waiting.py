@@ -21,8 +21,9 @@ def handle(task_result: Any) -> AsyncResult[Any]:
 
     Raises:
         NotImplementedError: The backend gives no results by their id.
+        TypeError: It is no task result.
     """
-    backend = task_result.task.get_backend()
+    backend = _checked(task_result).task.get_backend()
     if isinstance(backend, StoringBackend):
         made: AsyncResult[Any] = backend.store.result(task_result.id)
         return made
@@ -45,8 +46,9 @@ async def wait(task_result: Any, timeout: float | None = None) -> Any:
         TimeoutError: It has not ended within ``timeout`` seconds.
         TaskResultDoesNotExist: There is no such result, or no longer; or its transaction is not committed.
         NotImplementedError: The backend gives no results by their id.
+        TypeError: It is no task result.
     """
-    if task_result.is_finished:
+    if _checked(task_result).is_finished:
         return task_result
     waiting = handle(task_result)
     async with asyncio.timeout(timeout):
@@ -58,3 +60,11 @@ async def wait(task_result: Any, timeout: float | None = None) -> Any:
             await waiting.get(propagate=False)
             await task_result.arefresh()
     return task_result
+
+
+def _checked(given: Any) -> Any:
+    """A task result, of whichever framework: what has a task, and an id."""
+    if not (hasattr(given, "task") and hasattr(given, "is_finished")):
+        hint = "; of an id, await AsyncResult(id)" if isinstance(given, str) else ""
+        raise TypeError(f"expected what enqueue() returned, a task result, not {type(given).__name__}{hint}")
+    return given

@@ -186,6 +186,13 @@ def progress() -> None:
     asyncio.run(main())
 
 
+def what_is_no_task_result() -> None:
+    for given, hint in (("id", "str; of an id, await AsyncResult(id)"), (tasks.add, "Task")):
+        text = raised(TypeError, handle, given)
+        assert text == f"expected what enqueue() returned, a task result, not {hint}", text
+        assert raised(TypeError, lambda: waited(given)) == text  # noqa: B023
+
+
 def by_id_alone() -> None:
     """The backend of the settings is the default one, for coroutines and for code that blocks."""
     result = tasks.add.enqueue(20, 3)
@@ -245,6 +252,7 @@ def system_checks() -> None:
         ("redis://localhost", "E001"),
         ({"URI": "redis://localhost"}, "E002"),
         ({"URL": "mysql://user:s3cret@localhost"}, "E003"),
+        ({"URL": "localhost:6379"}, "E003) ASYNCRESULT: a backend's URL has no scheme; known are redis://"),
         ({"CELERY_APP": "nowhere:app"}, "E003"),
         ({}, "E004"),
         ({"AUTHORIZE": "nowhere.may_see"}, "E005"),
@@ -252,7 +260,7 @@ def system_checks() -> None:
     ):
         with override_settings(ASYNCRESULT=wrong):
             text = raised(SystemCheckError, call_command, "check")
-            assert f"(asyncresult.{id})" in text and "s3cret" not in text, text
+            assert f"(asyncresult.{id}" in text and "s3cret" not in text, text
     with override_settings(ASYNCRESULT={"URL": "memory://", "AUTHORIZE": print}):
         found = [message.id for message in task_backends["default"].check()]
         assert found == (["asyncresult.W001"] if EXECUTOR else [])
@@ -273,7 +281,17 @@ def static_files() -> None:
 CHECKS = [
     *(enqueue_blocks, coroutines_do_not_block, failures, unknown_ids, documents_of_others, arguments_that_do_not_fit),
     *(context, later),
-    *(timeouts, many, progress, by_id_alone, revoked, a_wait_that_is_given_up, transactions, system_checks),
+    *(
+        timeouts,
+        many,
+        progress,
+        what_is_no_task_result,
+        by_id_alone,
+        revoked,
+        a_wait_that_is_given_up,
+        transactions,
+        system_checks,
+    ),
     static_files,
 ]
 
