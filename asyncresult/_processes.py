@@ -43,6 +43,9 @@ CLOSE_TIMEOUT = 2.0
 Answer = tuple[Any, TaskMeta | None]
 """The value, or the failure as a record: an exception would lose its traceback on the way, or could not be sent."""
 
+# pyright takes it for a method; it is a function of C, which is none.
+_loads: Callable[[bytes], Any] = ForkingPickler.loads  # pyright: ignore[reportAttributeAccessIssue]
+
 
 class WorkerProcess:
     """One process. :meth:`run` blocks; the other methods may be called from any thread meanwhile."""
@@ -75,7 +78,7 @@ class WorkerProcess:
             ending = self._ending()
             self.close()
             raise BrokenWorkerProcess(f"the worker process has ended ({ending})") from error
-        answer: Answer = ForkingPickler.loads(received)
+        answer: Answer = _loads(received)
         return answer
 
     def _start(self) -> None:
@@ -173,7 +176,7 @@ def _answer(request: bytes) -> bytes:
     """What a call gives, as it is sent back. Never raises, except in a child that the function has forked."""
     pid = os.getpid()
     try:
-        call: Callable[[], Any] = ForkingPickler.loads(request)
+        call: Callable[[], Any] = _loads(request)
     except BaseException as error:  # sys.exit() in a module that is imported now, too
         note = "asyncresult: a worker process has to be able to import the function and its arguments"
         return _failure(error, note)
