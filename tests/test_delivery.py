@@ -97,9 +97,13 @@ def test_a_large_final_record_that_was_published_ends_the_wait() -> None:
     assert (table.received, table.read) == (1, 0)
 
 
-@pytest.mark.parametrize("limit", ["HELD", "BACKLOG_BYTES"])
-def test_of_very_many_states_behind_a_large_one_the_last_are_kept(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_delivery, limit, {"HELD": 3, "BACKLOG_BYTES": 3 * len(b"PROGRESS 0")}[limit])
+@pytest.mark.parametrize(
+    ("limit", "value", "kept"), [("HELD", 3, 3), ("BACKLOG_BYTES", 3 * len(b"PROGRESS 0"), 3), ("BACKLOG_BYTES", 1, 1)]
+)
+def test_of_very_many_states_behind_a_large_one_the_last_are_kept(
+    limit: str, value: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_delivery, limit, value)
     table = Table()
     waiter = Waiter(table, b"k")
     table.loop.run()
@@ -108,7 +112,7 @@ def test_of_very_many_states_behind_a_large_one_the_last_are_kept(limit: str, mo
     for n in range(6):
         table.pushed(b"k", b"PROGRESS %d" % n)
     table.decoding[0](TaskMeta(task_id="t", status="PROGRESS", result="large"))
-    assert waiter.states == ["PROGRESS", "PROGRESS 3", "PROGRESS 4", "PROGRESS 5"]
+    assert waiter.states == ["PROGRESS", *(f"PROGRESS {n}" for n in range(6 - kept, 6))]
 
 
 class Follower(Waiter):

@@ -412,6 +412,22 @@ async def test_a_join_that_is_given_up_or_closed_while_it_begins(turns: int, mon
                         await waiting
 
 
+async def test_a_member_of_very_many_that_somebody_waits_for_already(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joins, "AT_ONCE", 10)
+    results = backend.results([str(number) for number in range(2 * READ_FIRST)])
+    alone = asyncio.ensure_future(results[READ_FIRST].get())
+    await waits_for(backend, 1)
+    join = asyncio.ensure_future(results.get())
+    await waits_for(backend, 2 * READ_FIRST)
+    for handle in results:
+        await backend.mark_as_done(handle.id, 1)
+    async with asyncio.timeout(20):
+        assert await join == [1] * 2 * READ_FIRST
+    assert await alone == 1
+
+
 async def test_a_message_feed_that_is_given_up_leaves_nothing(backend: Backend) -> None:
     for options in ({"on_message": print}, {"follow_parents": False}):
         with pytest.raises(ResultTimeout):

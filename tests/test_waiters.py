@@ -315,13 +315,13 @@ def test_a_subscription_that_the_server_has_ended_is_made_again() -> None:
 
 def test_what_cannot_be_read_because_it_is_too_large_is_counted() -> None:
     table = Table()
-    waiters = [Waiter(table, key) for key in (b"a", b"b")]
+    waiters = [Waiter(table, key) for key in (b"a", b"b", b"c")]
     table.loop.run()
     error = ResultDecodeError("too large")
-    table.not_fetched([b"a"], error)
-    table.not_fetched([b"b"], BackendError("not allowed"))
-    assert waiters[0].errors == [error] and waiters[1].errors
-    assert table.counts()["decode_errors"] == 1
+    table.not_fetched([b"a", b"b"], error)
+    table.not_fetched([b"c"], BackendError("not allowed"))
+    assert waiters[0].errors == waiters[1].errors == [error] and waiters[2].errors
+    assert table.counts()["decode_errors"] == 2
 
 
 def test_many_records_that_are_large_together_are_taken_in_turns_of_the_loop() -> None:

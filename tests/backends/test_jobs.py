@@ -237,12 +237,14 @@ class TestUnseenFailures:
 
     async def test_the_handle_was_dropped_later(self, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
         async with Executor() as executor:
-            seen, unseen = executor.submit(self.fail), executor.submit(self.fail)
+            seen, awaited, unseen = (executor.submit(self.fail) for _ in range(3))
             await until(lambda: executor.running + executor.pending == 0)
-            await until(lambda: len(backend.unseen_failures) == 2)
+            await until(lambda: len(backend.unseen_failures) == 3)
             assert await AsyncResult(seen.id).failed()  # through another handle
+            with pytest.raises(ValueError, match="boom"):
+                await AsyncResult(awaited.id)
             id = unseen.id
-            del seen, unseen
+            del seen, awaited, unseen
             await until(lambda: self.reports(caplog) != [])
             (report,) = self.reports(caplog)
             assert id in report
