@@ -319,3 +319,42 @@ async def test_a_tracked_block(records: FakeRecords) -> None:
 def test_invalid_options(records: FakeRecords, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options)).partition("_")[0]):
         backend_over(records, **options)
+
+
+async def test_a_store_that_falls_silent_is_read_over_another_connection() -> None:
+    """As one that leads nowhere: its thread is given up, and what it says later is not news."""
+    opened: list[Any] = []
+    released = threading.Event()
+
+    class Silent:
+        batch = 10
+
+        def __init__(self, codec: Codec) -> None:
+            self.record = codec.encode(TaskMeta(task_id="t", status="SUCCESS", result=1))
+            self.closed = False
+            opened.append(self)
+
+        def read(self, ids: Sequence[str]) -> Mapping[str, bytes]:
+            if self is opened[0]:
+                released.wait(30)
+                return {}
+            return {"t": self.record} if released.is_set() else {}
+
+        def close(self) -> None:
+            self.closed = True
+
+    driver: Any = PolledDriver(Silent, "silent://")  # type: ignore[arg-type]
+    async with Backend(driver, heartbeat=0.05) as backend:
+        waiting = asyncio.ensure_future(backend.result("t").get(timeout=20))
+        read = asyncio.ensure_future(backend.result("u").state())
+        with pytest.raises(BackendUnavailable, match=r"silent:// does not answer: TimeoutError: no answer for 0\.1 s"):
+            async with asyncio.timeout(20):
+                await read
+        assert not backend.stats().connected
+        await until(lambda: len(opened) == 2 and backend.stats().connected)
+        assert await backend.result("u").state() == "PENDING"
+        assert not waiting.done()
+        released.set()
+        assert await waiting == 1
+        await until(lambda: opened[0].closed)
+        assert len(opened) == 2

@@ -39,8 +39,8 @@ from .engine import BackendStats, Engine
 from .memory import MemoryDriver, MemoryEngine
 from .memory import Records as KeptRecords
 from .outage import Outage
-from .polling import SINGLE_READS, Listable, ReaderThread, Records, Schedule, Watch, read_apart
-from .questions import Question, answer_with, first_of, pass_on
+from .polling import SINGLE_READS, Listable, ReaderThread, Records, Schedule, Watch, news_of, read_apart
+from .questions import Question, answer_with, first_of, last_for_ever, nothing, pass_on, read_group, settle_none
 from .store import Driver, Store
 
 __all__ = ["PolledDriver", "PolledEngine"]
@@ -49,10 +49,16 @@ logger: Log = get_logger("asyncresult")
 
 #: Seconds until a failed request is repeated: first, and at most.
 BACKOFF_FIRST, BACKOFF_LAST = 0.1, 5.0
+#: Seconds without an answer, at the most, after which another thread goes on; at first two heartbeats.
+MOST_PATIENCE = 300.0
 #: Ids that are requested at a time, where a store can be listed.
 IDS_PER_REQUEST = 500
 #: The longest text of a store's error that is passed on.
 REASON_CHARACTERS = 300
+
+
+#: Explicit reads by their task: each with its place among the records that it is about.
+Places = dict[str, list[tuple[Question, int]]]
 
 
 class PolledDriver(Driver):
@@ -117,13 +123,9 @@ class PolledEngine(MemoryEngine):
         super().__init__(store, driver.beside)
         self._driver = driver
         self._schedule = Schedule(driver.min_interval, driver.max_interval)
-        self._threads = [
-            ReaderThread(functools.partial(driver.open_records, store.codec), f"asyncresult reader {number}")
-            for number in range(driver.readers)
-        ]
-        for thread in self._threads:  # an engine that is dropped without aclose() must not keep its threads
-            weakref.finalize(self, thread.stop, _nothing).atexit = False
-        self._questions: dict[str, list[tuple[Question, int]]] = {}
+        self._threads = [self._new_thread() for _ in range(driver.readers)]
+        self._silences = 0
+        self._questions: Places = {}
         self._next: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._writing: set[asyncio.Future[Any]] = set()
@@ -136,9 +138,15 @@ class PolledEngine(MemoryEngine):
         # asyncio.run cancels every task at its end: that is the end of this engine. An empty context, because it
         # outlives the request that happened to start it.
         self._life = self.loop.create_task(
-            _last_for_ever(self.loop), name=f"asyncresult polling {driver}", context=contextvars.Context()
+            last_for_ever(self.loop), name=f"asyncresult polling {driver}", context=contextvars.Context()
         )
         self._life.add_done_callback(lambda _: self._end())
+
+    def _new_thread(self) -> ReaderThread:
+        thread = ReaderThread(functools.partial(self._driver.open_records, self._backend.codec), "asyncresult reader")
+        # An engine that is dropped without aclose() must not keep its threads.
+        weakref.finalize(self, thread.stop, nothing).atexit = False
+        return thread
 
     # -- the table's source -----------------------------------------------------------------------------
 
@@ -186,7 +194,7 @@ class PolledEngine(MemoryEngine):
             if self._backend.is_task_key(key):
                 self._questions.setdefault(self._backend.task_of(key), []).append((question, index))
             elif self._backend.is_group_key(key):
-                read = self._run(functools.partial(_read_group, self._backend.group_of(key)))
+                read = self._run(functools.partial(read_group, self._backend.group_of(key)))
                 read.add_done_callback(functools.partial(answer_with, question, index))
             else:
                 self.loop.call_soon(question.answer, index, self._store.get(key))
@@ -224,7 +232,7 @@ class PolledEngine(MemoryEngine):
     def _read_some(self, thread: ReaderThread) -> bool:
         """Have the thread read what was requested, and what is due; whether there was anything."""
         now = self.loop.time()
-        questions: dict[str, list[tuple[Question, int]]] = {}
+        questions: Places = {}
         watches: list[Watch] = []
         if now >= self._retry_at and now >= thread.rests_until:
             watches = self._schedule.take(self._batch, now)
@@ -240,6 +248,8 @@ class PolledEngine(MemoryEngine):
             self._batch = max(1, records.batch)
             return read_apart(records, ids)
 
+        patience = min(2 * self._backend.heartbeat * 2**self._silences, MOST_PATIENCE)
+        thread.overdue = self.loop.call_later(patience, self._silent, thread, questions, watches, patience)
         thread.submit(job, self._on_loop(functools.partial(self._answered, thread, questions, watches)))
         return True
 
@@ -249,21 +259,25 @@ class PolledEngine(MemoryEngine):
     def _answered(
         self,
         thread: ReaderThread,
-        questions: dict[str, list[tuple[Question, int]]],
+        questions: Places,
         watches: list[Watch],
         outcome: tuple[dict[str, bytes], dict[str, Exception]] | None,
         failure: Exception | None,
         cost: float,
     ) -> None:
         now = self.loop.time()
+        if thread not in self._threads:
+            return  # too late: see _silent()
         thread.idle = True
+        thread.in_time()
         if outcome is None:
             thread.failed()
-            self._failed(failure, [question for places in questions.values() for question, _ in places], watches, now)
+            self._failed(failure, questions, watches, now)
         else:
             found, refused = outcome
             thread.rest(cost, self._driver.share, now)
             self._recovered()
+            self._silences *= cost > self._backend.heartbeat  # a slow store keeps its patience
             if self._backend.probe is not None:
                 self._backend.probe.polled(cost, len({*questions, *(watch.task_id for watch in watches)}))
             for task_id, places in questions.items():
@@ -294,19 +308,7 @@ class PolledEngine(MemoryEngine):
     def _report(self, reads: list[tuple[Watch, bytes | None]], now: float) -> None:
         """Give the table what it requested, and what has changed."""
         waiters = self.waiters
-        fetched: list[tuple[bytes, bytes | None]] = []
-        pushed: list[tuple[bytes, bytes]] = []
-        changes: list[bool] = []
-        for watch, payload in reads:
-            changed = payload is not None and payload != watch.payload
-            changes.append(changed)
-            watch.payload = payload
-            if watch.reported:
-                watch.reported = False
-                if watch.key in self._schedule:  # else it was answered when it was dropped
-                    fetched.append((watch.key, payload))
-            elif changed and payload is not None:
-                pushed.append((watch.key, payload))
+        fetched, pushed, changes = news_of(reads, self._schedule)
         if fetched:
             waiters.fetched(fetched)
         for key, payload in pushed:
@@ -316,9 +318,9 @@ class PolledEngine(MemoryEngine):
 
     # -- outages ----------------------------------------------------------------------------------------
 
-    def _failed(self, failure: Exception | None, questions: list[Question], watches: list[Watch], now: float) -> None:
+    def _failed(self, failure: Exception | None, questions: Places, watches: list[Watch], now: float) -> None:
         error = self._error(failure)
-        for question in questions:
+        for question, _ in (place for places in questions.values() for place in places):
             question.fail(error)
         for watch in watches:
             self._schedule.restore(watch, now)
@@ -331,6 +333,20 @@ class PolledEngine(MemoryEngine):
             reason = str(error).removeprefix(f"{self._driver} ")  # which each line begins with
             self._outage.note(reason, then="waiting goes on, and it is tried again")
         self._last_error = str(error)
+
+    def _silent(self, thread: ReaderThread, questions: Places, watches: list[Watch], patience: float) -> None:
+        """No answer, as over a connection that leads nowhere: another thread goes on, with connections of its own.
+
+        The old one ends when the store's package lets go of it, which may be never: so the next gets twice the time.
+        """
+        self._silences += 1
+        self._threads[self._threads.index(thread)] = self._new_thread()
+        thread.stop(nothing)
+        failure = TimeoutError(f"no answer for {patience:g} s")
+        for future in [future for future in self._writing if not future.done()]:  # behind it, or under way
+            future.set_exception(self._error(failure))
+        self._failed(failure, questions, watches, self.loop.time())
+        self._wake()
 
     def _recovered(self) -> None:
         self._outage.over()
@@ -475,7 +491,7 @@ class PolledEngine(MemoryEngine):
         ended: list[asyncio.Future[None]] = []
         for thread in self._threads:
             gone: asyncio.Future[None] = self.loop.create_future()
-            if thread.stop(self._on_loop(functools.partial(_settle_none, gone))):
+            if thread.stop(self._on_loop(functools.partial(settle_none, gone))):
                 ended.append(gone)
         if ended:
             await asyncio.wait(ended, timeout=max(0.05, deadline - self.loop.time()))
@@ -484,7 +500,7 @@ class PolledEngine(MemoryEngine):
                 thread.join()
 
     def _stop_looking(self) -> None:
-        for handle in (self._next, self._timer):
+        for handle in (self._next, self._timer, *(thread.overdue for thread in self._threads)):
             if handle is not None:
                 handle.cancel()
         self._next = self._timer = None
@@ -500,21 +516,5 @@ class PolledEngine(MemoryEngine):
         self.waiters.close(self._closed_error())
         self._store.detach(self)
         for thread in self._threads:
-            thread.stop(_nothing)
+            thread.stop(nothing)
         self._backend._engine_ended(self)
-
-
-async def _last_for_ever(loop: asyncio.AbstractEventLoop) -> None:
-    await loop.create_future()
-
-
-def _nothing() -> None: ...
-
-
-def _read_group(group_id: str, records: Records) -> bytes | None:
-    return records.read_group(group_id)
-
-
-def _settle_none(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ..errors import BackendError
 
-__all__ = ["Listable", "ReaderThread", "Records", "Schedule", "Watch", "read_apart"]
+__all__ = ["Listable", "ReaderThread", "Records", "Schedule", "Watch", "news_of", "read_apart"]
 
 T = TypeVar("T")
 
@@ -237,6 +237,26 @@ class Schedule:
             self._put(watch, now + delay)
 
 
+def news_of(
+    reads: Iterable[tuple[Watch, bytes | None]], schedule: Schedule
+) -> tuple[list[tuple[bytes, bytes | None]], list[tuple[bytes, bytes]], list[bool]]:
+    """What was read: for the table of waiters, which had requested it; what else has changed; and which did."""
+    fetched: list[tuple[bytes, bytes | None]] = []
+    pushed: list[tuple[bytes, bytes]] = []
+    changes: list[bool] = []
+    for watch, payload in reads:
+        changed = payload is not None and payload != watch.payload
+        changes.append(changed)
+        watch.payload = payload
+        if watch.reported:
+            watch.reported = False
+            if watch.key in schedule:  # else it was answered when it was dropped
+                fetched.append((watch.key, payload))
+        elif changed and payload is not None:
+            pushed.append((watch.key, payload))
+    return fetched, pushed, changes
+
+
 class ReaderThread:
     """A daemon thread that runs jobs, one after another, on records that it opens for the first.
 
@@ -247,6 +267,8 @@ class ReaderThread:
         self.idle = True
         #: No request for the sake of waits before this time, so that they take no more than their share of it.
         self.rests_until = 0.0
+        #: A timer of whoever waits for the answer to a request.
+        self.overdue: Any = None
         self._cost: float | None = None
         self._warm = False
         self._open = open_records
@@ -262,6 +284,12 @@ class ReaderThread:
             )
             self._thread.start()
         self.queue.put((job, done))
+
+    def in_time(self) -> None:
+        """The request was answered."""
+        if self.overdue is not None:
+            self.overdue.cancel()
+            self.overdue = None
 
     def rest(self, cost: float, share: float, now: float) -> None:
         """A request took ``cost`` seconds: rest, so that requests take no more than ``share`` of the time."""

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import AsyncResultError, copy_error
+from .polling import Records
 
-__all__ = ["Question", "answer_with", "first_of", "pass_on"]
+__all__ = ["Question", "answer_with", "first_of", "last_for_ever", "nothing", "pass_on", "read_group", "settle_none"]
 
 
 class Question:
@@ -51,3 +52,19 @@ def answer_with(question: Question, index: int, read: asyncio.Future[bytes | Non
         question.fail(error)  # type: ignore[arg-type]
     else:
         question.answer(index, read.result())
+
+
+def settle_none(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def last_for_ever(loop: asyncio.AbstractEventLoop) -> None:
+    await loop.create_future()
+
+
+def read_group(group_id: str, records: Records) -> bytes | None:
+    return records.read_group(group_id)
+
+
+def nothing() -> None: ...
