@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asyncresult._storage.questions import Question, answer_with, first_of
+from asyncresult._storage.questions import Question, Questions, answer_with, first_of
 
 
 def settled(value: Any) -> asyncio.Future[Any]:
@@ -44,3 +44,20 @@ async def test_nobody_is_left_who_wants_the_first(answer: Any) -> None:
     target.cancel()
     first_of(target, settled(answer))
     assert target.cancelled()
+
+
+async def test_questions_are_taken_in_order_and_answered_by_their_tasks() -> None:
+    questions = Questions()
+    first, second = (Question(asyncio.get_running_loop(), 2) for _ in range(2))
+    for index, task_id in enumerate(["a", "b"]):
+        questions.add(task_id, first, index)
+    for index, task_id in enumerate(["b", "c"]):
+        questions.add(task_id, second, index)
+    taken = questions.take(2)
+    assert (list(taken), list(questions)) == (["a", "b"], ["c"])
+    taken.answer({"a": b"1", "b": b"2"}, {})
+    assert await first.future == [b"1", b"2"]
+    assert not second.future.done()
+    questions.answer({}, {"c": ConnectionError("away")})
+    with pytest.raises(ConnectionError, match="away"):
+        await second.future

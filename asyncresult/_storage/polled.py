@@ -28,6 +28,7 @@ import contextvars
 import functools
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
+from operator import methodcaller
 from typing import Any, ClassVar
 
 from .._checks import check_count, check_seconds
@@ -40,7 +41,7 @@ from .memory import MemoryDriver, MemoryEngine
 from .memory import Records as KeptRecords
 from .outage import Outage
 from .polling import SINGLE_READS, Listable, ReaderThread, Records, Schedule, Watch, news_of, read_apart
-from .questions import Question, answer_with, first_of, last_for_ever, nothing, pass_on, read_group, settle_none
+from .questions import Question, Questions, answer_with, first_of, pass_on
 from .store import Driver, Store
 
 __all__ = ["PolledDriver", "PolledEngine"]
@@ -55,10 +56,6 @@ MOST_PATIENCE = 300.0
 IDS_PER_REQUEST = 500
 #: The longest text of a store's error that is passed on.
 REASON_CHARACTERS = 300
-
-
-#: Explicit reads by their task: each with its place among the records that it is about.
-Places = dict[str, list[tuple[Question, int]]]
 
 
 class PolledDriver(Driver):
@@ -125,7 +122,7 @@ class PolledEngine(MemoryEngine):
         self._schedule = Schedule(driver.min_interval, driver.max_interval)
         self._threads = [self._new_thread() for _ in range(driver.readers)]
         self._silences = 0
-        self._questions: Places = {}
+        self._questions = Questions()
         self._next: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._writing: set[asyncio.Future[Any]] = set()
@@ -138,14 +135,14 @@ class PolledEngine(MemoryEngine):
         # asyncio.run cancels every task at its end: that is the end of this engine. An empty context, because it
         # outlives the request that happened to start it.
         self._life = self.loop.create_task(
-            last_for_ever(self.loop), name=f"asyncresult polling {driver}", context=contextvars.Context()
+            _last_for_ever(self.loop), name=f"asyncresult polling {driver}", context=contextvars.Context()
         )
         self._life.add_done_callback(lambda _: self._end())
 
     def _new_thread(self) -> ReaderThread:
         thread = ReaderThread(functools.partial(self._driver.open_records, self._backend.codec), "asyncresult reader")
         # An engine that is dropped without aclose() must not keep its threads.
-        weakref.finalize(self, thread.stop, nothing).atexit = False
+        weakref.finalize(self, thread.stop).atexit = False
         return thread
 
     # -- the table's source -----------------------------------------------------------------------------
@@ -192,9 +189,9 @@ class PolledEngine(MemoryEngine):
         question = Question(self.loop, len(keys))
         for index, key in enumerate(keys):
             if self._backend.is_task_key(key):
-                self._questions.setdefault(self._backend.task_of(key), []).append((question, index))
+                self._questions.add(self._backend.task_of(key), question, index)
             elif self._backend.is_group_key(key):
-                read = self._run(functools.partial(read_group, self._backend.group_of(key)))
+                read = self._run(methodcaller("read_group", self._backend.group_of(key)))
                 read.add_done_callback(functools.partial(answer_with, question, index))
             else:
                 self.loop.call_soon(question.answer, index, self._store.get(key))
@@ -232,13 +229,10 @@ class PolledEngine(MemoryEngine):
     def _read_some(self, thread: ReaderThread) -> bool:
         """Have the thread read what was requested, and what is due; whether there was anything."""
         now = self.loop.time()
-        questions: Places = {}
         watches: list[Watch] = []
         if now >= self._retry_at and now >= thread.rests_until:
             watches = self._schedule.take(self._batch, now)
-        while self._questions and len(questions) < max(self._batch, SINGLE_READS):
-            task_id = next(iter(self._questions))
-            questions[task_id] = self._questions.pop(task_id)
+        questions = self._questions.take(max(self._batch, SINGLE_READS))
         if not questions and not watches:
             return False
         ids = list({**dict.fromkeys(questions), **dict.fromkeys(watch.task_id for watch in watches)})
@@ -259,7 +253,7 @@ class PolledEngine(MemoryEngine):
     def _answered(
         self,
         thread: ReaderThread,
-        questions: Places,
+        questions: Questions,
         watches: list[Watch],
         outcome: tuple[dict[str, bytes], dict[str, Exception]] | None,
         failure: Exception | None,
@@ -277,15 +271,11 @@ class PolledEngine(MemoryEngine):
             found, refused = outcome
             thread.rest(cost, self._driver.share, now)
             self._recovered()
-            self._silences *= cost > self._backend.heartbeat  # a slow store keeps its patience
+            if cost <= self._backend.heartbeat:  # a slow store keeps its patience
+                self._silences = 0
             if self._backend.probe is not None:
                 self._backend.probe.polled(cost, len({*questions, *(watch.task_id for watch in watches)}))
-            for task_id, places in questions.items():
-                for question, index in places:
-                    if task_id in refused:
-                        question.fail(self._error(refused[task_id]))
-                    else:
-                        question.answer(index, found.get(task_id))
+            questions.answer(found, {task_id: self._error(why) for task_id, why in refused.items()})
             if refused:
                 self._put_off([watch for watch in watches if watch.task_id in refused], refused, now)
             readable = [watch for watch in watches if watch.task_id not in refused]
@@ -318,10 +308,9 @@ class PolledEngine(MemoryEngine):
 
     # -- outages ----------------------------------------------------------------------------------------
 
-    def _failed(self, failure: Exception | None, questions: Places, watches: list[Watch], now: float) -> None:
+    def _failed(self, failure: Exception | None, questions: Questions, watches: list[Watch], now: float) -> None:
         error = self._error(failure)
-        for question, _ in (place for places in questions.values() for place in places):
-            question.fail(error)
+        questions.fail(error)
         for watch in watches:
             self._schedule.restore(watch, now)
         self._backoff = min(max(2 * self._backoff, BACKOFF_FIRST), BACKOFF_LAST)
@@ -334,14 +323,14 @@ class PolledEngine(MemoryEngine):
             self._outage.note(reason, then="waiting goes on, and it is tried again")
         self._last_error = str(error)
 
-    def _silent(self, thread: ReaderThread, questions: Places, watches: list[Watch], patience: float) -> None:
+    def _silent(self, thread: ReaderThread, questions: Questions, watches: list[Watch], patience: float) -> None:
         """No answer, as over a connection that leads nowhere: another thread goes on, with connections of its own.
 
         The old one ends when the store's package lets go of it, which may be never: so the next gets twice the time.
         """
         self._silences += 1
         self._threads[self._threads.index(thread)] = self._new_thread()
-        thread.stop(nothing)
+        thread.stop()
         failure = TimeoutError(f"no answer for {patience:g} s")
         for future in [future for future in self._writing if not future.done()]:  # behind it, or under way
             future.set_exception(self._error(failure))
@@ -491,7 +480,7 @@ class PolledEngine(MemoryEngine):
         ended: list[asyncio.Future[None]] = []
         for thread in self._threads:
             gone: asyncio.Future[None] = self.loop.create_future()
-            if thread.stop(self._on_loop(functools.partial(settle_none, gone))):
+            if thread.stop(self._on_loop(functools.partial(_settle_none, gone))):
                 ended.append(gone)
         if ended:
             await asyncio.wait(ended, timeout=max(0.05, deadline - self.loop.time()))
@@ -504,11 +493,7 @@ class PolledEngine(MemoryEngine):
             if handle is not None:
                 handle.cancel()
         self._next = self._timer = None
-        error = BackendClosed(f"{self._driver} was closed before it was read")
-        questions, self._questions = self._questions, {}
-        for places in questions.values():
-            for question, _ in places:
-                question.fail(error)
+        self._questions.take(len(self._questions)).fail(BackendClosed(f"{self._driver} was closed before it was read"))
 
     def _end(self) -> None:
         """The loop is ending, or aclose() is."""
@@ -516,5 +501,14 @@ class PolledEngine(MemoryEngine):
         self.waiters.close(self._closed_error())
         self._store.detach(self)
         for thread in self._threads:
-            thread.stop(nothing)
+            thread.stop()
         self._backend._engine_ended(self)
+
+
+async def _last_for_ever(loop: asyncio.AbstractEventLoop) -> None:
+    await loop.create_future()
+
+
+def _settle_none(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

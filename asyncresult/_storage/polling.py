@@ -274,7 +274,7 @@ class ReaderThread:
         self._open = open_records
         self._name = name
         self._thread: threading.Thread | None = None
-        self.queue: SimpleQueue[tuple[Callable[[Records], Any] | None, Callable[..., object]]] = SimpleQueue()
+        self.queue: SimpleQueue[tuple[Callable[[Records], Any] | None, Callable[..., object] | None]] = SimpleQueue()
 
     def submit(self, job: Callable[[Records], T], done: Callable[[T | None, Exception | None, float], object]) -> None:
         """Have ``done`` called, on the thread, with what ``job`` gives or raises, and the seconds that it took."""
@@ -306,7 +306,7 @@ class ReaderThread:
         """A request failed: the next has to open connections again."""
         self._warm = False
 
-    def stop(self, done: Callable[[], object]) -> bool:
+    def stop(self, done: Callable[[], object] | None = None) -> bool:
         """Close the records behind the jobs that were submitted, and end. Whether it runs, and will call ``done``."""
         if self._thread is None:
             return False
@@ -340,7 +340,8 @@ def _run_jobs(queue: SimpleQueue[Any], open_records: Callable[[], Records]) -> N
             records.close()
         except Exception:
             pass  # a connection that is broken anyway
-    _call(done)
+    if done is not None:
+        _call(done)
 
 
 def _call(done: Callable[..., object], *args: object) -> bool:

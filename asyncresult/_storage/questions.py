@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..errors import AsyncResultError, copy_error
-from .polling import Records
 
-__all__ = ["Question", "answer_with", "first_of", "last_for_ever", "nothing", "pass_on", "read_group", "settle_none"]
+__all__ = ["Question", "Questions", "answer_with", "first_of", "pass_on"]
 
 
 class Question:
@@ -34,6 +34,41 @@ class Question:
             self.future.set_exception(copy_error(error) if isinstance(error, AsyncResultError) else error)
 
 
+class Questions:
+    """Questions by the task that they are about, the oldest task first."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, list[tuple[Question, int]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def add(self, task_id: str, question: Question, index: int) -> None:
+        self._places.setdefault(task_id, []).append((question, index))
+
+    def take(self, most: int) -> Questions:
+        """Those about the first tasks, which are not here any more."""
+        taken = Questions()
+        for task_id in list(itertools.islice(self._places, most)):
+            taken._places[task_id] = self._places.pop(task_id)
+        return taken
+
+    def answer(self, found: Mapping[str, bytes], refused: Mapping[str, Exception]) -> None:
+        """End them by what was found about their tasks; an error for those about whom it was refused."""
+        for task_id, places in self._places.items():
+            for question, index in places:
+                if task_id in refused:
+                    question.fail(refused[task_id])
+                else:
+                    question.answer(index, found.get(task_id))
+
+    def fail(self, error: Exception) -> None:
+        self.answer({}, dict.fromkeys(self._places, error))
+
+
 def pass_on(source: asyncio.Future[Any], target: asyncio.Future[Any], convert: Callable[[Any], Any]) -> None:
     if target.done():
         source.exception()  # it was given up: nobody is left to see it
@@ -52,19 +87,3 @@ def answer_with(question: Question, index: int, read: asyncio.Future[bytes | Non
         question.fail(error)  # type: ignore[arg-type]
     else:
         question.answer(index, read.result())
-
-
-def settle_none(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-async def last_for_ever(loop: asyncio.AbstractEventLoop) -> None:
-    await loop.create_future()
-
-
-def read_group(group_id: str, records: Records) -> bytes | None:
-    return records.read_group(group_id)
-
-
-def nothing() -> None: ...
