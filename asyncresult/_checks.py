@@ -15,6 +15,7 @@ __all__ = [
     "check_count",
     "check_flag",
     "check_lifetime",
+    "check_no_url",
     "check_seconds",
     "check_several",
     "check_task_id",
@@ -71,6 +72,16 @@ def looks_once(timeout: float | None) -> bool:
         return False
     check_timeout(timeout)
     return timeout <= 0
+
+
+def check_no_url(backend: object) -> None:
+    """Raise if a URL is given in place of a backend.
+
+    Raises:
+        TypeError: It is.
+    """
+    if isinstance(backend, str):
+        raise TypeError("backend= takes what connect() gives, not a URL: backend=connect(…)")
 
 
 def check_timeout(timeout: float | None) -> None:

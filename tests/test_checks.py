@@ -11,7 +11,19 @@ import celery.result
 import pytest
 
 import asyncresult
-from asyncresult import AsyncResult, Backend, Executor, ResultSet, as_completed, connect, gather, sync, wait
+from asyncresult import (
+    AsyncResult,
+    Backend,
+    Executor,
+    GroupResult,
+    ResultSet,
+    as_completed,
+    connect,
+    gather,
+    result_from_tuple,
+    sync,
+    wait,
+)
 
 NAN, ENDLESS, HUGE = math.nan, math.inf, 10**400
 
@@ -130,6 +142,21 @@ async def test_what_is_no_result_is_refused_with_what_to_do(thing: Any, hint: st
             made = take(thing) if take in (gather, sync.gather) else take([thing])
             if inspect.isawaitable(made):
                 await made
+
+
+async def test_a_url_in_place_of_a_backend_says_what_makes_one() -> None:
+    url: Any = "redis://localhost"
+    for take in (
+        lambda: AsyncResult("t", backend=url),
+        lambda: GroupResult("g", backend=url),
+        lambda: GroupResult.restore("g", url),
+        lambda: GroupResult("g").save(url),
+        lambda: GroupResult("g").delete(url),
+        lambda: result_from_tuple((("t", None), None), url),
+    ):
+        with pytest.raises(TypeError, match=r"not a URL: backend=connect\("):
+            made: Any = take()
+            await made
 
 
 def test_a_handle_in_place_of_an_id_says_where_the_id_is() -> None:

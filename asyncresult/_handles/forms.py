@@ -6,6 +6,7 @@ import reprlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, overload
 
+from .._checks import check_no_url
 from .._storage.store import Store
 from .base import N, Node
 from .groups import GroupResult
@@ -32,9 +33,11 @@ def result_from_tuple(obj: Any, backend: Store | None = None) -> Any:
 
     Raises:
         ValueError: Not of that form, or it contains itself.
+        TypeError: ``backend`` is a URL.
 
     Source: celery/result.py (5.7), result_from_tuple.
     """
+    check_no_url(backend)
     try:
         return _convert(obj, backend)
     except (TypeError, ValueError) as error:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Any, Self, overload
 
+from .._checks import check_no_url
 from .._storage.current import current_store
 from .._storage.store import Store
 from ..codec.exceptions import printable
@@ -54,6 +55,7 @@ class GroupResult(ResultSet[T], Node[list[T]]):
         parent: Node[Any] | None = None,
         backend: Store | None = None,
     ) -> None:
+        check_no_url(backend)
         super().__init__(results)
         self.id: str = str(id) if id is not None else str(uuid.uuid4())
         self.parent = parent
@@ -81,11 +83,13 @@ class GroupResult(ResultSet[T], Node[list[T]]):
 
         Raises: as :meth:`Backend.save_group`.
         """
+        check_no_url(backend)
         await (backend or self.backend).save_group(self)
         return self
 
     async def delete(self, backend: Store | None = None) -> None:
         """Delete the saved list; the members' records stay. Raises: BackendError, BackendClosed."""
+        check_no_url(backend)
         await (backend or self.backend).delete_group(self.id)
 
     @classmethod
@@ -97,6 +101,7 @@ class GroupResult(ResultSet[T], Node[list[T]]):
             BackendError, BackendClosed: It could not be read.
             RuntimeError: No backend is given, and none is entered.
         """
+        check_no_url(backend)
         backend = backend or current_store()
         form = await backend.restore_group(id)
         if form is None:

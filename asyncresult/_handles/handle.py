@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
-from .._checks import LOOK_ONCE_TIMEOUT, check_task_id
+from .._checks import LOOK_ONCE_TIMEOUT, check_no_url, check_task_id
 from .._storage.store import Store, engine_of
 from ..errors import AsyncResultError
 from ..meta import TaskMeta, same_record
@@ -170,6 +170,8 @@ class Handle(Known[T_co]):
         self.id: str = id if isinstance(id, str) and id and id.isprintable() else check_task_id(id)
         self.parent: Node[Any] | None = parent
         self.ignored: bool = False
+        if isinstance(backend, str):  # the rule, without a call
+            check_no_url(backend)  # type: ignore[unreachable]  # to who is typed
         self._backend = backend
         self._type = type
         self._meta = self._error = None
