@@ -26,6 +26,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import itertools
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from operator import methodcaller
@@ -120,6 +121,7 @@ class PolledEngine(MemoryEngine):
         super().__init__(store, driver.beside)
         self._driver = driver
         self._schedule = Schedule(driver.min_interval, driver.max_interval)
+        self._numbers = itertools.count()
         self._threads = [self._new_thread() for _ in range(driver.readers)]
         self._silences = 0
         self._questions = Questions()
@@ -140,7 +142,8 @@ class PolledEngine(MemoryEngine):
         self._life.add_done_callback(lambda _: self._end())
 
     def _new_thread(self) -> ReaderThread:
-        thread = ReaderThread(functools.partial(self._driver.open_records, self._backend.codec), "asyncresult reader")
+        open_records = functools.partial(self._driver.open_records, self._backend.codec)
+        thread = ReaderThread(open_records, f"asyncresult reader {next(self._numbers)}")
         # An engine that is dropped without aclose() must not keep its threads.
         weakref.finalize(self, thread.stop).atexit = False
         return thread
