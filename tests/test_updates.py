@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 import asyncresult
-from asyncresult import AsyncResult, Backend, EagerResult, ResultDecodeError, TaskMeta
+from asyncresult import AsyncResult, Backend, EagerResult, ResultDecodeError, ResultSet, TaskMeta
 from asyncresult._handles.handle import learn, read_record
 from asyncresult._storage.memory import Records
 from asyncresult._storage.store import engine_of
@@ -91,6 +91,34 @@ async def test_a_look_does_not_take_a_stream_back(backend: Backend) -> None:
     await backend.mark_as_done("t", 1)
     await following
     assert seen == ["PENDING", "STARTED", "PROGRESS", "SUCCESS"]
+
+
+@pytest.mark.parametrize("of_set", [False, True])
+async def test_a_look_that_is_overtaken_after_its_answer_does_not_take_a_stream_back(
+    backend: Backend, of_set: bool
+) -> None:
+    """It found nothing, and the first state comes in the same turn of the loop."""
+    engine = engine_of(backend)
+    late: asyncio.Future[bytes | None] = engine.loop.create_future()
+    engine.read = lambda key: late  # type: ignore[method-assign]
+    handle, seen = AsyncResult[None]("t"), list[str]()
+
+    async def follow() -> None:
+        if of_set:
+            seen.extend([meta.status async for _, meta in ResultSet([handle]).updates()])
+        else:
+            seen.extend([meta.status async for meta in handle.updates()])
+
+    following = asyncio.ensure_future(follow())
+    await waits_for(backend, 1)
+    late.set_result(None)
+    await asyncio.sleep(0)
+    started = backend.codec.encode(TaskMeta(status="STARTED", task_id="t"))
+    engine.waiters.pushed(backend.task_key("t"), started)
+    await asyncio.sleep(0.01)
+    await backend.mark_as_done("t", None)
+    await following
+    assert seen == ["STARTED", "SUCCESS"]
 
 
 async def test_a_look_whose_read_is_given_up_ends(backend: Backend) -> None:

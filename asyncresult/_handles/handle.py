@@ -461,6 +461,8 @@ def read_record(handle: Handle[Any]) -> asyncio.Future[TaskMeta]:
                 handle._meta = outcome  # the table had it from others before this handle came to it
             elif known is not None and is_known:
                 outcome = known  # what was learned meanwhile, by a message or by the table's own read, is newer
+            elif looked == "latest" and not payload:
+                handle._meta = outcome  # what comes before this is looked at is newer: see is_of_look()
         elif is_ready(handle) and handle._meta is not None:
             outcome = handle._meta
         learn(handle, outcome)

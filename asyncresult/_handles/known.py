@@ -14,7 +14,7 @@ from .._storage.store import Store
 from ..codec.convert import convert
 from ..errors import AsyncResultError, BackendClosed, BackendError, NotReady, ResultDecodeError, copy_error
 from ..meta import TaskMeta
-from ..states import EXCEPTION_STATES, PENDING, PROPAGATE_STATES, READY_STATES, SUCCESS
+from ..states import EXCEPTION_STATES, PROPAGATE_STATES, READY_STATES, SUCCESS
 from .base import Node, T_co
 
 __all__ = [
@@ -147,7 +147,7 @@ def is_of_look(handle: Known[Any], meta: TaskMeta) -> bool:
 
     All else they are given by the table, in its turn.
     """
-    return not meta.ready and (meta is handle._meta or meta.status == PENDING)
+    return not meta.ready and meta is handle._meta
 
 
 def saw_failure(handle: Known[Any]) -> None:

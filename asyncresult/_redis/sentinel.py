@@ -150,7 +150,7 @@ class Sentinel(OneServer):
         for trouble in troubles:  # what no later attempt may make right comes before what passes
             if is_refusal(trouble):
                 raise trouble
-        reasons = f"no sentinel names a primary ({'; '.join(map(describe, troubles))})"
+        reasons = f"no sentinel names a primary ({'; '.join(sorted(map(describe, troubles)))})"
         if not self._links.health.proven and all(isinstance(trouble, _Unsuitable) for trouble in troubles):
             raise ResponseError(reasons)  # a mistake in the settings, by the word of every one of them
         raise RedisConnectionError(reasons)
