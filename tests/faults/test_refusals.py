@@ -83,7 +83,10 @@ async def scripted(**special: bytes | Answer) -> AsyncIterator[Server]:
     server.port = listening.sockets[0].getsockname()[1]
     async with listening:
         yield server
-        server.hang_up()
+        listening.close()
+        for _ in range(10):  # turns of the loop: one that was accepted just now is served first, and then closed
+            server.hang_up()
+            await asyncio.sleep(0)
 
 
 async def everything(backend: Backend) -> list[Any]:
@@ -122,6 +125,8 @@ async def test_protected_mode() -> None:
         async with connect(url) as backend:
             for error in await everything(backend):
                 assert isinstance(error, BackendPermissionError) and "protected-mode no" in str(error)
+        for _ in range(10):  # turns of the loop, in which the server closes its side
+            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize(
