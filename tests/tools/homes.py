@@ -39,7 +39,7 @@ THROUGH = {
     " integrations.celery.readers.mongodb integrations.celery.readers.pickled integrations.celery.readers.rows",
     "backends/test_pump.py": "_redis.connection _redis.backoff _redis.reads",
     "backends/test_redis.py": "_log _redis.driver _redis.engine _redis.options _redis.single _redis.topology",
-    "backends/test_track.py": "_handles.scope _request _storage.marks _stored_later",
+    "backends/test_track.py": "_handles.scope _request _storage.marks",
     "backends/test_urls.py": "_storage.options",
     "cli/test_doctor.py": "cli.checks.findings cli.checks.records cli.checks.redis cli.checks.rights"
     " cli.checks.settings cli.checks.store cli.checks.task",
