@@ -11,6 +11,7 @@ __all__ = [
     "LOOK_ONCE_TIMEOUT",
     "DetachOrRevoke",
     "ReturnWhen",
+    "check_callable",
     "check_choice",
     "check_count",
     "check_flag",
@@ -154,6 +155,12 @@ def check_several(name: str, values: object) -> None:
     """Raise ValueError unless ``values`` are several: one number is not."""
     if not isinstance(values, Iterable):
         raise ValueError(f"{name} must be a list, not {_short(values)}")
+
+
+def check_callable(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be callable, not {type(value).__name__}")
 
 
 def check_choice(name: str, choice: str, *known: str) -> None:

@@ -42,7 +42,6 @@ __all__ = [
     "Reaction",
     "Settler",
     "Source",
-    "check_callable",
     "check_reason",
 ]
 
@@ -377,11 +376,6 @@ class Settler:
         promise, self.promise = self.promise, None
         assert promise is not None
         return promise
-
-
-def check_callable(name: str, value: object) -> None:
-    if not callable(value):
-        raise TypeError(f"{name} must be callable, not {type(value).__name__}")
 
 
 def check_reason(reason: object) -> None:

@@ -105,14 +105,8 @@ async def even_at_the_end(backend: Store, attempt: Attempt) -> None:
     Raises:
         TimeoutError: It ends, and that took too long.
     """
-    if not backend._engines.dropped_within(END_TIMEOUT):
-        try:
-            await attempt()
-            return
-        except BackendClosed:
-            if backend.closed:
-                raise
-    await at_the_end(backend, attempt)
+    if backend._engines.dropped_within(END_TIMEOUT) or not await _made(attempt, backend):
+        await at_the_end(backend, attempt)
 
 
 async def at_the_end(backend: Store, attempt: Attempt) -> None:
@@ -125,17 +119,24 @@ async def at_the_end(backend: Store, attempt: Attempt) -> None:
     try:
         async with asyncio.timeout(END_TIMEOUT):
             while True:
-                try:
-                    await attempt()
+                if await _made(attempt, backend):
                     return
-                except BackendClosed:
-                    if backend.closed:
-                        raise
                 await asyncio.sleep(0.001)  # the cancelled connections take some turns to be gone
     finally:
         _users[backend] -= 1
         if not (_users[backend] or backend.stats().pending):
             await backend._engines.aclose(0.0)
+
+
+async def _made(attempt: Attempt, backend: Store) -> bool:
+    """Make an attempt. False where its connection was closed under it, but the backend was not."""
+    try:
+        await attempt()
+    except BackendClosed:
+        if backend.closed:
+            raise
+        return False
+    return True
 
 
 def store_at_the_end(backend: Store, task_id: str, state: str, attempt: Attempt) -> asyncio.Task[None]:

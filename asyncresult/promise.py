@@ -13,15 +13,8 @@ from typing import Any, Generic, Literal, Never, TypeAlias, TypeVar, overload
 
 import msgspec
 
-from ._promise_core import (
-    FULFILLED,
-    BasePromise,
-    Promised,
-    Reaction,
-    Settler,
-    check_callable,
-    check_reason,
-)
+from ._checks import check_callable
+from ._promise_core import FULFILLED, BasePromise, Promised, Reaction, Settler, check_reason
 from ._promise_reactions import Finally, Join, Then, weakly
 
 __all__ = ["Promise", "Settled", "Thenable"]

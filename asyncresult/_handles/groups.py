@@ -81,14 +81,21 @@ class GroupResult(ResultSet[T], Node[list[T]]):
     async def save(self, backend: Store | None = None) -> Self:
         """Store which results belong to this group, in Celery's form. Returns itself.
 
-        Raises: as :meth:`Backend.save_group`.
+        Raises:
+            TypeError: ``backend`` is a URL.
+            BackendUnavailable, BackendPermissionError, BackendClosed: It may or may not have been stored.
         """
         check_no_url(backend)
         await (backend or self.backend).save_group(self)
         return self
 
     async def delete(self, backend: Store | None = None) -> None:
-        """Delete the saved list; the members' records stay. Raises: BackendError, BackendClosed."""
+        """Delete the saved list; the members' records stay.
+
+        Raises:
+            TypeError: ``backend`` is a URL.
+            BackendError, BackendClosed: It could not be deleted.
+        """
         check_no_url(backend)
         await (backend or self.backend).delete_group(self.id)
 
@@ -100,6 +107,7 @@ class GroupResult(ResultSet[T], Node[list[T]]):
             ResultDecodeError: What is saved there cannot be decoded, or is another group.
             BackendError, BackendClosed: It could not be read.
             RuntimeError: No backend is given, and none is entered.
+            TypeError: ``backend`` is a URL.
         """
         check_no_url(backend)
         backend = backend or current_store()

@@ -12,14 +12,13 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
 from .. import backend as backends
-from .._checks import LOOK_ONCE_TIMEOUT
+from .._checks import LOOK_ONCE_TIMEOUT, check_callable
 from .._extensions import current_app
 from .._handles.base import handles_in
 from .._handles.handle import Handle, observe, unobserve
 from .._handles.known import is_ready
 from .._log import Log, get_logger
 from .._portal import Post, refuse_running_loop, run, run_with_callbacks, start
-from .._promise_core import check_callable
 from .._promise_reactions import weakly
 from .._storage.current import named_store
 from ..errors import AsyncResultError

@@ -11,8 +11,7 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from .._checks import check_count, check_flag, check_seconds, check_task_id, check_text
-from .._promise_core import check_callable
+from .._checks import check_callable, check_count, check_flag, check_seconds, check_task_id, check_text
 from ..backend import Backend, current_backend
 from ..result import AsyncResult
 from .problems import Problem
