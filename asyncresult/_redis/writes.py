@@ -36,6 +36,8 @@ __all__ = ["RECORDS_PER_CALL", "OneOfMany", "Outcomes", "Script", "Terms", "Writ
 # That it seems so is not enough: a record that is cut short, or is another task's, protects nothing, and only the
 # codec can say. The status comes first in every document that Celery or this package writes; a document in which
 # the word occurs a second time is decoded, since of two fields with one name the last one counts.
+# What a key holds beside a record or a stream of them is not ours. Under the record's own key it looks like nothing to
+# MGET, and is replaced, as SET replaces it for every other writer; under the stream's it costs the history.
 # (Tried: SET with NX before GET. It costs more where there is a record of STARTED than it gains where there is none.)
 _SCRIPT = b"""
 local call = redis.call
@@ -43,9 +45,15 @@ local function is_seen(old, seen)
   if string.byte(seen) == 62 then return #old > tonumber(string.sub(seen, 2)) end
   return redis.sha1hex(old) == seen
 end
+local function of_its_type(...)
+  local reply = redis.pcall(...)
+  if type(reply) ~= 'table' then return reply end
+  if string.find(reply.err, 'WRONGTYPE', 1, true) == 1 then return false end
+  return call(...)
+end
 local function store(key, second, stream, payload, seconds, final, seen, count, attempt)
   if second and call('EXISTS', second) == 1 then return 0 end
-  local old = call('GET', key)
+  local old = of_its_type('GET', key)
   if old and old ~= '' and old ~= payload and not (seen ~= '' and is_seen(old, seen)) then
     local status = string.match(old, '^{"status": ?"([^"\\\\]*)"')
     if not status or string.find(old, '"status"', 10, true) then
@@ -66,9 +74,8 @@ local function store(key, second, stream, payload, seconds, final, seen, count, 
   else
     call('SET', key, payload)
   end
-  if stream then
-    call('XADD', stream, 'MAXLEN', count, '*', 'record', payload)
-    if seconds ~= '' then call('EXPIRE', stream, seconds) end
+  if stream and of_its_type('XADD', stream, 'MAXLEN', count, '*', 'record', payload) and seconds ~= '' then
+    call('EXPIRE', stream, seconds)
   end
   call('PUBLISH', key, payload)
   return 1

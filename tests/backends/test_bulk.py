@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import asyncresult
-from asyncresult import AsyncResult, Backend, BackendError, Probe, ResultEncodeError, ResultSet, TaskFailed
+from asyncresult import AsyncResult, Backend, BackendPermissionError, Probe, ResultEncodeError, ResultSet, TaskFailed
 from asyncresult._redis.writes import RECORDS_PER_CALL
 from asyncresult._storage import bulk
 from asyncresult._storage.store import engine_of
@@ -88,14 +88,16 @@ async def test_fifty_to_a_call_and_one_publish_for_each(redis_server: RedisServe
         assert (commands["get"], commands["set"], commands["publish"]) == (count, count, count)
 
 
-async def test_one_that_fails_in_redis_fails_alone(redis_server: RedisServer, redis_url: str) -> None:
-    async with asyncresult.connect(redis_url) as backend:
-        redis_server.cli("LPUSH", backend.task_key("t7"), "no text")
-        with pytest.raises(BackendError, match="WRONGTYPE") as caught:
-            await backend.store_many([(f"t{n}", n) for n in range(20)])
-        assert caught.value.__notes__ == ["the result of task 't7'; 1 of 20 have failed"]
-        others = [n for n in range(20) if n != 7]
-        assert [meta.result for meta in await backend.get_many([f"t{n}" for n in others])] == others
+async def test_one_that_fails_in_redis_fails_alone(redis_server: RedisServer) -> None:
+    rules = ["~celery-task-meta-t*", "resetchannels", "&celery-task-meta-t*", "+@all"]
+    redis_server.cli("ACL", "SETUSER", "narrow", "reset", "on", ">pw", *rules)
+    ids = [f"t{n}" if n != 7 else "other" for n in range(20)]
+    async with asyncresult.connect(redis_server.url(username="narrow", password="pw")) as backend:
+        with pytest.raises(BackendPermissionError) as caught:
+            await backend.store_many((id, id) for id in ids)
+        assert caught.value.__notes__ == ["the result of task 'other'; 1 of 20 have failed"]
+        ids.remove("other")
+        assert [meta.result for meta in await backend.get_many(ids)] == ids
 
 
 async def test_a_record_that_the_script_cannot_read_is_looked_at(redis_url: str) -> None:

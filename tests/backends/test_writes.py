@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from asyncresult import Backend, BackendClosed, BackendError, BackendPermissionError, connect
+from asyncresult import AsyncResult, Backend, BackendClosed, BackendPermissionError, connect
 from asyncresult._redis import writes as _stores
 from asyncresult._redis.writes import RECORDS_PER_CALL, RECORDS_PER_JOB, Script, Terms, Write, WriteBatch
+from asyncresult._storage.keys import HISTORY
 from asyncresult._storage.store import engine_of
 from tests.tools.servers import RedisServer
 
@@ -54,16 +55,25 @@ async def test_large_records_have_a_call_of_their_own(redis_server: RedisServer,
         assert redis_server.commandstats()["evalsha"] == 5
 
 
-async def test_one_that_fails_fails_alone(redis_server: RedisServer, redis_url: str) -> None:
+async def test_what_is_no_record_is_replaced(redis_server: RedisServer, redis_url: str) -> None:
+    """To who reads it is nothing, and Celery's SET replaces it."""
     async with connect(redis_url) as backend:
-        redis_server.cli("LPUSH", backend.task_key("t7"), "no text")
-        names = ids(25)
-        outcomes = await store(backend, names)
-        failed = outcomes.pop(7)
-        assert isinstance(failed, BackendError) and "WRONGTYPE" in str(failed)
-        assert outcomes == [True] * 24
-        names.pop(7)
-        assert await values(backend, names) == names
+        for id, command in {"t3": "LPUSH", "t7": "SADD", "t9": "PFADD"}.items():
+            redis_server.cli(command, backend.task_key(id), "no text")
+        assert await store(backend, ids(25)) == [True] * 25
+        assert await values(backend, ids(25)) == ids(25)
+
+
+async def test_what_is_no_stream_costs_the_history(redis_server: RedisServer, redis_url: str) -> None:
+    async with connect(redis_url) as backend:
+        key = backend.key_beside("t", HISTORY)
+        redis_server.cli("LPUSH", key, "no stream")
+        waiting = asyncio.create_task(AsyncResult("t", backend=backend).get(timeout=10))
+        async with backend.track("t", history=5) as task:
+            await task.progress(50)
+            task.set_result("value")
+        assert await waiting == "value"
+        assert redis_server.cli("TTL", key) == -1, "it is not ours"
 
 
 async def test_one_that_is_forbidden_is_refused_alone(redis_server: RedisServer) -> None:
