@@ -120,7 +120,7 @@ class CycleError(AsyncResultError, ValueError):
 
 
 class ResultEncodeError(AsyncResultError, TypeError):
-    """A value cannot be stored in the configured format. Nothing was sent.
+    """A value cannot be stored in the configured format, or is more than the server takes. Nothing was stored.
 
     Attributes:
         path: Where the value sits, e.g. ``"result['rows'][3]"``.

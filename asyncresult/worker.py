@@ -294,8 +294,11 @@ class TaskContext:
             self.end_unattended(self._revoked_error(), REVOKED)
 
     async def end_failed(self, exc: BaseException) -> None:
-        """Store FAILURE."""
-        await self._end(exc, FAILURE, traceback_text(exc))
+        """Store FAILURE; where the server refuses its size, with that for an error."""
+        try:
+            await self._end(exc, FAILURE, traceback_text(exc))
+        except ResultEncodeError as error:
+            await self._end(error, FAILURE, traceback_text(error))
 
     async def end_revoked(self) -> None:
         """Store REVOKED, although this task is being cancelled. Never raises; what fails is logged."""

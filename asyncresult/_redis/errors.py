@@ -20,6 +20,7 @@ from ..errors import BackendError, BackendPermissionError, BackendUnavailable
 from .exceptions import (
     AskError,
     AuthenticationError,
+    BulkLengthError,
     BusyLoadingError,
     ClusterDownError,
     ConnectionError,
@@ -72,6 +73,7 @@ _CLASSES: dict[str, type[RedisError]] = {
 }
 #: A full server says so once, in place of the first reply, and hangs up.
 _FULL = "ERR max number of clients"  # "… reached", or "… + cluster connections reached"
+_TOO_LONG = "ERR Protocol error: invalid bulk length"
 #: Before Redis 7, for a command that is refused inside a script: "ERR Error running script (call to f_…):
 #: @user_script:12: @user_script: 12: -READONLY You can't write against a read only replica."
 _IN_A_SCRIPT = "ERR Error running script"
@@ -116,6 +118,8 @@ def error_reply(text: str) -> RedisError:
             return ResponseError(text)
     if text.startswith(_FULL):
         return ConnectionError(text)
+    if text.startswith(_TOO_LONG):
+        return BulkLengthError(text)
     if refuses_the_login(text):
         return AuthenticationError(text)
     return _CLASSES.get(code, ResponseError)(text)

@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "AskError",
     "AuthenticationError",
+    "BulkLengthError",
     "BusyLoadingError",
     "ClusterDownError",
     "ConnectionError",
@@ -85,6 +86,10 @@ class TryAgainError(ResponseError):
 
 class TooLargeError(ResponseError):
     """TOOLARGE: a string was not taken in, which :mod:`.sieve` says and no server. Its text gives the sizes."""
+
+
+class BulkLengthError(ResponseError):
+    """ERR Protocol error: invalid bulk length: a value over the server's ``proto-max-bulk-len``. It then hangs up."""
 
 
 class CrossSlotError(ResponseError):

@@ -15,10 +15,10 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from .._storage.engine import Outcome
-from ..errors import AsyncResultError, BackendClosed, BackendError, copy_error
+from ..errors import AsyncResultError, BackendClosed, BackendError, ResultEncodeError, copy_error
 from ..states import READY_STATES
 from .errors import reply_error
-from .exceptions import NoScriptError
+from .exceptions import BulkLengthError, NoScriptError
 from .packing import Command
 from .pump import Job
 
@@ -354,6 +354,8 @@ class WriteBatch(Job):
             elif len(call) > 1:
                 for write in call:
                     self._send_alone(write)
+            elif isinstance(reply, BulkLengthError):
+                call[0].end(_too_large(call[0]))
             else:
                 error = reply_error(reply, self._address)
                 call[0].end(error or BackendError(f"{self._address}: unexpected reply to the store script"))
@@ -372,6 +374,11 @@ class WriteBatch(Job):
     def _let_go(self) -> None:
         """Whoever filled this job keeps it until the next one, but not what was in it."""
         self._writes, self._calls, self.commands = [], [], []
+
+
+def _too_large(write: Write) -> ResultEncodeError:
+    size = f"{len(write.payload):,} bytes"
+    return ResultEncodeError(f"the record cannot be stored in Redis, whose proto-max-bulk-len is less than its {size}")
 
 
 def settle(future: asyncio.Future[Any], value: Any) -> None:

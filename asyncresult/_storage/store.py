@@ -265,7 +265,7 @@ class Store(Marks, Bulk, Probed, Keys):
             Whether it was stored; False if what is there already has precedence.
 
         Raises:
-            ResultEncodeError: The value does not fit the format. Nothing was sent.
+            ResultEncodeError: The value does not fit the format, or is more than the server takes. Nothing was stored.
             BackendUnavailable, BackendPermissionError, BackendClosed: It may or may not have been stored.
             BackendError: ``expires`` in a store that keeps all records for the same time. Nothing was sent.
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from asyncresult import AsyncResult, Backend, BackendClosed, BackendPermissionError, connect
+from asyncresult import (
+    AsyncResult,
+    Backend,
+    BackendClosed,
+    BackendPermissionError,
+    Executor,
+    ResultEncodeError,
+    TaskFailed,
+    connect,
+)
 from asyncresult._redis import writes as _stores
 from asyncresult._redis.writes import RECORDS_PER_CALL, RECORDS_PER_JOB, Script, Terms, Write, WriteBatch
 from asyncresult._storage.keys import HISTORY
@@ -74,6 +85,30 @@ async def test_what_is_no_stream_costs_the_history(redis_server: RedisServer, re
             task.set_result("value")
         assert await waiting == "value"
         assert redis_server.cli("TTL", key) == -1, "it is not ours"
+
+
+@pytest.fixture
+def at_most_1_mb(redis_server: RedisServer) -> None:
+    """A server that hangs up on a longer value. Its least is 1 MB."""
+    redis_server.cli("CONFIG", "SET", "proto-max-bulk-len", "1mb")
+
+
+@pytest.mark.usefixtures("at_most_1_mb")
+async def test_one_that_is_too_large_for_the_server_fails_alone(redis_url: str) -> None:
+    async with connect(redis_url) as backend:
+        large = backend.mark_as_done("large", "x" * 2_000_000)
+        outcomes = await asyncio.gather(large, *(backend.mark_as_done(id, id) for id in ids(5)), return_exceptions=True)
+        assert isinstance(outcomes[0], ResultEncodeError)
+        assert "proto-max-bulk-len is less than its 2,000,1" in str(outcomes[0])
+        assert outcomes[1:] == [True] * 5
+
+
+@pytest.mark.usefixtures("at_most_1_mb")
+@pytest.mark.parametrize("work", [lambda: "x" * 2_000_000, lambda: os.environ["x" * 2_000_000]], ids=["value", "error"])
+async def test_a_job_whose_end_is_too_large_for_the_server_fails(redis_url: str, work: Callable[[], Any]) -> None:
+    async with connect(redis_url) as backend, Executor(backend) as executor:
+        with pytest.raises(TaskFailed, match="proto-max-bulk-len"):
+            await executor.submit(work).get(timeout=10)
 
 
 async def test_one_that_is_forbidden_is_refused_alone(redis_server: RedisServer) -> None:
