@@ -130,6 +130,8 @@ class Node(ResultBase[T_co]):
 
     def as_tuple(self) -> tuple[tuple[str, Any], Any]:
         """Celery's portable form: ``((id, parent's form or None), members' forms or None)``."""
+        if self.parent is None:  # as most of a group's many members
+            return (self.id, None), self._member_forms()
         form: Any = None
         for node in reversed(self._chain()):  # without recursion: a chain may be long
             form = (node.id, form), node._member_forms()

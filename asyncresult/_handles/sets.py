@@ -6,6 +6,7 @@ How they are waited for: :mod:`.joins`; their streams: :mod:`.streams`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, overload
 from weakref import WeakSet
@@ -17,11 +18,12 @@ from ..control import Reply, revoke
 from ..errors import BackendClosed, ResultTimeout
 from ..meta import TaskMeta
 from ..promise import AwaitedPromise, Promise
-from .base import Node, ResultBase, SupportsAsyncResult, T, as_result
+from .base import Node, ResultBase, SupportsAsyncResult, T, as_result, handles_in
 from .joins import (
     end_at_once,
     finish,
     groups_of,
+    has_sets,
     join,
     join_in_turns,
     leaves_of,
@@ -145,11 +147,9 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         return self.results
 
     def _leaves(self) -> Iterator[AsyncResult[Any]]:
-        for member in self.results:
-            if isinstance(member, AsyncResult):
-                yield member
-            else:
-                yield from member._leaves()
+        if has_sets(self.results):
+            return itertools.chain.from_iterable(map(handles_in, self.results))
+        return iter(self.results)
 
     @property
     def supports_native_join(self) -> bool | None:
