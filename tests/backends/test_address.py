@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import asyncresult
-from asyncresult import Backend
+from asyncresult import Backend, ResultTimeout
 from asyncresult._redis import address as _address
 from asyncresult._redis.address import Address, dial_address
 from tests.tools.servers import RedisServer
@@ -173,6 +173,33 @@ def test_connections_of_a_closed_loop_go_with_the_next(
         gc.collect()
     assert raised == []
     assert caplog.messages == []
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="looks at /proc")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_connections_of_a_closed_loop_do_not_wait_for_the_collector(redis_server: RedisServer) -> None:
+    backend = asyncresult.connect(redis_server.url())
+
+    async def use() -> None:
+        with pytest.raises(ResultTimeout):
+            await backend.result("t").get(timeout=0.02)
+
+    gc.disable()
+    try:
+        for _ in range(5):
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(use())
+            loop.close()
+        assert len(descriptors(redis_server.port)) == 2  # those of the last loop
+    finally:
+        gc.enable()
+
+    async def end() -> None:
+        await use()
+        await backend.aclose()
+
+    asyncio.run(end())
+    gc.collect()
 
 
 async def test_a_name_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
