@@ -53,7 +53,7 @@ class JobContext(TaskContext):
     listens = False
     patient = True
     #: Called when the final state is about to be stored.
-    on_over: Callable[[], object] | None = None
+    on_over: Callable[[], object] = staticmethod(lambda: None)
     #: Around what the function waits for while the store is away.
     storing: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
@@ -67,8 +67,7 @@ class JobContext(TaskContext):
 
     def _store_last(self, result: Any, state: str, traceback: str | None) -> asyncio.Future[bool]:
         future = super()._store_last(result, state, traceback)
-        if self.on_over is not None:
-            self.on_over()
+        self.on_over()
         return future
 
 
@@ -372,6 +371,7 @@ class Job:
         if not self._context.over:
             self._end_revoked_unattended()
         self._function_over()
+        del self._context.on_over  # else the call and its arguments stay until the garbage collector comes
         self._revocation.close()
         if not self.started:
             self._session.pending -= 1

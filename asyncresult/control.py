@@ -217,6 +217,7 @@ class Revocation:
         if self._again is not None:
             self._again.cancel()
         self._engine.waiters.discard(self._key, self)
+        self._abort = _too_late  # no reference back to who has the task, and to what its function was called with
 
     def _listen_again(self, reason: object) -> None:
         """What is stored in place of a request has ended the wait, as a result does: a request may replace it."""
@@ -269,6 +270,10 @@ class Revocation:
 
     def _about(self, event: str) -> dict[str, str]:
         return {"event": event, "backend": str(self._backend), "task_id": self._task_id}
+
+
+def _too_late(terminate: bool) -> tuple[bool, str]:
+    return False, "over"
 
 
 async def _revoke_own(

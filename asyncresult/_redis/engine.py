@@ -28,7 +28,7 @@ from .errors import first_error
 from .exceptions import NoPermissionError
 from .options import Options
 from .packing import Command, KeysCommand
-from .pump import Job, Pump
+from .pump import Call, Pump
 from .reads import Read, Receiver
 from .topology import Links, Topology
 from .writes import OneOfMany, Outcomes, Script, Terms, Write, WriteBatch, fail, settle
@@ -80,7 +80,7 @@ class RedisEngine(Engine):
             subscriber.login_again(username, password)
         words = (username, password) if username else (password,)
         for pump in self._topology.pumps:
-            pump.submit(Job([("AUTH", *words)], self._logged_in, lambda error: None, 0.0))
+            pump.submit(Call([("AUTH", *words)], self._logged_in, lambda error: None, 0.0))
 
     def _logged_in(self, replies: list[Any]) -> None:
         if error := first_error(replies, self._name):
@@ -114,7 +114,7 @@ class RedisEngine(Engine):
         def failed(error: AsyncResultError) -> None:
             self.waiters.searched(keys, found=True)  # to be read, which ends the waits with the error
 
-        self._topology.submit(Job([KeysCommand(("EXISTS", *keys))], done, failed, None))
+        self._topology.submit(Call([KeysCommand(("EXISTS", *keys))], done, failed, None))
 
     def _read(self, keys: Sequence[bytes], receiver: Receiver, patience: float | None) -> None:
         send, one_by_one = self._topology.submit, self._topology.one_by_one
@@ -283,7 +283,7 @@ class RedisEngine(Engine):
 
         if not once:
             patience = None if forever else self._patience
-        job = Job(commands, done, functools.partial(fail, future), patience, once=once)
+        job = Call(commands, done, functools.partial(fail, future), patience, once=once)
         (through or self._topology).submit(job)
         return future
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import warnings
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -34,7 +35,7 @@ from .errors import describe, is_refusal, is_transient, typed_error
 from .exceptions import AskError, AuthenticationError, CrossSlotError, InvalidResponse, ReadOnlyError, RedisError
 from .packing import Command
 
-__all__ = ["Job", "Pump", "Unanswered"]
+__all__ = ["Call", "Job", "Pump", "Unanswered"]
 
 logger: Log = get_logger("asyncresult")
 
@@ -58,34 +59,31 @@ class Unanswered(BackendUnavailable):
 
 
 class Job:
-    """Commands that belong together, and what to do with the answers.
+    """Commands that belong together. What becomes of the answers is said by methods: a job that kept functions of its
+    own would be in a cycle of references, and what was read with it, until the garbage collector comes.
 
     Args:
         commands: Sent in order, in one pipeline.
-        done: Gets the replies, errors among them.
-        failed: Gets the typed error when no replies are to be had.
         patience: Seconds over which an outage is retried; None forever.
         once: It must not be executed twice: once it has left, it fails with :class:`Unanswered` where no answer comes.
     """
 
-    __slots__ = ("commands", "deadline", "done", "failed", "losses", "once", "patience")
+    __slots__ = ("commands", "deadline", "losses", "once", "patience")
 
-    def __init__(
-        self,
-        commands: list[Command],
-        done: Callable[[list[Any]], None],
-        failed: Callable[[BackendError | BackendClosed], None],
-        patience: float | None,
-        *,
-        once: bool = False,
-    ) -> None:
+    def __init__(self, commands: list[Command], patience: float | None, *, once: bool = False) -> None:
         self.once = once
         self.commands = commands
-        self.done = done
-        self.failed = failed
         self.patience = patience
         self.deadline: float | None = None
         self.losses = 0
+
+    @abstractmethod
+    def done(self, replies: list[Any]) -> None:
+        """Called with the replies, errors among them."""
+
+    @abstractmethod
+    def failed(self, error: BackendError | BackendClosed) -> None:
+        """Called with the typed error when no replies are to be had."""
 
     def leave(self) -> None:
         """Called each time its turn has come: from the first time on it takes nothing more in."""
@@ -103,6 +101,31 @@ class Job:
     def key(self) -> bytes | None:
         """The one key that it reads, if it does nothing else."""
         return None
+
+
+class Call(Job):
+    """A job whose answers, or error, are given to functions."""
+
+    __slots__ = ("_done", "_failed")
+
+    def __init__(
+        self,
+        commands: list[Command],
+        done: Callable[[list[Any]], None],
+        failed: Callable[[BackendError | BackendClosed], None],
+        patience: float | None,
+        *,
+        once: bool = False,
+    ) -> None:
+        super().__init__(commands, patience, once=once)
+        self._done = done
+        self._failed = failed
+
+    def done(self, replies: list[Any]) -> None:
+        self._done(replies)
+
+    def failed(self, error: BackendError | BackendClosed) -> None:
+        self._failed(error)
 
 
 class Pump:

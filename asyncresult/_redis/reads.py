@@ -50,7 +50,7 @@ class Read(Job):
         address: object,
     ) -> None:
         commands: list[Command] = [("MGET", key) for key in keys] if one_by_one else [KeysCommand(("MGET", *keys))]
-        super().__init__(commands, self._answered, self._unanswered, patience)
+        super().__init__(commands, patience)
         self._keys = keys
         self._receiver = receiver
         self._send = send
@@ -80,7 +80,7 @@ class Read(Job):
             parts.append(part)
         return parts
 
-    def _answered(self, replies: list[Any]) -> None:
+    def done(self, replies: list[Any]) -> None:
         if not self._one_by_one and not isinstance(replies[0], Exception):
             self._found(self._keys, replies[0], isinstance(replies[0], WithGaps))
         elif len(replies) == 1 and len(self._keys) > 1 and isinstance(replies[0], NoPermissionError):
@@ -112,7 +112,7 @@ class Read(Job):
         if keys:
             self._receiver.found(keys, values)
 
-    def _unanswered(self, error: BackendError | BackendClosed) -> None:
+    def failed(self, error: BackendError | BackendClosed) -> None:
         self._receiver.failed(self._keys, error)
 
 

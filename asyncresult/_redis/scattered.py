@@ -106,17 +106,18 @@ class Part(Job):
 
     def __init__(self, whole: Scattered, numbers: list[int], *, asking: bool = False) -> None:
         commands = [whole.job.commands[number] for number in numbers]
-        super().__init__(
-            [("ASKING",), *commands] if asking else commands,
-            lambda replies: whole.answered(numbers, replies[1:] if asking else replies),
-            whole.failed,
-            whole.job.patience,
-        )
+        super().__init__([("ASKING",), *commands] if asking else commands, whole.job.patience)
         self.deadline = whole.job.deadline
         self._whole = whole
         self._numbers = numbers
         self._asking = asking
         self.losses = whole.losses[numbers[0]] if len(numbers) == 1 else 0
+
+    def done(self, replies: list[Any]) -> None:
+        self._whole.answered(self._numbers, replies[1:] if self._asking else replies)
+
+    def failed(self, error: BackendError | BackendClosed) -> None:
+        self._whole.failed(error)
 
     @property
     def key(self) -> bytes | None:

@@ -34,7 +34,7 @@ from .exceptions import ConnectionError as RedisConnectionError
 from .exceptions import NoPermissionError, RedisError, ResponseError
 from .options import Options
 from .packing import Command
-from .pump import Job
+from .pump import Call
 from .single import OneServer
 from .subscriber import Subscriber
 from .topology import Links, Topology
@@ -248,7 +248,7 @@ class Sentinel(OneServer):
 
     def _ask_role(self) -> None:
         self._role_due = True
-        self._pump.submit(Job([], lambda replies: None, lambda error: None, 0.0))
+        self._pump.submit(Call([], lambda replies: None, lambda error: None, 0.0))
         self._heartbeat = self._loop.call_later(self._links.heartbeat, self._ask_role)
 
     # -- life -----------------------------------------------------------------------------------------

@@ -261,7 +261,7 @@ class WriteBatch(Job):
         address: str,
         patience: float | None,
     ) -> None:
-        super().__init__([], self._answered, self._unanswered, patience)
+        super().__init__([], patience)
         self._script = script
         self._per_call = per_call
         self._again = again
@@ -332,7 +332,7 @@ class WriteBatch(Job):
             arguments += (len(payloads), *terms, *payloads)
         return (*self._script.command(), len(keys), *keys, *arguments)
 
-    def _answered(self, replies: list[Any]) -> None:
+    def done(self, replies: list[Any]) -> None:
         for call, reply in zip(self._calls, replies, strict=True):
             if reply == len(call):
                 for write in call:
@@ -365,7 +365,7 @@ class WriteBatch(Job):
         write.alone = True
         self._again(write)
 
-    def _unanswered(self, error: BackendError | BackendClosed) -> None:
+    def failed(self, error: BackendError | BackendClosed) -> None:
         self._open = False
         for write in [*self._writes, *(write for call in self._calls for write in call)]:
             write.end(error)

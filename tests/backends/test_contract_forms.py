@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import gc
 import pickle
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, TypedDict
@@ -17,8 +18,12 @@ import pytest
 from asyncresult import (
     AsyncResult,
     Backend,
+    Executor,
     ResultTypeError,
+    gather,
+    wait,
 )
+from tests.tools.leaks import garbage
 
 from .contract import fail, new_id
 from .waiting import until, waits_for
@@ -160,3 +165,48 @@ async def test_equality_hash_copies(backend: Backend) -> None:
     assert loaded == handle and loaded.parent == "p" and loaded.backend is backend
     assert str(handle) == "a" and "a" in repr(handle)
     assert handle.as_tuple() == (("a", (("p", None), None)), None) and handle.as_list() == ["a", "p"]
+
+
+# -- what is left behind ------------------------------------------------------------------------------------------
+
+
+async def _states(handle: AsyncResult[Any]) -> None:
+    async for _ in handle.updates():
+        pass
+
+
+async def _caught(wait: Awaitable[Any]) -> None:
+    with pytest.raises(ValueError, match="no"):
+        await wait
+
+
+async def _tracked(backend: Backend) -> None:
+    async with backend.track() as task:
+        await task.progress(1, 2)
+
+
+WAYS: dict[str, Callable[[Backend, Executor], Awaitable[Any]]] = {
+    "get": lambda backend, _: backend.result("done").get(),
+    "meta": lambda backend, _: backend.result("done").meta(),
+    "exists": lambda backend, _: backend.result("done").exists(),
+    "updates": lambda backend, _: _states(backend.result("done")),
+    "many": lambda backend, _: backend.get_many(["done", "failed", "never"]),
+    "a join": lambda backend, _: wait(backend.results(["done", "failed", "never"]), count=2),
+    "a failure": lambda backend, _: _caught(backend.result("failed").get()),
+    "a failed join": lambda backend, _: _caught(gather(backend.result("failed"), backend.result("never"))),
+    "a task": lambda backend, _: _tracked(backend),
+    "a job": lambda _, executor: executor.submit(sum, [1, 2]).get(timeout=20),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_nothing_is_left_to_the_garbage_collector(backend: Backend, way: str) -> None:
+    """What was read, and what a task was called with, goes with its last user, and not when the collector comes."""
+    await backend.mark_as_done("done", 1)
+    await backend.mark_as_failure("failed", ValueError("no"))
+    async with Executor(backend) as executor:
+        await WAYS[way](backend, executor)
+        with garbage() as found:
+            await WAYS[way](backend, executor)
+            await until(lambda: backend.stats().pending == backend.stats().subscribed == 0)
+        assert found == []

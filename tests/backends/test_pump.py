@@ -12,7 +12,7 @@ from asyncresult._redis.backoff import BACKOFF_FIRST, Backoff, Health
 from asyncresult._redis.connection import Interrupted
 from asyncresult._redis.exceptions import AuthenticationError, BusyLoadingError, ConnectionError, NoPermissionError
 from asyncresult._redis.packing import Command
-from asyncresult._redis.pump import BYTES_PER_SLICE, PROMPT_LOSSES, Job, Pump
+from asyncresult._redis.pump import BYTES_PER_SLICE, PROMPT_LOSSES, Call, Pump
 from asyncresult._redis.reads import Read
 from asyncresult._redis.writes import Script, Terms, Write, WriteBatch
 from asyncresult.errors import AsyncResultError, BackendClosed, BackendError, BackendPermissionError, BackendUnavailable
@@ -45,7 +45,7 @@ class World:
 
     def submit(self, name: str, patience: float | None = 5.0) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.commands.submit(Job([(name,)], future.set_result, future.set_exception, patience))
+        self.commands.submit(Call([(name,)], future.set_result, future.set_exception, patience))
         return future
 
 
@@ -136,7 +136,7 @@ async def test_a_callback_that_fails_hurts_its_own_job_only(pump: World, caplog:
     def done(replies: list[Any]) -> None:
         raise ZeroDivisionError
 
-    pump.commands.submit(Job([("x",)], done, failed.append, 5.0))
+    pump.commands.submit(Call([("x",)], done, failed.append, 5.0))
     assert await pump.submit("y") == [b"OK"]
     assert len(failed) == 1 and "unexpected reply" in caplog.text
     assert "OK" not in str(failed[0]), "no reply is quoted: it may be somebody's record"

@@ -12,6 +12,7 @@ in the loop takes the fixture ``loop_errors``, looks at them, and clears it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -29,7 +30,7 @@ from asyncresult._storage import current
 
 from .servers import Control, RedisServer, running_servers
 
-__all__ = ["KINDS", "LeakCheck", "LoopErrors"]
+__all__ = ["KINDS", "LeakCheck", "LoopErrors", "garbage"]
 
 KINDS = frozenset({"backends", "logging", "loop_errors", "sockets", "subscriptions", "tasks", "threads"})
 GRACE = 3.0  # seconds for what is on its way out
@@ -131,6 +132,23 @@ class _Patience:
     def ended(self) -> bool:
         self._looks += 1
         return self._looks >= LOOKS and time.monotonic() >= self._deadline
+
+
+@contextlib.contextmanager
+def garbage() -> Generator[list[object]]:
+    """What of this package's own is in cycles of references when the block ends; the list is filled then."""
+    found: list[object] = []
+    gc.collect()
+    gc.disable()
+    try:
+        yield found
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        found += [thing for thing in gc.garbage if type(thing).__module__.startswith("asyncresult.")]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 def _sockets() -> dict[int, int]:
