@@ -386,7 +386,8 @@ def check_reason(reason: object) -> None:
 def _start(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any]) -> asyncio.Task[Any]:
     name = getattr(awaitable, "__qualname__", type(awaitable).__qualname__)
     coroutine = awaitable if asyncio.iscoroutine(awaitable) else _await(awaitable)
-    task = loop.create_task(coroutine, name=f"Promise: {name}")
+    # Not loop.create_task(): an eager task factory would run it before the promise knows that it waits for it.
+    task = asyncio.Task(coroutine, loop=loop, name=f"Promise: {name}")
     _running.add(task)
     return task
 

@@ -15,6 +15,7 @@ from asyncresult.promise import Promise
 from tests.tools.promises import deferred, ticks
 
 name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="nobody")
+EAGER: Any = getattr(asyncio, "eager_task_factory", None)
 
 
 # -- Making one
@@ -152,6 +153,33 @@ async def test_a_callback_that_awaits_its_own_promise_is_refused() -> None:
     promise: Promise[Any] = Promise.resolve(1).then(wait)
     with pytest.raises(RuntimeError, match="its own"):
         await promise
+
+
+@pytest.mark.skipif(EAGER is None, reason="there are no eager tasks before Python 3.12")
+async def test_what_a_callback_starts_is_no_eager_task() -> None:
+    """It is known to the promise before it runs: it can be cancelled, and cannot wait for itself."""
+
+    async def wait(value: int) -> Any:
+        return await waiting
+
+    async def cancel(value: int) -> None:
+        cancelled.cancel()
+        try:
+            await asyncio.sleep(20)
+        finally:
+            stopped.append(value)
+
+    stopped: list[int] = []
+    asyncio.get_running_loop().set_task_factory(EAGER)
+    waiting: Promise[Any] = Promise.resolve(1).then(wait)
+    cancelled: Promise[Any] = Promise.resolve(1).then(cancel)
+    with pytest.raises(RuntimeError, match="its own"):
+        async with asyncio.timeout(5):
+            await waiting
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    await ticks()
+    assert stopped == [1]
 
 
 # -- Cancelling
