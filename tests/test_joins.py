@@ -67,6 +67,48 @@ async def test_the_callback_is_called_for_members_that_are_known(backend: Backen
     assert called == [("known", 1), ("other", 2)]
 
 
+@pytest.mark.parametrize("when", ["live", "late", "a look", "known"])
+async def test_the_callback_is_called_once_for_each_handle(backend: Backend, when: str) -> None:
+    """Also for one that is there twice, for each of two handles of one task, and for an ignored one: in every case."""
+    one, other, ignored = AsyncResult[Any]("t"), AsyncResult[Any]("t"), AsyncResult[Any]("ignored")
+    ignored.ignored = True
+    called: list[tuple[str, Any]] = []
+    join = ResultSet([one, one, other, ignored]).get(
+        0 if when == "a look" else 20, callback=lambda id, value: called.append((id, value))
+    )
+    if when == "live":
+        joining = asyncio.ensure_future(join)
+        await waits_for(backend, 1)
+        await backend.mark_as_done("t", 1)
+    else:
+        await backend.mark_as_done("t", 1)
+        if when == "known":
+            await gather(one, other)
+        joining = asyncio.ensure_future(join)
+    assert await joining == [1, 1, 1, None]
+    assert sorted(called) == [("ignored", None), ("t", 1), ("t", 1)]
+
+
+async def test_the_failure_of_an_ignored_member_is_none(backend: Backend) -> None:
+    """Even where it is known."""
+    await backend.mark_as_failure("t", ValueError("ignored"))
+    handle = AsyncResult[Any]("t")
+    await handle.meta()
+    handle.ignored = True
+    assert await gather(handle) == (None,)
+    assert await ResultSet([handle]).then() == [None]
+
+
+async def test_closing_is_no_failure_of_a_task() -> None:
+    async with asyncresult.connect("memory://") as backend:
+        waiting = asyncio.ensure_future(backend.results(["failed", "never"]).first_success())
+        await waits_for(backend, 2)
+        await backend.mark_as_failure("failed", ValueError("no"))
+        await backend.aclose()
+        with pytest.raises(BackendClosed):
+            await waiting
+
+
 @pytest.mark.parametrize("raised", [ValueError("no"), asyncio.CancelledError(), StopIteration(1)])
 async def test_a_callback_that_raises_ends_its_own_join_only(backend: Backend, raised: BaseException) -> None:
     def callback(id: str, value: object) -> None:

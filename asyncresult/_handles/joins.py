@@ -329,9 +329,8 @@ class Join:
         waiting = self._waiting
         for handle in handles:
             # The rule, without a call (benchmarks: join).
-            if handle._meta is None or not is_settled(handle):
-                if not handle.ignored:
-                    waiting[id(handle)] = handle
+            if (handle._meta is None or not is_settled(handle)) and not handle.ignored:
+                waiting[id(handle)] = handle
             else:
                 self._look_at(handle, None)
 
@@ -358,7 +357,7 @@ class Join:
     def _look_at(self, handle: Handle, reason: Reason | None) -> None:
         if self.future.done():
             return
-        if self.fail_fast and (reason is not None or has_failed(handle)):
+        if self.fail_fast and (reason is not None or (has_failed(handle) and not handle.ignored)):
             self._end_by(handle, reason, reason or handle)
         elif self.callback is not None:
             value, error = settled(handle)

@@ -93,7 +93,8 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         return member in self.results
 
     def add(self, result: AsyncResult[T] | SupportsAsyncResult[T]) -> None:
-        """Append ``result`` unless it is a member. Running ``as_completed`` loops will give it too.
+        """Append ``result`` unless it is a member. Running ``as_completed`` loops, over sets that have this one as a
+        member too, will give it.
 
         Raises:
             TypeError: It is no result.
@@ -107,6 +108,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
             return
         for stream in list(self._streams):
             stream._add([handle])
+            _tell_of_changes(handle, stream)
         self.results.append(handle)
         known.add(_name(handle))
 
@@ -141,7 +143,11 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
     def _take_out(self, members: list[Any]) -> None:
         self._known = None
         for stream in list(self._streams):
-            stream._remove(members)
+            for taken in members:
+                for changing in _sets_in(taken):
+                    changing._streams.discard(stream)
+            for left in stream._remove(members):
+                _tell_of_changes(left, stream)
 
     def _members(self) -> Sequence[Any]:
         return self.results
@@ -193,7 +199,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
             timeout: The total budget in seconds; None waits forever, 0 looks once.
             propagate: Raise the first failure, at once. The other tasks go on. The failure of a task before a group
                 is that of all its members.
-            callback: Called with id and value of each task as it ends.
+            callback: Called with id and value of each task as it ends, once for each handle.
             return_exceptions: Put exceptions into the list in place of values; as ``propagate=False``.
 
         Returns:
@@ -204,6 +210,8 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
         fail_fast = propagate and not return_exceptions
         members = self._snapshot()
         leaves = leaves_of(members)
+        if callback is not None:  # once for each, in every case
+            leaves = list({id(leaf): leaf for leaf in leaves}.values())
         groups = groups_of([self])
         with Measured(probe_of(leaves), leaves) as measured:
             if looks_once(timeout):
@@ -229,7 +237,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
     def as_completed(self, *, timeout: float | None = None) -> Completed[T]:
         """The members' handles, done, in the order in which their tasks end; see :class:`Completed`."""
         stream: Completed[T] = Completed([self], timeout)
-        self._streams.add(stream)
+        _tell_of_changes(self, stream)
         return stream
 
     async def wait(
@@ -277,7 +285,8 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
                             break
                 except ResultTimeout:
                     measured.outcome = "timeout"
-        return {leaf for leaf in leaves if over(leaf)}, set(not_over(leaves))
+        done = {leaf for leaf in leaves if over(leaf)}
+        return done, set(not_over(leaves)) - done  # two handles of one task may know different things
 
     async def first_success(self, *, timeout: float | None = None) -> T:
         """The value of the member that succeeds first. The other tasks go on.
@@ -289,7 +298,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
             ExceptionGroup: All failed; holds their exceptions.
             ValueError: There are no members.
             ResultTimeout: None succeeded in time.
-            RuntimeError, BackendClosed: As :meth:`AsyncResult.get`.
+            RuntimeError, BackendClosed: As :meth:`AsyncResult.get`; some may have failed before.
         """
         if not self.results:
             raise ValueError("no results to wait for")
@@ -304,8 +313,9 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
                         if failure is None:
                             return value  # type: ignore[no-any-return]
                         failures.append(failure)
-                if failures and all(isinstance(failure, BackendClosed) for failure in failures):
-                    raise failures[0]
+                for failure in failures:
+                    if isinstance(failure, BackendClosed):
+                        raise failure  # of this task nobody knows whether it fails
                 raise ExceptionGroup(f"all {len(failures)} tasks failed", failures)
         finally:
             del failures, failure  # they would hold this frame, which holds them
@@ -439,6 +449,21 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
     def __repr__(self) -> str:
         shown = ", ".join(str(member) for member in self.results[:5])
         return f"<{type(self).__name__}: [{shown}{', …' if len(self) > 5 else ''}]>"
+
+
+def _sets_in(node: Any) -> Iterator[ResultSet[Any]]:
+    """It, if it is a set, and all sets in it."""
+    if isinstance(node, ResultSet):
+        yield node
+        if has_sets(node.results):
+            for member in node.results:
+                yield from _sets_in(member)
+
+
+def _tell_of_changes(node: Any, stream: Completed[Any]) -> None:
+    """Have the stream follow what becomes of the members of these sets."""
+    for changing in _sets_in(node):
+        changing._streams.add(stream)
 
 
 def _name(member: Any) -> Any:

@@ -52,6 +52,7 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
     ) -> None:
         super().__init__()
         members = list(members)
+        self._members = members
         leaves = _leaves_in(members)
         own: Measured | None = None  # where this is not a part of a wait that is measured already
         if measured is None:
@@ -103,14 +104,18 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
         if self._own is not None and self._own.is_on:  # else it is that of all streams
             self._own.handles = list(self._handles.values())
 
-    def _remove(self, members: Iterable[ResultBase[Any]]) -> None:
-        """Do not wait for these any more."""
+    def _remove(self, members: Iterable[ResultBase[Any]]) -> list[ResultBase[Any]]:
+        """Do not wait for these any more, unless they are there once more. Returns what is there."""
+        left = set(map(id, _leaves_in(self._members)))
         for member in members:
             for leaf in handles_in(member):
+                if id(leaf) in left:
+                    continue
                 if id(leaf) not in self._given and self._handles.pop(id(leaf), None) is not None:
                     for wait in self._waits:
                         wait.leave_out(leaf)
         self._done.wake()
+        return self._members
 
     async def _next_item(self) -> AsyncResult[T]:
         feed = self._done

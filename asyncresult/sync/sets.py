@@ -332,12 +332,9 @@ class ResultSet(ResultBase, Sequence[AsyncResult[T]]):
             count: Return as soon as so many are done, instead.
         """
         done, _ = run(self._async().wait, timeout=timeout, return_when=return_when, count=count)
-        over = {id(handle) for handle in done}
-        leaves = self._by_handle()
-        return (
-            {leaf for handle, leaf in leaves.items() if handle in over},
-            {leaf for handle, leaf in leaves.items() if handle not in over},
-        )
+        over = {handle.id for handle in done}
+        leaves = list(self._leaves())
+        return {leaf for leaf in leaves if leaf.id in over}, {leaf for leaf in leaves if leaf.id not in over}
 
     def first_success(self, *, timeout: float | None = None) -> T:
         """The value of the member that succeeds first; see :meth:`asyncresult.ResultSet.first_success`."""

@@ -111,6 +111,7 @@ class TestSets:
         memory.mark_as_done("a", 1)
         assert sync.wait([a, b], return_when=sync.FIRST_COMPLETED) == ({a}, {b})
         assert ResultSet([a, b]).wait(timeout=0.01) == ({a}, {b})
+        assert sync.wait([a, AsyncResult("a"), b], count=1) == ({a}, {b})
 
     def test_first_success_and_gather(self, memory: Backend) -> None:
         memory.mark_as_failure("a", ValueError("no"))
