@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import pickle
+import sys
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from celery import Celery
@@ -16,10 +22,12 @@ from celery.backends.dynamodb import DynamoDBBackend
 from celery.backends.mongodb import MongoBackend
 from celery.result import AsyncResult, GroupResult
 
+from asyncresult import ResultDecodeError
 from asyncresult.codec import Codec
 from asyncresult.integrations.celery.readers import Reader, reader_for
 from asyncresult.integrations.celery.readers.keyvalue import DynamoDBReader, KeyValueReader, MemcachedReader
 from asyncresult.integrations.celery.readers.mongodb import MongoReader
+from asyncresult.integrations.celery.readers.pickled import load_plain
 
 
 class Files(KeyValueStoreBackend):  # type: ignore[misc]
@@ -277,3 +285,51 @@ def test_groups_in_djangos_table(django_reader: Any) -> None:
         payload = reader.read_group("g")
         assert json.loads(payload)["result"] == form
     assert django_reader()[0].read_group("g") is None
+
+
+def hashes_alike(many: int) -> list[int]:
+    return [number * sys.hash_info.modulus for number in range(many)]
+
+
+def nested_tuples() -> bytes:
+    """Thirty tuples, each of the one before twice, as a pickle: its hash takes as long as it has values."""
+    return b"\x80\x04K\x01\x85\x94" + b"".join(b"h%ch%c\x86\x94" % (number, number) for number in range(30)) + b"0"
+
+
+SLOW_KEYS = {
+    "numbers as keys": pickle.dumps(dict.fromkeys(hashes_alike(5000))),
+    "one by one": b"\x80\x04}" + b"".join(b"I%d\nNs" % number for number in hashes_alike(2000)) + b".",
+    "at once": b"\x80\x04(" + b"".join(b"I%d\nN" % number for number in hashes_alike(2000)) + b"d.",
+    "in tuples": pickle.dumps({(number,): 1 for number in hashes_alike(2000)}),
+    "decimals": pickle.dumps(dict.fromkeys(map(Decimal, hashes_alike(2000)))),
+    "UUIDs": pickle.dumps(
+        {UUID(int=number) for number in hashes_alike(50)} | {UUID(int=n) for n in hashes_alike(2000)}
+    ),
+    "a set": pickle.dumps(set(hashes_alike(5000))),
+    "a frozen set": pickle.dumps(frozenset(hashes_alike(5000))),
+    "sets of old protocols": pickle.dumps([set(hashes_alike(5000)), frozenset(hashes_alike(9))], 3),
+    "an ordered mapping": pickle.dumps(OrderedDict.fromkeys(hashes_alike(5000))),
+    "a key of tuples": nested_tuples() + b"}h\x1eNs.",
+    "a member of tuples": nested_tuples() + b"(h\x1e\x91.",
+}
+
+
+@pytest.mark.parametrize("name", SLOW_KEYS)
+def test_a_pickle_whose_keys_would_take_hours_is_refused(name: str) -> None:
+    begun = time.thread_time()
+    with pytest.raises(ValueError, match=r"too many numbers of one hash|references multiply"):
+        load_plain(SLOW_KEYS[name])
+    assert time.thread_time() - begun < 1
+
+
+def test_large_numbers_are_keys_as_any_others() -> None:
+    for value in ({2**80 + number: 1 for number in range(1000)}, {UUID(int=n) for n in range(1000)}, {(1, 2**70): "x"}):
+        loaded = load_plain(pickle.dumps(value))
+        assert len(loaded if isinstance(loaded, dict) else loaded.value) == len(value)
+
+
+@pytest.mark.parametrize("mark", ["set", "frozenset"])
+def test_sets_in_json_are_checked_likewise(mark: str) -> None:
+    stored = {"__type__": f"asyncresult.{mark}", "__value__": hashes_alike(5000)}
+    with pytest.raises(ResultDecodeError, match="too many numbers of one hash"):
+        Codec().decode("t", json.dumps({"status": "SUCCESS", "result": stored}).encode())
