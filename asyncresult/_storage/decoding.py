@@ -69,6 +69,12 @@ class Decoder:
         meta = self.at_once(task_id, payload) if payload else TaskMeta(task_id=task_id, status=PENDING)
         return await self.on_thread(self._codec.decode_large, task_id, payload) if meta is None else meta
 
+    async def group(self, group_id: str, payload: bytes) -> Any:
+        """The ``as_tuple`` form of a saved group, whatever its size. Raises ResultDecodeError."""
+        if self._codec.is_small(payload):
+            return self._codec.decode_group(group_id, payload)
+        return await self.on_thread(self._codec.decode_group, group_id, payload)
+
     async def on_thread(self, decode: Callable[..., T], *args: Any) -> T:
         """What ``decode`` returns, or the ResultDecodeError that it raises, on the thread."""
         decoded: asyncio.Future[T | ResultDecodeError] = self._loop.create_future()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import _background
 from .._checks import check_count, check_timeout
-from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, LARGE_PAYLOAD_BYTES, Codec
+from ..codec.codec import DEFAULT_MAX_RESULT_BYTES, Codec
 from ..errors import AsyncResultError, BackendClosed, BackendError
 from ..meta import TaskMeta
 from ..states import SUCCESS
@@ -408,9 +408,7 @@ class Store(Marks, Bulk, Probed, Keys):
         payload = await engine_of(self).read(self.group_key(id))
         if not payload:
             return None
-        if len(payload) < LARGE_PAYLOAD_BYTES:
-            return self.codec.decode_group(id, payload)
-        return await engine_of(self).decoder.on_thread(self.codec.decode_group, id, payload)
+        return await engine_of(self).decoder.group(id, payload)
 
     async def delete_group(self, id: str) -> None:
         """Delete a saved group; its members' results stay.

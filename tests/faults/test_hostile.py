@@ -20,6 +20,7 @@ from asyncresult import (
     AsyncResult,
     AsyncResultError,
     Backend,
+    GroupResult,
     ResultDecodeError,
     ResultTooLarge,
     ResultTypeError,
@@ -366,6 +367,27 @@ async def test_p8_for_every_reader_a_large_record_is_decoded_on_a_thread(
             assert [meta.status async for meta in handle.updates(since="0", timeout=20)] == ["STARTED", "SUCCESS"]
     assert threads
     assert threading.current_thread() not in threads
+
+
+@pytest.mark.parametrize("kind", ["compressed", "yaml"])
+async def test_p8_a_saved_group_that_takes_long_is_read_on_a_thread(
+    redis_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small as it is: it may become two hundred times its size, or be YAML."""
+    threads: list[threading.Thread] = []
+    original = Codec.decode_group
+
+    def decode_group(self: Codec, group_id: str, payload: bytes) -> Any:
+        threads.append(threading.current_thread())
+        return original(self, group_id, payload)
+
+    monkeypatch.setattr(Codec, "decode_group", decode_group)
+    options: dict[str, Any] = {"compression": "gzip"} if kind == "compressed" else {"serializer": "yaml"}
+    async with connect(redis_url, **options) as backend:
+        group = await GroupResult("g", [backend.result(f"t{number}") for number in range(500)]).save()
+        assert len(await backend.restore_group("g")) == 2
+        assert await GroupResult.restore("g") == group
+    assert len(threads) == 2 and threading.current_thread() not in threads
 
 
 async def test_p8_a_bomb_does_not_stop_the_loop(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
