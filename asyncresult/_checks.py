@@ -58,7 +58,7 @@ def check_task_id(id: object) -> str:
         id.encode()
     except UnicodeEncodeError:
         raise ValueError(f"a task id must be encodable as UTF-8: {id!r:.60}") from None
-    if any(ord(c) < 32 or ord(c) == 127 for c in id):
+    if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in id):
         raise ValueError(f"a task id must not hold control characters: {id!r:.60}")
     return id
 

@@ -129,7 +129,7 @@ class TaskMeta(
             ResultDecodeError: The writer stored something that is not a time.
         """
         raw = self._date_done
-        if raw is None or raw == "":
+        if raw is None or (isinstance(raw, str) and not raw):
             return None
         done = raw if isinstance(raw, datetime) else None
         if isinstance(raw, str) and _LOOKS_LIKE_A_DATE.match(raw):

@@ -16,7 +16,9 @@ from asyncresult import (
     Backend,
     Executor,
     GroupResult,
+    NotReady,
     ResultSet,
+    ResultTimeout,
     as_completed,
     connect,
     gather,
@@ -122,6 +124,26 @@ async def test_a_budget_that_is_no_number_is_refused_by_name(
 ) -> None:
     with pytest.raises(TypeError, match="timeout must be None or a number of seconds, not '5'"):
         await use(backend, "5")
+
+
+@pytest.mark.parametrize("character", ["\x00", "\x1b", "\n", "\x7f", "\x80", "\x9b"])
+def test_ids_hold_no_control_characters(character: str) -> None:
+    with pytest.raises(ValueError, match="must not hold control characters") as caught:
+        AsyncResult(f"a{character}b")
+    assert str(caught.value).isprintable()
+
+
+async def test_other_characters_that_cannot_be_seen_are_shown_escaped() -> None:
+    """They may be part of an id, and would break or turn round the line of a log."""
+    async with connect("memory://") as backend:
+        handle = backend.result("a\u2028b\u202ec")
+        with pytest.raises(ResultTimeout, match=r"a\\u2028b\\u202ec") as one:
+            await handle.get(timeout=0)
+        with pytest.raises(ResultTimeout, match=r"a\\u2028b\\u202ec") as several:
+            await ResultSet([handle]).get(timeout=0)
+        with pytest.raises(NotReady) as unknown:
+            _ = handle.value
+        assert all(str(caught.value).isprintable() for caught in (one, several, unknown))
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from asyncresult import AsyncResult, GroupResult, connect, result_from_tuple
+from asyncresult import AsyncResult, GroupResult, NotReady, ResultDecodeError, connect, result_from_tuple
+from asyncresult._storage.store import engine_of
+from tests.codec.records import VAGUE
 
 DEPTH = 5000
 
@@ -73,6 +76,40 @@ async def test_the_children_of_a_record_may_be_chains() -> None:
         assert child.backend is backend  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    "children", [VAGUE, [VAGUE], [[["t", VAGUE], None]], [[["g", None], VAGUE]], {"t": None}, "t", 5, 0]
+)
+async def test_children_of_any_other_kind_are_an_error_of_their_record(children: Any) -> None:
+    async with connect("memory://") as backend:
+        payload = json.dumps({"status": "SUCCESS", "result": 1, "children": children, "task_id": "t"}).encode()
+        await engine_of(backend).put(backend.task_key("t"), payload, None)
+        handle = backend.result("t")
+        assert await handle.get(timeout=10) == 1
+        for look in (handle.children, handle.build_graph, handle.get_leaf):
+            with pytest.raises(ResultDecodeError, match="the children of task t are not in Celery's form: "):
+                await look()
+
+
+async def test_a_saved_group_of_any_other_kind_is_an_error_that_names_it() -> None:
+    async with connect("memory://") as backend:
+        payload = json.dumps({"result": [["g\x1b[2J", VAGUE], []]}).encode()
+        await engine_of(backend).put(backend.group_key("g\x1b[2J"), payload, None)
+        with pytest.raises(ResultDecodeError, match=r"the saved group g\\x1b\[2J is not in Celery's form") as caught:
+            await GroupResult.restore("g\x1b[2J", backend)
+        assert str(caught.value).isprintable()
+
+
+async def test_ids_of_groups_are_shown_without_control_characters() -> None:
+    """A record names them, and they have no part in a key."""
+    async with connect("memory://") as backend:
+        children = [[["g\x1b[2J", None], [[["m", None], None]]]]
+        payload = json.dumps({"status": "SUCCESS", "result": 1, "children": children, "task_id": "t"}).encode()
+        await engine_of(backend).put(backend.task_key("t"), payload, None)
+        with pytest.raises(NotReady, match=r"g\\x1b\[2J still runs") as caught:
+            await backend.result("t").build_graph()
+        assert str(caught.value).isprintable()
+
+
 def contains_itself() -> Any:
     form: list[Any] = [["t", None], None]
     form[0][1] = form
@@ -89,8 +126,8 @@ def is_a_member_of_itself() -> Any:
     "form",
     [
         5, None, "id", [], [1], ["id", None, None], [["id", None]], [[None, None], None], [["", None], None],
-        [["id", 5], None], [["id", None], 5], [["id", None], [5]], [{"id": 1}, None], contains_itself(),
-        is_a_member_of_itself(),
+        [["id", 5], None], [[5, None], []], [[["id"], None], []], [["id", None], 5], [["id", None], [5]],
+        [{"id": 1}, None], contains_itself(), is_a_member_of_itself(),
     ],
 )  # fmt: skip
 def test_what_is_not_of_that_form(form: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from asyncresult import ResultDecodeError, TaskMeta
 from asyncresult.meta import MISSED_HEARTBEATS, stored_fields
+from tests.codec.records import Vague
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def test_when_it_ended(stored: Any, date: datetime | None) -> None:
     assert done is None or done.tzinfo is not None
 
 
-@pytest.mark.parametrize("stored", ["yesterday", "2024-13-01", 5, ["2024"]])
+@pytest.mark.parametrize("stored", ["yesterday", "2024-13-01", 5, ["2024"], Vague()])
 def test_what_is_no_date_is_an_error_of_the_record(stored: Any) -> None:
     with pytest.raises(ResultDecodeError, match="'t' is not an ISO 8601 time"):
         _ = TaskMeta(status="SUCCESS", task_id="t", _date_done=stored).date_done

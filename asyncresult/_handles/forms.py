@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple, overload
 
@@ -69,6 +70,8 @@ def _convert(form: Any, backend: Store | None) -> Node[Any]:
         else:
             head, members = step
             name, parent = (head, None) if isinstance(head, str) else head
+            if members is not None and not isinstance(name, str | uuid.UUID):
+                raise TypeError(f"the id of a group is text or a UUID, not {type(name).__name__}")
             if id(step) in begun:
                 raise ValueError("it contains itself")
             begun.add(id(step))

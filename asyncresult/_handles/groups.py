@@ -9,7 +9,7 @@ from typing import Any, Self, overload
 from .._checks import check_no_url
 from .._storage.current import current_store
 from .._storage.store import Store
-from ..codec.exceptions import printable
+from ..codec.exceptions import error_text, printable
 from ..errors import ResultDecodeError
 from .base import Node, ResultBase, T
 from .making import make_handles
@@ -114,18 +114,21 @@ class GroupResult(ResultSet[T], Node[list[T]]):
         form = await backend.restore_group(id)
         if form is None:
             return None
+        shown = printable(id)
 
         def make() -> Any:
             try:
                 return backend._revive(form)
-            except ValueError as error:
-                raise ResultDecodeError(f"the saved group {id} is not in Celery's form: {error}", task_id=id) from error
+            except Exception as error:  # values of registered types may raise anything
+                raise ResultDecodeError(
+                    f"the saved group {shown} is not in Celery's form: {error_text(error)}", task_id=id
+                ) from error
 
         group = await make_handles(backend, form, make)
         if not isinstance(group, GroupResult):
-            raise ResultDecodeError(f"what is saved as group {id} is a single result", task_id=id)
+            raise ResultDecodeError(f"what is saved as group {shown} is a single result", task_id=id)
         if group.id != str(id):  # its delete() would delete another
-            raise ResultDecodeError(f"what is saved as group {id} is another one, {printable(group.id)}", task_id=id)
+            raise ResultDecodeError(f"what is saved as group {shown} is another one, {printable(group.id)}", task_id=id)
         return group
 
     async def _below(self) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from .._storage.current import current_store
 from .._storage.store import Store
 from ..codec.convert import convert
+from ..codec.exceptions import printable
 from ..errors import AsyncResultError, BackendClosed, BackendError, NotReady, ResultDecodeError, copy_error
 from ..meta import TaskMeta
 from ..states import EXCEPTION_STATES, PROPAGATE_STATES, READY_STATES, SUCCESS
@@ -111,7 +112,7 @@ class Known(Node[T_co]):
         return self._meta
 
     def _not_ready(self) -> NotReady:
-        return NotReady(f"the result of task {self.id} is not known yet: wait for it first, by get()")
+        return NotReady(f"the result of task {printable(self.id)} is not known yet: wait for it first, by get()")
 
     def _failure(self, meta: TaskMeta) -> Exception | None:
         """The exception that a record holds, a fresh instance each time: tracebacks must not pile up."""

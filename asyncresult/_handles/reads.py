@@ -49,9 +49,10 @@ class Readable(Handle[T_co]):
         from .tree import children_of
 
         meta = await self.meta()
-        if not meta.children:
-            return None if meta.children is None else []  # needs no backend: an eager one may have none
-        return await make_handles(self.backend, meta.children, lambda: children_of(self, meta))
+        children = meta.children
+        if children is None or (isinstance(children, list) and not children):
+            return children  # needs no backend: an eager one may have none
+        return await make_handles(self.backend, children, lambda: children_of(self, meta))
 
     async def _below(self) -> list[Node[Any]]:
         return await self.children() or []

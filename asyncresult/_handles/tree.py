@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from .._checks import check_timeout
+from ..codec.exceptions import error_text, printable
 from ..errors import NotReady, ResultDecodeError
 from ..graph import DependencyGraph
 from ..meta import TaskMeta
@@ -27,13 +28,17 @@ T = TypeVar("T")
 
 def children_of(handle: Handle[Any], meta: TaskMeta) -> list[Node[Any]] | None:
     """The children that a record names, as handles."""
-    if meta.children is None:
+    forms = meta.children
+    if forms is None:
         return None
     try:
-        return [handle.backend._revive(child) for child in meta.children]
-    except (TypeError, ValueError) as error:
+        if not isinstance(forms, list):
+            raise TypeError(f"a list is expected, not {type(forms).__name__}")
+        return [handle.backend._revive(child) for child in forms]
+    except Exception as error:  # values of registered types may raise anything
         raise ResultDecodeError(
-            f"the children of task {handle.id} are not in Celery's form: {error}", task_id=handle.id
+            f"the children of task {printable(handle.id)} are not in Celery's form: {error_text(error)}",
+            task_id=handle.id,
         ) from error
 
 
@@ -87,7 +92,9 @@ class Dependencies(_Walk[tuple[Node[Any] | None, Node[Any]]]):
 
     async def _go_below(self, node: Node[Any]) -> None:
         if not self._intermediate and not await self._outcome(node.ready()):
-            raise NotReady(f"the tree below {self._root.id} is not complete: {node.id} still runs")
+            raise NotReady(
+                f"the tree below {printable(self._root.id)} is not complete: {printable(node.id)} still runs"
+            )
         self._queue.extend([(node, child) for child in await self._outcome(node._below()) if child.id != node.id])
 
     async def _next_node(self) -> tuple[Node[Any] | None, Node[Any]]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 
 from .._checks import LOOK_ONCE_TIMEOUT, looks_once
 from .._storage.store import engine_of
+from ..codec.exceptions import printable
 from ..errors import AsyncResultError, BackendClosed, ResultTimeout
 from ..meta import TaskMeta
 from .handle import Callback, Handle, ancestors, listen, looks_at, observe, read_record, unlisten, unobserve
@@ -131,13 +132,13 @@ def raise_reason(reason: Any) -> NoReturn:
 
 def timed_out(handle: Handle[Any], timeout: float | None) -> ResultTimeout:
     """What a wait for one task says when its budget is used up."""
-    error = f"task {handle.id} did not end within {timeout} s{_outage_of(handle)}"
+    error = f"task {printable(handle.id)} did not end within {timeout} s{_outage_of(handle)}"
     return ResultTimeout(error, task_id=handle.id, timeout=timeout)
 
 
 def many_timed_out(waiting: Sequence[Handle[Any]], all: Sequence[Handle[Any]], timeout: float | None) -> ResultTimeout:
     """What a wait for several tasks says when its budget is used up."""
-    named = ", ".join(handle.id for handle in waiting[:3]) + (", …" if len(waiting) > 3 else "")
+    named = ", ".join(printable(handle.id) for handle in waiting[:3]) + (", …" if len(waiting) > 3 else "")
     error = f"{len(waiting)} of {len(all)} tasks did not end within {timeout} s: {named}"
     return ResultTimeout(error + "".join(map(_outage_of, waiting[:1])), timeout=timeout)
 

@@ -32,6 +32,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
+from ..codec.exceptions import printable
 from ..errors import AsyncResultError, ResultDecodeError
 from ..meta import TaskMeta
 
@@ -209,5 +210,5 @@ def undecodable(entry: Entry, error: Exception) -> ResultDecodeError:
     if isinstance(error, ResultDecodeError):
         return error.with_traceback(None)
     return ResultDecodeError(
-        f"the record of task {entry.task_id} cannot be read: {type(error).__name__}", task_id=entry.task_id
+        f"the record of task {printable(entry.task_id)} cannot be read: {type(error).__name__}", task_id=entry.task_id
     )

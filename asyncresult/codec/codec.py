@@ -194,6 +194,12 @@ class Codec:
         # As in _document: out of the except block.
         raise _unreadable(id, plain, f"{problem} (read as json)")
 
+    def is_small(self, payload: Bytes) -> bool:
+        """Whether an event loop has the time for a document that is no record, whatever it is."""
+        if payload.startswith(COMPRESSED):
+            return False
+        return len(payload) < (LARGE_PAYLOAD_BYTES if self._kind(payload) == "json" else YAML_ON_LOOP_BYTES)
+
     def decode_group(self, group_id: str, payload: Bytes) -> Any:
         """Read a saved group; a large one with pauses for other threads, as :meth:`decode_large` does.
 
@@ -315,7 +321,8 @@ class Codec:
         written_id = fields.get("task_id")
         if isinstance(written_id, uuid.UUID):
             written_id = str(written_id)
-        if written_id and written_id != task_id:
+        # Nothing but texts: what comparing a value of a registered type does, or its truth, is anybody's.
+        if not isinstance(written_id, str | None) or (written_id and written_id != task_id):
             raise _unreadable(task_id, plain, f"it is the record of another task, {printable(written_id)}")
         extra = {name: value for name, value in fields.items() if name not in _FIELDS}
         if not all(isinstance(name, str) for name in extra):

@@ -65,7 +65,12 @@ _MAX_COLUMNS = 10_000
 _MAX_INT_BITS = 14_000
 #: How deep in other classes a class may be: a name of 10 MB may be nothing but dots.
 _MAX_NESTED = 20
+#: Characters of texts among them: repr() takes up to 6 ms for so many.
+_MAX_CHARACTERS = 1_000_000
+#: Fields of a stored exception, where it is a list of pairs.
+_MAX_FIELDS = 16
 _NOT_SHOWN = "(arguments that cannot be shown)"
+_TOO_LONG = "(arguments that are too long to be shown)"
 
 #: What reporting an exception calls: str(), repr(), format(), pickle.
 _REPORTING = ("__str__", "__repr__", "__format__", "__reduce__", "__reduce_ex__")
@@ -132,7 +137,7 @@ class Exceptions:
         if meta.status == REVOKED or (name == REVOKED_ERROR[1] and module in (REVOKED_ERROR[0], None)):
             exc = TaskRevoked(text or "revoked", **_facts(meta, name, module, args))
         elif name is not None and module is not None and text is not None:
-            exc, hint = self._rebuilt(module, name, args)
+            exc, hint = self._rebuilt(module, name, args, too_long=_is_long(text))
         if exc is None:
             title = ".".join(printable(part) for part in (module, name) if part) if name else ""
             parts = [part for part in (title, _NOT_SHOWN if text is None else text) if part]
@@ -144,7 +149,9 @@ class Exceptions:
         _annotate(exc, [note, hint] if hint else [note], meta.traceback)
         return exc
 
-    def _rebuilt(self, module: str, name: str, args: tuple[Any, ...]) -> tuple[Exception | None, str]:
+    def _rebuilt(
+        self, module: str, name: str, args: tuple[Any, ...], *, too_long: bool
+    ) -> tuple[Exception | None, str]:
         """The exception, or None; and a hint for the user about its class."""
         found = _find(module, name)
         listed = self._names.get((module, name)) or self._covered(module, name, found)
@@ -153,7 +160,7 @@ class Exceptions:
         if found is None:
             return None, ""
         in_python = list(takewhile(lambda base: id(base) not in _builtins, _class_mro(found)))
-        exc = _make(found, in_python, args)
+        exc = _make(found, in_python, args, too_long=too_long)
         if not any("__init__" in _class_dict(base) or "__new__" in _class_dict(base) for base in in_python):
             return exc, ""
         did = "was not called" if exc is not None else "would be needed"
@@ -202,11 +209,9 @@ def _is_empty(stored: Any) -> bool:
 def _read(stored: Any) -> tuple[str | None, str | None, tuple[Any, ...]]:
     """Type, module and arguments, out of all forms that are met in records, also those of old versions."""
     record = stored
-    if isinstance(stored, list):
-        try:
-            record = dict(stored)
-        except (TypeError, ValueError):
-            pass
+    # Pairs of what else there may be would cost hours: whole numbers of one hash, say.
+    if isinstance(stored, list) and len(stored) <= _MAX_FIELDS and all(map(_is_field, stored)):
+        record = dict(stored)
     if not isinstance(record, dict) or not ("exc_type" in record or "exc_message" in record):
         return None, None, () if _is_empty(stored) else (stored,)
     name, module, args = (
@@ -220,6 +225,10 @@ def _read(stored: Any) -> tuple[str | None, str | None, tuple[Any, ...]]:
     return name or None, module, args
 
 
+def _is_field(pair: Any) -> bool:
+    return isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)
+
+
 def _str(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
@@ -229,10 +238,15 @@ def _tuple(message: Any) -> tuple[Any, ...]:
 
 
 def _text_of(args: tuple[Any, ...]) -> str | None:
-    """What ``str()`` of an exception with these arguments is; None if they cannot be shown, or only at great cost."""
+    """What ``str()`` of an exception with these arguments is; None if they cannot be shown, or only at great cost.
+
+    Of arguments that only are too long, :data:`_TOO_LONG`. A single text is shown as it is, which costs nothing.
+    """
+    if len(args) == 1 and type(args[0]) is str:
+        return args[0]
     plain = _are_plain(args)
-    if plain is None:
-        return None
+    if plain is None or plain is _TOO_LONG:
+        return plain
     try:
         if not plain:
             call_of_others(repr, args)
@@ -241,27 +255,36 @@ def _text_of(args: tuple[Any, ...]) -> str | None:
         return None
 
 
-def _are_plain(args: tuple[Any, ...]) -> bool | None:
-    """Whether ``repr()`` of the arguments cannot fail; None if it would take too long or too much of the stack."""
-    plain, left = True, _MAX_VALUES
+def _is_long(text: str) -> bool:
+    """Whether arguments with this ``str()`` are more than a class of Python's is to be tried on."""
+    return text is _TOO_LONG or len(text) > _MAX_CHARACTERS
+
+
+def _are_plain(args: tuple[Any, ...]) -> bool | str | None:
+    """Whether ``repr()`` of the arguments cannot fail; None if it would take too long or too much of the stack.
+
+    Where it could not fail, but would be too long: :data:`_TOO_LONG`.
+    """
+    plain, left, characters = True, _MAX_VALUES, _MAX_CHARACTERS
     level: list[Any] = [args]
     for _ in range(_MAX_LEVELS):
         inner: list[Any] = []
         for value in level:
-            if isinstance(value, (list, tuple, set, frozenset)):
+            if isinstance(value, (list, tuple, set, frozenset, dict)):
+                left -= len(value) * (2 if isinstance(value, dict) else 1)
+                if left < 0:
+                    return None
                 inner += value
-            elif isinstance(value, dict):
-                inner += value
-                inner += value.values()
+                if isinstance(value, dict):
+                    inner += value.values()
+            elif isinstance(value, (str, bytes)):
+                characters -= len(value)
             elif isinstance(value, int):
                 plain = plain and value.bit_length() < _MAX_INT_BITS
-            elif not isinstance(value, (str, float, bytes, type(None))):
+            elif not isinstance(value, (float, type(None))):
                 plain = False
-        left -= len(inner)
         if not inner:
-            return plain
-        if left < 0:
-            return None
+            return plain if characters >= 0 else _TOO_LONG if plain else None
         level = inner
     return None
 
@@ -319,8 +342,12 @@ def _construct(cls: type[Exception], args: tuple[Any, ...]) -> Exception | None:
     return exc if _can_be_reported(exc) else None
 
 
-def _make(cls: type[Exception], in_python: list[type], args: tuple[Any, ...]) -> Exception | None:
-    """An instance of a class that :func:`_find` returned, made without its constructor; None if that fails."""
+def _make(cls: type[Exception], in_python: list[type], args: tuple[Any, ...], *, too_long: bool) -> Exception | None:
+    """An instance of a class that :func:`_find` returned, made without its constructor; None if that fails.
+
+    Args:
+        too_long: Methods of the class may not be tried on the arguments.
+    """
     builtin = _builtins[id(_class_mro(cls)[len(in_python)])]
     if issubclass(cls, SyntaxError) and len(args) == 2:
         args = (args[0], _tuple(args[1]))  # a tuple is what the compiler gives, and a list what JSON makes of it
@@ -332,7 +359,7 @@ def _make(cls: type[Exception], in_python: list[type], args: tuple[Any, ...]) ->
     if not _is_sound(exc):
         return None
     own = any(name in _class_dict(base) for base in in_python for name in _REPORTING)
-    return exc if not own or _can_be_reported(exc) else None
+    return exc if not own or (not too_long and _can_be_reported(exc)) else None
 
 
 def _is_sound(exc: Exception) -> bool:

@@ -14,6 +14,7 @@ from asyncresult.codec import (
     Codec,
     codec,
     compression,
+    register_type,
 )
 from asyncresult.errors import (
     ResultDecodeError,
@@ -129,3 +130,18 @@ class NeedsInit(Exception):
 
 class Word(StrEnum):
     A = "a"
+
+
+class Vague:
+    """A value of a registered type of which nothing can be said, as arrays and missing values have it."""
+
+    def _refuse(self, *_: object) -> Any:
+        raise RuntimeError("it cannot be said")
+
+    __bool__ = __eq__ = __iter__ = __len__ = __repr__ = _refuse
+    __hash__ = object.__hash__
+
+
+#: Such a value, as it is stored.
+VAGUE = {"__type__": "tests.vague", "__value__": None}
+register_type(Vague, "tests.vague", lambda _: None, lambda _: Vague())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import sys
+import time
 import tracemalloc
 import types
 from collections.abc import Iterator
@@ -29,6 +30,13 @@ from tests.codec.records import (
 )
 
 RAN: list[str] = []
+
+
+class Speaking(Exception):
+    """Code of the application takes part in showing it."""
+
+    def __str__(self) -> str:
+        return "".join(map(str, self.args))
 
 
 class _Meta(type):
@@ -279,6 +287,38 @@ def test_a_listed_class_may_raise_what_is_no_exception(stops: type[BaseException
         cls = type("Stops", (Exception,), {name: stop, "__module__": __name__, "__qualname__": "Stops"})
         exc = raised(stored_as(cls, 1), reader=Codec(exceptions=[cls]))
         assert type(exc) is TaskFailed, name
+
+
+def test_pairs_that_are_no_fields_are_not_made_a_mapping() -> None:
+    """Whole numbers of one hash would take hours as its keys."""
+    pairs = [[number * sys.hash_info.modulus, 0] for number in range(20_000)]
+    begun = time.thread_time()
+    exc = raised(pairs)
+    assert time.thread_time() - begun < 0.5
+    assert type(exc) is TaskFailed
+    assert exc.exc_args == (pairs,)
+    assert type(raised([["exc_type", "KeyError"], ["exc_message", ["k"]], ["exc_module", "builtins"]])) is KeyError
+
+
+@pytest.mark.parametrize("name", ["ValueError", "Speaking", "NoSuchError"])
+@pytest.mark.parametrize(
+    "args", [("\x7f" * 2_000_000, 1), (["a" * 2_000_000],), ("a" * 2_000_000,), (b"a" * 2_000_000,)]
+)
+def test_very_long_arguments_are_not_copied(name: str, args: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["builtins"], "Speaking", Speaking, raising=False)
+    tracemalloc.start()
+    try:
+        exc = raised({"exc_type": name, "exc_message": list(args), "exc_module": "builtins"})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    is_message = len(args) == 1 and isinstance(args[0], str)  # of a TaskFailed: behind its names
+    assert peak < (2_100_000 if is_message else 100_000)
+    assert type(exc) is (ValueError if name == "ValueError" else TaskFailed)
+    assert (exc.exc_args if isinstance(exc, TaskFailed) else exc.args) == args
+    if isinstance(exc, TaskFailed):
+        shown = args[0] if is_message else "(arguments that are too long to be shown)"
+        assert str(exc) == f"builtins.{name}: {shown}"
 
 
 def test_a_name_of_nothing_but_dots_takes_no_memory() -> None:
