@@ -298,7 +298,7 @@ class Handle(Known[T_co]):
 
     def _report(self, error: Exception) -> None:
         asyncio.get_running_loop().call_exception_handler(
-            {"message": f"a callback for the result of task {self.id!r} failed", "exception": error}
+            {"message": f"a callback for the result of task {self.id} failed", "exception": error}
         )
 
     # -- one read -----------------------------------------------------------------------------------------

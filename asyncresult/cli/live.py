@@ -44,14 +44,18 @@ class LiveView:
         table = Table.grid(padding=(0, 2))
         for width in (36, 8, BAR_CELLS):
             table.add_column(no_wrap=True, max_width=max(width, 36), overflow="ellipsis")
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        table.add_column(ratio=1)  # its cells do not wrap, but it alone gives way: else one long text hides all ids
         for id, meta in list(self._shown.items()):
             state = Text(escaped(meta.status), style=_STYLES.get(meta.status, "cyan"))
             progress = None if meta.ready else progress_of(meta)
             if progress is None:
-                table.add_row(Text(escaped(id)), state, "", Text(describe(meta)))
+                table.add_row(Text(escaped(id)), state, "", _cut(describe(meta)))
             else:
                 current, total, note = progress
                 drawn = ProgressBar(total=total, completed=current, width=BAR_CELLS)
-                table.add_row(Text(escaped(id)), state, drawn, Text(f"{current:g}/{total:g} {note}".rstrip()))
+                table.add_row(Text(escaped(id)), state, drawn, _cut(f"{current:g}/{total:g} {note}".rstrip()))
         return table
+
+
+def _cut(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")

@@ -39,6 +39,8 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u2
 
 #: Characters of an id in a message: those of Celery have 36, and nobody else's fill a screen.
 MOST_OF_AN_ID = 100
+#: Of progress: a whole number may be more than a float can be, and is drawn as one.
+MOST_TOTAL = 1e300
 
 
 def write(text: str) -> None:
@@ -92,7 +94,7 @@ def _without_nan(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset, tuple)):
         return list(value)
-    return str(value)
+    return safe_str(value)
 
 
 def write_value(value: Any) -> None:
@@ -133,12 +135,13 @@ def progress_of(meta: TaskMeta) -> tuple[float, float, str] | None:
     if not isinstance(reported, Mapping):
         return None
     current, total = reported.get("current"), reported.get("total")
-    if not isinstance(current, (int, float)) or not isinstance(total, (int, float)) or not 0 < total < float("inf"):
+    if not isinstance(current, (int, float)) or not isinstance(total, (int, float)):
         return None
-    if not 0 <= current <= total:
+    if not 0 <= current <= total or not 0 < total < MOST_TOTAL:
         return None
-    note = reported.get("note") or reported.get("description") or ""
-    return current, total, note if isinstance(note, str) and note.isprintable() else ""
+    notes = (reported.get(name) for name in ("note", "description"))
+    note = next((note for note in notes if isinstance(note, str) and note), "")
+    return current, total, note if note.isprintable() else ""
 
 
 def coloured(stream: TextIO) -> bool:

@@ -93,9 +93,11 @@ def progress_of(meta: TaskMeta) -> dict[str, Any] | None:
     if not (_is_number(current) and _is_number(total) and 0 <= current <= total and total > 0):
         return None
     progress: dict[str, Any] = {"current": current, "total": total, "percent": round(100 * current / total, 1)}
-    note = reported.get("note") or reported.get("description")
-    if isinstance(note, str):
-        progress["description"] = note[:MAX_NOTE]
+    for name in ("note", "description"):
+        note = reported.get(name)
+        if isinstance(note, str) and note:
+            progress["description"] = note[:MAX_NOTE]
+            break
     return progress
 
 
@@ -133,14 +135,14 @@ def dump(document: Any) -> bytes:
 
 
 def _dumped(document: Any) -> str:
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, default=str, separators=(",", ":"))
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, default=safe_str, separators=(",", ":"))
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {safe_str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value

@@ -74,6 +74,17 @@ def test_a_bar_on_a_terminal(url: str, store: Store) -> None:
     assert "done" in seen[seen.rindex("busy") :]
 
 
+def test_one_that_reports_nonsense_leaves_the_others_drawn(url: str, store: Store) -> None:
+    pytest.importorskip("rich")
+    store("odd", "PROGRESS", {"current": 10**400, "total": 10**400})
+    status, seen = on_terminal(
+        "watch", "busy", "odd", "--url", url, "--timeout", "3", once_seen=("3/10 three", lambda _: store("busy"))
+    )
+    assert status == 124
+    assert "Traceback" not in seen
+    assert "SUCCESS" in seen
+
+
 @pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"PYTHONPATH": "no-rich"}])
 def test_lines_where_the_cursor_cannot_move_or_rich_is_missing(env: dict[str, str], url: str, tmp_path: Path) -> None:
     if "PYTHONPATH" in env:

@@ -13,10 +13,12 @@ import pytest
 
 from asyncresult import AsyncResult, Backend
 from asyncresult.web import create_app, events, status
+from asyncresult.web.dashboard import create_dashboard
 from asyncresult.web.forms import comment, sse_event
 from asyncresult.web.settings import Settings
 from asyncresult.web.streams import EventStream, Followed, Position
 from tests.backends.waiting import until
+from tests.codec.records import VAGUE
 from tests.web.conftest import Serve, put_raw, serving, stream
 
 from starlette.applications import Starlette  # isort: skip
@@ -102,6 +104,31 @@ async def test_many_tasks_in_one_stream(backend: Backend, serve: Serve) -> None:
     ids = {json.loads(event["data"]).get("id") for event in rest}
     assert ids == {"b", None}, "the end of a has been sent before"
     assert [event["event"] for event in rest][-2:] == ["done", "end"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"status": "SUCCESS", "result": [VAGUE]},
+        {"status": "PROGRESS", "result": {"current": 1, "total": 2, "note": VAGUE}},
+        {"status": "FAILURE", "result": {"exc_type": VAGUE, "exc_message": [VAGUE]}},
+    ],
+)
+async def test_a_value_of_which_nothing_can_be_said_is_shown_and_hurts_no_other(
+    backend: Backend, serve: Serve, record: dict[str, Any]
+) -> None:
+    await put_raw(backend, "a", json.dumps({**record, "task_id": "a"}).encode())
+    await backend.mark_as_done("b", 7)
+    async with serve(reveal_errors=True) as client:
+        async with stream(client, "/tasks/events?id=a&id=b") as followed:
+            events = [await followed.next(), await followed.next()]
+        told = [json.loads(event["data"]) for event in events if event is not None]
+        assert {document["id"]: document["state"] for document in told} == {"a": record["status"], "b": "SUCCESS"}
+        shown = await client.get("/tasks/a")
+        assert shown.json()["state"] == record["status"]
+        assert ("cannot be shown" in shown.text) == (record["status"] != "PROGRESS")
+    async with serving(create_dashboard(backend)) as client:
+        assert {task["id"] for task in (await client.get("/list")).json()["tasks"]} == {"a", "b"}
 
 
 async def test_the_number_of_ids_has_a_limit(backend: Backend, serve: Serve) -> None:
