@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import weakref
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from ._log import Log, get_logger
 
-__all__ = ["HeldTasks", "finish", "finish_all", "keep_alive", "log_failure", "start"]
+__all__ = ["HeldTasks", "call_from_finalizer", "finish", "finish_all", "keep_alive", "log_failure", "start"]
 
 logger: Log = get_logger("asyncresult")
 
@@ -98,6 +98,21 @@ async def _finish(all_tasks: Collection[asyncio.Task[Any]], timeout: float) -> N
     finally:
         for task in tasks:
             task.cancel()
+
+
+def call_from_finalizer(loop: asyncio.AbstractEventLoop, fn: Callable[[], object]) -> None:
+    """Have ``loop`` call ``fn`` soon, unless it is closed.
+
+    The collector may run a finalizer on any thread and at any time, so this takes no lock. A loop is woken from another
+    thread by one byte to itself, as asyncio does it for generators that were dropped.
+    """
+    try:
+        if asyncio._get_running_loop() is loop:
+            loop.call_soon(fn)
+        else:
+            loop.call_soon_threadsafe(fn)
+    except RuntimeError:  # it is closed
+        pass
 
 
 def log_failure(future: asyncio.Future[Any], what: str, about: Mapping[str, str]) -> None:

@@ -16,7 +16,6 @@ import contextlib
 import functools
 import inspect
 import random
-import threading
 import weakref
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -84,7 +83,6 @@ class Session:
     def __init__(self, backend: Store, concurrency: int) -> None:
         self.backend = backend
         self.loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
         self.pending = 0
         self.unfinished = 0
         self.storing = 0
@@ -219,11 +217,8 @@ class Session:
         self._report_dropped()
 
     def _handle_dropped(self, id: str, _: object) -> None:
-        # The collector may run on any thread and at any time: no I/O, no lock. From another thread than the loop's it
-        # is noticed with the next failure, or at the end.
         self._dropped.append(id)
-        if threading.get_ident() == self._thread and not self.loop.is_closed():
-            self.loop.call_soon(self._report_dropped)
+        _background.call_from_finalizer(self.loop, self._report_dropped)
 
     def _report_dropped(self) -> None:
         while self._dropped:

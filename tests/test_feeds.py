@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import pytest
+
 from asyncresult._handles.feeds import Feed
 
 
@@ -12,19 +14,25 @@ class _Owner:
     """Stands for a stream."""
 
 
-async def test_an_owner_that_was_collected_elsewhere_is_missed_at_the_next_item() -> None:
-    """The collector may run on any thread. There the loop cannot be called, so the next item finds it gone."""
-    detached: list[str] = []
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_an_owner_that_is_gone_is_not_fed(elsewhere: bool) -> None:
+    """The collector may run on any thread."""
+    detached: list[int] = []
     owners = [_Owner()]
-    feed: Feed[int] = Feed(owners[0], lambda: detached.append("once"), maxsize=2, final=lambda _: False)
-    thread = threading.Thread(target=owners.clear)
-    thread.start()
-    thread.join()
+    feed: Feed[int] = Feed(owners[0], lambda: detached.append(threading.get_ident()), maxsize=2, final=lambda _: False)
+    await (asyncio.to_thread(owners.clear) if elsewhere else asyncio.sleep(0, owners.clear()))
     await asyncio.sleep(0)
-    assert not detached
-    feed.put(1)
-    feed.put(2)
-    assert detached == ["once"] and not feed.items
+    feed.close()
+    assert detached == [threading.get_ident()]
+
+
+def test_an_owner_that_outlives_its_loop() -> None:
+    async def begin() -> tuple[_Owner, Feed[int]]:
+        owner = _Owner()
+        return owner, Feed(owner, lambda: None, maxsize=2, final=lambda _: False)
+
+    owner, _feed = asyncio.run(begin())
+    del owner  # what its finalizer raised would fail this test
 
 
 async def test_the_oldest_goes_that_is_not_final() -> None:

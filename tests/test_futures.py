@@ -51,6 +51,14 @@ async def test_futures_that_were_dropped_end_their_waits(backend: Backend) -> No
     await until(lambda: nobody_waits(backend))
 
 
+async def test_a_future_that_another_thread_drops_ends_its_wait(backend: Backend) -> None:
+    """As a script does with those that concurrent.futures.wait() calls not done."""
+    futures = [AsyncResult("t").as_concurrent_future()]
+    await waits_for(backend, 1)
+    await asyncio.to_thread(futures.clear)
+    await until(lambda: nobody_waits(backend))
+
+
 async def test_a_future_with_callbacks_is_kept(backend: Backend) -> None:
     """By its wait; nobody else may hold it."""
     seen: list[Any] = []

@@ -7,7 +7,6 @@ weakly, so a stream that was left by ``break`` and forgotten takes its subscript
 from __future__ import annotations
 
 import asyncio
-import threading
 import weakref
 from abc import abstractmethod
 from collections import deque
@@ -15,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from .._background import call_from_finalizer
 from .._checks import LOOK_ONCE_TIMEOUT
 from ..errors import AsyncResultError
 from .known import Reason
@@ -34,7 +34,7 @@ class Feed(Generic[ItemT]):
         final: Whether an item must not be dropped.
     """
 
-    __slots__ = ("_detach", "_final", "_loop", "_maxsize", "_owner", "_thread", "dropped", "items", "reason", "waiter")
+    __slots__ = ("_detach", "_final", "_loop", "_maxsize", "_owner", "dropped", "items", "reason", "waiter")
     follows: ClassVar[bool] = True
 
     def __init__(
@@ -48,13 +48,9 @@ class Feed(Generic[ItemT]):
         self._final = final
         self._maxsize = maxsize
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
         self._owner = weakref.ref(owner, self._abandoned)
 
     def put(self, item: ItemT) -> None:
-        if self._owner() is None:  # collected on another thread
-            self.close()
-            return
         if len(self.items) >= self._maxsize:
             for i, old in enumerate(self.items):
                 if not self._final(old):
@@ -83,10 +79,7 @@ class Feed(Generic[ItemT]):
                 self.wake()  # whoever reads sees that the stream is over
 
     def _abandoned(self, _: object) -> None:
-        # The collector may run on any thread and at any time: no I/O, no lock. Elsewhere than on the loop's
-        # own thread the next record, or the end of the task, finds the owner gone.
-        if threading.get_ident() == self._thread and not self._loop.is_closed():
-            self._loop.call_soon(self.close)
+        call_from_finalizer(self._loop, self.close)
 
     def woken(self) -> asyncio.Future[None]:
         """Done when something is put, or upon :meth:`wake`. To be awaited at once: no coroutine for it (benchmarks:

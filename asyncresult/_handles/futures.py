@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from .._background import call_from_finalizer
 from ..errors import BackendClosed
 from ..promise import AwaitedPromise, Promise
 from .handle import Handle, unlisten
@@ -82,21 +82,25 @@ def result_promise(handle: Handle[T]) -> Promise[T]:
     return promise
 
 
+def _no_future() -> None:
+    return None
+
+
 class _Settler:
     """The handle's callback that gives the outcome to a future."""
 
-    __slots__ = ("_future", "_handle", "_loop", "_thread", "held", "measured")
+    __slots__ = ("_future", "_handle", "_loop", "held", "measured")
 
     def __init__(self, future: Any, handle: Handle[Any]) -> None:
         self._handle = handle
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        self._future = weakref.ref(future, self._dropped)
+        self._future: Callable[[], Any] = weakref.ref(future, self._dropped)
         self.held: Any = None  # the future, while it has callbacks
         self.measured: Measured
 
     def __call__(self, handle: Handle[Any], reason: Reason | None) -> None:
         future, self.held = self._future(), None
+        self._future = _no_future  # and its end is none of ours
         if future is None or future.done():
             self.measured.end(outcome="cancelled")
             return
@@ -116,14 +120,10 @@ class _Settler:
     def cancelled(self) -> None:
         """Called on any thread."""
         self.held = None
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._give_up)
+        call_from_finalizer(self._loop, self._give_up)
 
     def _dropped(self, _: object) -> None:
-        # The collector may run on any thread and at any time: no I/O, no lock. Elsewhere than on the loop's own
-        # thread the end of the task finds the future gone.
-        if threading.get_ident() == self._thread and not self._loop.is_closed():
-            self._loop.call_soon(self._give_up)
+        call_from_finalizer(self._loop, self._give_up)
 
     def _give_up(self) -> None:
         unlisten(self._handle, self)

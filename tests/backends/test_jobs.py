@@ -250,6 +250,15 @@ class TestUnseenFailures:
             assert id in report
         assert len(self.reports(caplog)) == 1  # and not again at the end
 
+    async def test_the_handle_was_dropped_by_another_thread(
+        self, backend: Backend, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with Executor() as executor:
+            handles = [executor.submit(self.fail)]
+            await until(lambda: len(backend.unseen_failures) == 1)
+            await asyncio.to_thread(handles.clear)
+            await until(lambda: self.reports(caplog) != [])
+
     async def test_nobody_looked_at_it_before_the_end(self, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
         async with Executor() as executor:
             handle = executor.submit(self.fail)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import pytest
 
 from asyncresult import ResultTimeout
 from asyncresult.sync import AsyncResult, Backend, ResultSet, as_completed
 from tests.sync.waiting import FOREVER, when_waiting
+from tests.tools.processes import wait_until
 
 
 class TestStreams:
@@ -28,6 +32,21 @@ class TestStreams:
         assert backend.stats().pending == 0
         with pytest.raises(StopIteration):
             next(updates)
+
+    def test_leaving_early_without_a_block(self, backend: Backend) -> None:
+        backend.mark_as_done("done", 1)
+        several = ResultSet([AsyncResult("done"), AsyncResult("t")])
+        streams: list[Callable[[], Iterable[Any]]] = [
+            AsyncResult("t").updates,
+            several.updates,
+            several.as_completed,
+            several.iter_native,
+        ]
+        for begin in streams:
+            for _ in begin():
+                assert backend.stats().pending >= 1
+                break
+            wait_until(lambda: backend.stats().pending == backend.stats().subscribed == 0, "nobody waits")
 
     def test_time_is_up(self, memory: Backend) -> None:
         with pytest.raises(ResultTimeout):
