@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ logger: Log = get_logger("asyncresult")
 
 #: In place of a URL, which may hold a secret.
 ADDRESS = "amqp://"
-#: Seconds between two attempts to connect.
+#: Seconds between two attempts to connect, on average.
 RETRY_DELAY = 0.2
 _SCHEMES = ("amqp", "amqps", "pyamqp")
 #: Errors for which kombu would try again: so they are its OperationalError in the end.
@@ -187,7 +188,7 @@ class _Connecting:
             except _RECOVERABLE:
                 if deadline is not None and loop.time() >= deadline:
                     raise
-            await asyncio.sleep(RETRY_DELAY)
+            await asyncio.sleep(RETRY_DELAY * random.uniform(0.5, 1.5))  # processes do not come back in step
         raise ConnectionAbortedError("the connection to the broker was closed")
 
     async def _open(self) -> Connection:
