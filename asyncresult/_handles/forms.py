@@ -49,7 +49,7 @@ class _Assembly(NamedTuple):
     """The step that makes a handle of its parts, which have been made by then."""
 
     form: Any
-    id: str
+    id: str | uuid.UUID
     has_parent: bool
     members: int | None
 
@@ -88,4 +88,4 @@ def _assemble(step: _Assembly, made: list[Node[Any]], backend: Store | None) -> 
     parent = made.pop() if step.has_parent else None
     if step.members is None:
         return AsyncResult(step.id, backend=backend, parent=parent)
-    return GroupResult(step.id, members, parent=parent, backend=backend)
+    return GroupResult(str(step.id), members, parent=parent, backend=backend)

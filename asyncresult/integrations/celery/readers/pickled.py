@@ -120,10 +120,16 @@ class _PlainUnpickler(_InPython):  # type: ignore[misc]
         super().__init__(io.BytesIO(cell))
         self._hashes = _Hashes(len(cell) * _VALUES_A_BYTE)
         self._containers: dict[tuple[str, str], Any] = {
-            ("builtins", "set"): lambda items=(): self._hashes.set_of(items),
-            ("builtins", "frozenset"): lambda items=(): frozenset(self._hashes.set_of(items)),
+            ("builtins", "set"): self._set,
+            ("builtins", "frozenset"): self._frozenset,
             ("collections", "OrderedDict"): self._mapping,
         }
+
+    def _set(self, items: Iterable[Any] = ()) -> set[Any]:
+        return self._hashes.set_of(items)
+
+    def _frozenset(self, items: Iterable[Any] = ()) -> frozenset[Any]:
+        return frozenset(self._hashes.set_of(items))
 
     def _mapping(self, pairs: Iterable[Any] = ()) -> OrderedDict[Any, Any]:
         pairs = [(key, value) for key, value in pairs]
