@@ -42,7 +42,7 @@ from .._storage.waiters import Waiters
 from ..errors import BackendClosed, BackendUnavailable
 from .address import Address
 from .backoff import Backoff
-from .connection import CommandConnection, query
+from .connection import CommandConnection, Patience, query
 from .driver import RedisDriver
 from .errors import describe, is_transient, typed_error
 from .exceptions import RedisError
@@ -98,6 +98,7 @@ class Cluster(Topology):
     def __init__(self, links: Links, table: Waiters) -> None:
         super().__init__(links, table)
         self._options = links.options
+        self._patience = Patience(self._options.connect_timeout)
         self.slots = Slots()
         self._nodes: dict[Address, Pump] = {}
         self._retired: set[asyncio.Task[None]] = set()
@@ -172,7 +173,12 @@ class Cluster(Topology):
         for address in dict.fromkeys([*([subscribed_at] if subscribed_at else ()), *nodes, *self._options.addresses]):
             try:
                 info, slots = await query(
-                    self._options, address, self._links.tls, ("CLUSTER", "INFO"), ("CLUSTER", "SLOTS")
+                    self._options,
+                    address,
+                    self._links.tls,
+                    ("CLUSTER", "INFO"),
+                    ("CLUSTER", "SLOTS"),
+                    patience=self._patience,
                 )
             except (RedisError, OSError) as error:
                 trouble = error

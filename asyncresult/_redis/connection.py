@@ -17,6 +17,7 @@ import asyncio
 import ssl
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import hiredis
@@ -26,7 +27,7 @@ from ..version import __version__
 from .address import Address, Buffered, Dial, dial_address, opened
 from .errors import describe, error_reply
 from .exceptions import ConnectionError as RedisConnectionError
-from .exceptions import InvalidResponse, ResponseError
+from .exceptions import InvalidResponse, RedisError, ResponseError
 from .exceptions import TimeoutError as RedisTimeoutError
 from .options import Options
 from .packing import Command, pack
@@ -35,9 +36,9 @@ from .sieve import LineTooLong, Sieve
 if TYPE_CHECKING:
     from redis.credentials import CredentialProvider
 
-__all__ = ["LIBRARY", "CommandConnection", "Interrupted", "Replies", "WithGaps", "credentials", "query"]
+__all__ = ["LIBRARY", "CommandConnection", "Interrupted", "Patience", "Replies", "WithGaps", "credentials", "query"]
 
-#: Seconds for a query to a server that may be gone.
+#: Seconds for each step of a query to a server that may be gone: to connect, to log in, to be answered.
 QUERY_TIMEOUT = 1.0
 #: What CLIENT LIST shows of us.
 LIBRARY = ("asyncresult", __version__)
@@ -88,6 +89,7 @@ class CommandConnection:
         heartbeat: Seconds of silence after which an idle connection is sent a PING, and as many again until it
             counts as dead. A round trip has twice that, unless ``socket_timeout`` says otherwise.
         largest: Bytes of a string that is taken in by a round trip that grows large; see :mod:`.sieve`.
+        dial: Opens a connection to ``address``; None is the usual way.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class CommandConnection:
         *,
         heartbeat: float,
         largest: int = sys.maxsize,
+        dial: Dial | None = None,
     ) -> None:
         self._options = options
         self._address = address
@@ -106,7 +109,7 @@ class CommandConnection:
         self._largest = largest
         self._patience = options.socket_timeout or 2 * heartbeat
         self._retry = None if isinstance(options.retry, (int, float)) else options.retry
-        self._dial: Dial = self._dial_address
+        self._dial = dial or self._dial_address
         self._replies: _Replies | None = None
         self._connections = 0
 
@@ -363,20 +366,54 @@ def _reader() -> hiredis.Reader:
     return hiredis.Reader(protocolError=InvalidResponse, replyError=error_reply, notEnoughData=_NOT_YET)
 
 
-async def query(options: Options, address: Address, tls: ssl.SSLContext | None, *commands: Command) -> list[Any]:
-    """Query one server on a connection of its own, within a short time.
+class Patience:
+    """How long each step of a query may take until a server counts as silent.
+
+    One that is gone must not hold us up, so it is short at first. Where nobody answers in time, the way may be a long
+    one: then it is doubled, up to ``most``. Afterwards it is what the latest answer has taken.
+    """
+
+    def __init__(self, most: float) -> None:
+        self.seconds = QUERY_TIMEOUT
+        self._most = most
+
+    def answered(self, took: float) -> None:
+        self.seconds = max(QUERY_TIMEOUT, min(took, self._most))
+
+    def in_vain(self, waited: float) -> None:
+        if self.seconds <= waited:  # else it was doubled meanwhile, by another query of the same time
+            self.seconds = max(self.seconds, min(self.seconds * 2, self._most))
+
+
+async def query(
+    options: Options, address: Address, tls: ssl.SSLContext | None, *commands: Command, patience: Patience
+) -> list[Any]:
+    """Query one server on a connection of its own, which is given up at the first step that takes too long.
 
     Raises:
         RedisError, OSError: Nobody answers there, or not us.
     """
-    connection = CommandConnection(options, address, tls, heartbeat=QUERY_TIMEOUT)
+    limit = patience.seconds
+    # To be tried again is the caller's business: another server may know.
+    options = replace(options, socket_timeout=min(limit, options.socket_timeout or limit), retry=0.0)
+
+    async def dial(factory: Callable[[], asyncio.BaseProtocol]) -> object:
+        async with asyncio.timeout(limit * 2 if tls is not None else limit):
+            return await dial_address(address, tls, factory)
+
+    connection = CommandConnection(options, address, tls, heartbeat=limit, dial=dial)
     replies: list[Any] = []
+    clock = asyncio.get_running_loop().time
+    began = clock()
     try:
-        async with asyncio.timeout(QUERY_TIMEOUT):
-            await connection.execute(list(commands), replies)
-            return replies
+        await connection.execute(list(commands), replies)
+    except (RedisError, OSError):
+        patience.in_vain(clock() - began)
+        raise
     finally:
         connection.abort("the query is over")
+    patience.answered(clock() - began)
+    return replies
 
 
 async def credentials(provider: CredentialProvider) -> tuple[str | None, str]:

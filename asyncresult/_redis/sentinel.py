@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 from .._storage.waiters import Waiters
 from ..errors import AsyncResultError
 from .address import Address, dial_address
-from .connection import LIBRARY, CommandConnection, query
+from .connection import LIBRARY, CommandConnection, Patience, query
 from .driver import RedisDriver
 from .errors import describe, is_refusal
 from .exceptions import ConnectionError as RedisConnectionError
@@ -89,6 +89,7 @@ class Sentinel(OneServer):
         self._options = links.options
         self._sentinels = links.options.sentinels
         self._sentinel_tls = self._sentinels.ssl_context()
+        self._patience = Patience(self._sentinels.connect_timeout)
         self._connection: CommandConnection | None = None
         # Where the two connections lead; None while that is being found out.
         self._connected_to: Address | None = None
@@ -97,7 +98,7 @@ class Sentinel(OneServer):
         self._role_due = False
         self._news = 0
         self._checking: asyncio.Task[None] | None = None
-        super().__init__(links, table, dial=self._dial, execute=self._execute, reset=self._reset)
+        super().__init__(links, table, dial=self._dial, execute=self._execute, reset=self._reset, locate=self._locate)
         self._announcers = [
             _Announcer(self, links, address, self._sentinel_tls) for address in self._sentinels.addresses
         ]
@@ -165,6 +166,7 @@ class Sentinel(OneServer):
                 self._sentinel_tls,
                 ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service),
                 ("SENTINEL", "MASTER", service),
+                patience=self._patience,
             )
         except (RedisError, OSError) as error:
             return error
@@ -180,17 +182,21 @@ class Sentinel(OneServer):
         return int(known.get(b"config-epoch", 0)), Address(named[0].decode(), int(named[1]))
 
     async def _is_primary(self, address: Address) -> bool:
-        (role,) = await query(self._options, address, self._links.tls, ("ROLE",))
+        # As patient as with the sentinels: one that is frozen must not hold up who looks for its successor.
+        (role,) = await query(self._options, address, self._links.tls, ("ROLE",), patience=self._patience)
         return _says_primary(role)
 
     # -- the connections ------------------------------------------------------------------------------
 
-    async def _dial(self, factory: Callable[[], asyncio.BaseProtocol]) -> object:
+    async def _locate(self) -> None:
         self._subscribed_at = None
-        address = await self._resolve()
-        self._subscribed_at = address
+        self._subscribed_at = address = await self._resolve()
         self._primary_is(address)
-        return await self._links.dial(address, factory)
+
+    async def _dial(self, factory: Callable[[], asyncio.BaseProtocol]) -> object:
+        if self._subscribed_at is None:
+            raise RedisConnectionError("the primary is another one by now")
+        return await self._links.dial(self._subscribed_at, factory)
 
     async def _execute(self, commands: list[Command], replies: list[Any]) -> None:
         try:

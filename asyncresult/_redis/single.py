@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from .._storage.waiters import Waiters
 from .address import Dial
@@ -21,6 +21,7 @@ class OneServer(Topology):
 
     Args:
         dial: Connects the subscriber to it.
+        locate: Finds out where it is, first.
         execute: Runs a pipeline there.
         reset: Drops the command connection.
     """
@@ -29,11 +30,18 @@ class OneServer(Topology):
     one_by_one = False
 
     def __init__(
-        self, links: Links, table: Waiters, *, dial: Dial, execute: Execute, reset: Callable[[str], None]
+        self,
+        links: Links,
+        table: Waiters,
+        *,
+        dial: Dial,
+        execute: Execute,
+        reset: Callable[[str], None],
+        locate: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         super().__init__(links, table)
         self._pump = links.pump(execute, reset)
-        self._subscriber = links.subscriber(dial, table)
+        self._subscriber = links.subscriber(dial, table, locate=locate)
 
     def submit(self, job: Job) -> None:
         self._pump.submit(job)

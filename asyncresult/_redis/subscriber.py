@@ -160,7 +160,8 @@ class Subscriber:
     """Keeps a subscription connection while anybody waits.
 
     Args:
-        dial: Opens the transport; called anew for each attempt, so that it may look up where the primary is.
+        dial: Opens the transport; called anew for each attempt.
+        locate: Awaited before that, with limits of its own: finds out where the primary is.
         wire: Makes the wire of a connection (credentials and names); may await a credential provider.
         sink: The table of waiters.
         address: For messages; holds no secret.
@@ -179,12 +180,14 @@ class Subscriber:
         heartbeat: float,
         connect_timeout: float,
         health: Health | None = None,
+        locate: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self.reconnects = 0
         self.outage = Outage(f"subscription to {address}")
         self._health = health if health is not None else Health()
         self._proven = False  # for itself alone: HELLO takes a password where AUTH is refused since there is none
         self._dial = dial
+        self._locate = locate
         self._wire = wire
         self._sink = sink
         self._address = address
@@ -283,9 +286,11 @@ class Subscriber:
                 self._link = None
 
     async def _connect(self) -> SubscriptionConnection:
-        """Get the credentials; dial and shake hands, within one budget each."""
+        """Get the credentials; find the server; dial and shake hands. Each has a budget of its own."""
         async with asyncio.timeout(self._connect_timeout):
             wire = await self._wire()
+        if self._locate is not None:
+            await self._locate()
         link = SubscriptionConnection(wire, self._sink, self._loop, address=self._address)
         self._link = link  # before the handshake ends: connected() brings wishes at once
         dialling = _background.keep_alive(self._dial_for(link), name=f"dialling {self._address}")

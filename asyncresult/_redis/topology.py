@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from .._storage.waiters import Waiters
 from .address import Address, Dial, dial_address
@@ -65,7 +65,9 @@ class Links:
         """A command connection, to the one server or to the node at ``address``; see :class:`.pump.Pump`."""
         return Pump(execute, reset, address=str(address or self.name), health=self.health, undelivered=undelivered)
 
-    def subscriber(self, dial: Dial, sink: Sink) -> Subscriber:
+    def subscriber(
+        self, dial: Dial, sink: Sink, *, locate: Callable[[], Awaitable[object]] | None = None
+    ) -> Subscriber:
         return Subscriber(
             dial=dial,
             wire=self._wire,
@@ -74,6 +76,7 @@ class Links:
             heartbeat=self.heartbeat,
             connect_timeout=self.options.connect_timeout,
             health=self.health,
+            locate=locate,
         )
 
     async def _wire(self) -> Wire:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .._redis.address import Address
-from .._redis.connection import query
+from .._redis.connection import Patience, query
 from .._redis.errors import reply_error, typed_error
 from .._redis.exceptions import RedisError
 from .._redis.options import Options
@@ -43,10 +43,11 @@ class Server:
     @classmethod
     def at(cls, options: Options, address: Address) -> Server:
         """The server at an address, on a connection of its own for each command."""
+        patience = Patience(options.connect_timeout)
 
         async def send(*words: Word) -> Any:
             try:
-                (reply,) = await query(options, address, options.ssl_context(), words)
+                (reply,) = await query(options, address, options.ssl_context(), words, patience=patience)
             except (RedisError, OSError) as error:
                 raise typed_error(error, str(address)) from error
             if (refusal := reply_error(reply, address)) is not None:

@@ -20,7 +20,7 @@ from asyncresult._storage.store import engine_of
 from tests.tools import topologies
 from tests.tools.certificates import Certificates
 from tests.tools.proxy import FaultProxy
-from tests.tools.servers import RedisServer, free_port
+from tests.tools.servers import HOST, RedisServer, free_port
 from tests.tools.topologies import Cluster
 
 from .stock import new_ids, stock_store
@@ -206,6 +206,23 @@ async def test_nobody_there_is_an_outage(redis_server: RedisServer) -> None:
 
 
 @topology
+async def test_a_long_way_to_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round trip takes longer than a query waits at first, of the two to five that make one."""
+    monkeypatch.setattr(_connection, "QUERY_TIMEOUT", 0.1)
+    options = {"cluster-enabled": "yes", "cluster-config-file": "nodes.conf", "cluster-announce-ip": HOST}
+    with RedisServer(options=options) as node:
+        async with FaultProxy(node) as proxy:
+            node.cli("CONFIG", "SET", "cluster-announce-port", proxy.port)
+            node.cli("CLUSTER", "ADDSLOTS", *range(16384))
+            proxy.delay(0.08, direction="both")
+            async with asyncresult.connect(f"redis+cluster://{proxy.host}:{proxy.port}", heartbeat=30.0) as backend:
+                waiting = asyncio.ensure_future(backend.result("x").get(timeout=20))
+                await waits_for(backend, 1)
+                await backend.mark_as_done("x", 1)
+                assert await waiting == 1
+
+
+@topology
 async def test_closing_waits_for_what_is_being_stored(cluster: Cluster) -> None:
     """Also when the slots are not known yet."""
     backend = asyncresult.connect(cluster.url())
@@ -387,8 +404,8 @@ async def test_a_node_that_fell_out_of_the_cluster_is_not_listened_to(
         topology = engine._topology
         fallen_out = topology._subscribed_at
 
-        async def query(options: Any, address: Address, *rest: Any) -> list[Any]:
-            info, slots = await _connection.query(options, address, *rest)
+        async def query(options: Any, address: Address, *rest: Any, **more: Any) -> list[Any]:
+            info, slots = await _connection.query(options, address, *rest, **more)
             return [b"cluster_state:fail" if address == fallen_out else info, slots]
 
         monkeypatch.setattr("asyncresult._redis.cluster.query", query)

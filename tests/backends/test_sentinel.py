@@ -12,11 +12,13 @@ import pytest
 
 import asyncresult
 from asyncresult import Backend, BackendError, BackendPermissionError, BackendUnavailable
+from asyncresult._redis import connection as _connection
 from asyncresult._redis.address import Address
 from asyncresult._redis.sentinel import Sentinel
 from asyncresult._redis.urls import parse_sentinel
 from asyncresult._storage.store import engine_of
 from tests.tools.certificates import Certificates
+from tests.tools.proxy import FaultProxy
 from tests.tools.topologies import Sentinels
 
 from .stock import new_ids, stock_store
@@ -224,6 +226,20 @@ async def test_no_sentinel_at_all_is_an_outage_not_an_error_of_the_wait(own_sent
         own_sentinels.sentinels[0].start()
         stock_store(own_sentinels.data[0], backend, {"x": "back"})
         assert (await gather_within([waiting], ARRIVED))[0] == ["back"]
+
+
+@pytest.mark.topology
+async def test_a_long_way_to_the_sentinels(sentinels: Sentinels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round trip takes longer than a query waits at first, of the three to five that make one."""
+    monkeypatch.setattr(_connection, "QUERY_TIMEOUT", 0.1)
+    async with FaultProxy(sentinels.sentinels[0]) as proxy:
+        proxy.delay(0.08, direction="both")
+        url = f"sentinel://{proxy.host}:{proxy.port}/0?service={sentinels.service}"
+        async with asyncresult.connect(url, heartbeat=30.0) as backend:
+            waiting = asyncio.ensure_future(backend.result("x").get(timeout=20))
+            await waits_for(backend, 1)
+            await backend.mark_as_done("x", 1)
+            assert await waiting == 1
 
 
 @pytest.mark.topology

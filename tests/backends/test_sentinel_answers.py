@@ -24,7 +24,9 @@ def sentinel(monkeypatch: pytest.MonkeyPatch) -> Any:
     made = cast(Any, object.__new__(Sentinel))
     made.answers, made.roles = {}, {}
 
-    async def query(options: Options, address: Address, tls: object, *commands: tuple[Any, ...]) -> list[Any]:
+    async def query(
+        options: Options, address: Address, tls: object, *commands: tuple[Any, ...], patience: object
+    ) -> list[Any]:
         answer = made.roles[address] if commands[0][0] == "ROLE" else made.answers[address]
         if callable(answer):
             answer = answer()
@@ -39,6 +41,7 @@ def sentinel(monkeypatch: pytest.MonkeyPatch) -> Any:
         _sentinels=Options(sentinels),
         _sentinel_tls=None,
         _links=type("Links", (), {"tls": None, "name": "sentinel://main", "health": Health()}),
+        _patience=None,
         _news=0,
         _checking=None,
         _subscribed_at=None,
