@@ -20,6 +20,9 @@ logger: Log = get_logger("asyncresult")
 
 T = TypeVar("T")
 
+#: Turns of the loop that a cancellation takes at most, through the tasks that wait for one another.
+TURNS = 10
+
 
 class HeldTasks:
     """Tasks that nobody else need hold: a loop holds its tasks weakly.
@@ -79,7 +82,12 @@ def keep_alive(work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
 
 
 async def finish(owner: object, timeout: float) -> None:
-    """Give the owner's work on this loop ``timeout`` seconds; cancel what is left of it then."""
+    """Give the owner's work on this loop ``timeout`` seconds; cancel what is left of it then.
+
+    What was cancelled just before, and is about to leave work behind, may do so first.
+    """
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
     await _finish(_tasks.get(owner, ()), timeout)
 
 

@@ -92,7 +92,7 @@ _users: weakref.WeakKeyDictionary[Store, int] = weakref.WeakKeyDictionary()
 
 async def loop_ends(backend: Store, table: Waiters) -> bool:
     """Whether what cancels us cancels the connections, too, and the backend was not closed."""
-    for _ in range(10):
+    for _ in range(_background.TURNS):
         await asyncio.sleep(0)
         if backend.closed or not backend._serves(table):
             break

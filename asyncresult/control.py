@@ -166,25 +166,61 @@ def revoke_in_background(backend: Store, ids: Sequence[str]) -> None:
 
     So does the end of the event loop, if the backend is never closed: the caller lets it begin (``sleep(0)``).
     """
+    _background.start(backend, _revoke_unattended(backend, ids), name="revoke")
+
+
+async def revoke_attended(backend: Store, ids: Sequence[str]) -> None:
+    """Revoke, and wait for that. If the caller is cancelled, or the backend closed, it goes on as in the background.
+
+    Raises: as :func:`revoke`.
+    """
+    failure: Exception | None = None
 
     async def send() -> None:
-        some = ", ".join(ids[:3])
-        about = {"event": "not revoked", "backend": str(backend)}
-        table = engine_of(backend).waiters
+        nonlocal failure
         try:
-            try:
-                await revoke(backend, ids)
-            except asyncio.CancelledError:
-                if not await loop_ends(backend, table):
-                    raise
-                await at_the_end(backend, functools.partial(revoke, backend, ids))
+            await _revoke_even_at_the_end(backend, ids)
         except (asyncio.CancelledError, TimeoutError):
-            logger.warning("tasks %s could not be revoked before the backend was closed", some, extra=about)
-            raise
-        except Exception as error:  # of a broker's client, too: it must not be lost in a task
-            logger.warning("tasks %s could not be revoked: %s", some, error, extra=about)
+            failure = BackendClosed(f"{backend!r} was closed before tasks were revoked")
+        except Exception as error:
+            failure = error
+        if failure is not None and not attended:
+            _log_not_revoked(backend, ids, f": {failure}")
 
-    _background.start(backend, send(), name="revoke")
+    attended = True
+    sending = _background.start(backend, send(), name="revoke")
+    try:
+        await asyncio.wait([sending])
+    except BaseException:
+        attended = False
+        raise
+    if failure is not None:
+        raise failure
+
+
+async def _revoke_unattended(backend: Store, ids: Sequence[str]) -> None:
+    try:
+        await _revoke_even_at_the_end(backend, ids)
+    except (asyncio.CancelledError, TimeoutError):
+        _log_not_revoked(backend, ids, " before the backend was closed")
+        raise
+    except Exception as error:  # of a broker's client, too: it must not be lost in a task
+        _log_not_revoked(backend, ids, f": {error}")
+
+
+async def _revoke_even_at_the_end(backend: Store, ids: Sequence[str]) -> None:
+    table = engine_of(backend).waiters
+    try:
+        await revoke(backend, ids)
+    except asyncio.CancelledError:
+        if not await loop_ends(backend, table):
+            raise
+        await at_the_end(backend, functools.partial(revoke, backend, ids))
+
+
+def _log_not_revoked(backend: Store, ids: Sequence[str], why: str) -> None:
+    about = {"event": "not revoked", "backend": str(backend)}
+    logger.warning("tasks %s could not be revoked%s", ", ".join(ids[:3]), why, extra=about)
 
 
 # -- our own workers --------------------------------------------------------------------------------------

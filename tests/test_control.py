@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 import asyncresult
-from asyncresult import AsyncResult, Backend, BackendClosed, BackendError, Executor, TaskRevoked, control
+from asyncresult import (
+    AsyncResult,
+    Backend,
+    BackendClosed,
+    BackendError,
+    Executor,
+    ResultTimeout,
+    TaskRevoked,
+    control,
+)
 from asyncresult._storage.keys import REVOKE
 from asyncresult._storage.store import engine_of
 from asyncresult.control import Reply, Revocation, revoke, revoke_by_stamped_headers
@@ -226,6 +235,40 @@ class TestInTheBackground:
                 await asyncio.wait([waiting])
             await until(lambda: holder.seen)
             holder.close()
+
+    @pytest.mark.parametrize("end", ["closed", "cancelled"])
+    async def test_so_it_does_for_a_wait_whose_time_is_up(
+        self, redis_server: RedisServer, proxy: FaultProxy, end: str
+    ) -> None:
+        """Nor is it lost where who waits for it is cancelled meanwhile."""
+        async with asyncresult.connect(redis_server.url()) as ours:
+            holder = Holder(ours, "a")
+            async with asyncresult.connect(proxy.url()) as theirs:
+                await theirs.result("b").state()  # connected
+                asked = proxy.stats.commands["STRLEN"]
+                proxy.delay(0.1)
+                waiting = asyncio.create_task(theirs.result("a").get(timeout=0.01, on_timeout="revoke"))
+                await proxy.until(lambda: proxy.stats.commands["STRLEN"] > asked)
+                if end == "cancelled":
+                    waiting.cancel()
+            await until(lambda: holder.seen)
+            with pytest.raises(asyncio.CancelledError if end == "cancelled" else ResultTimeout):
+                await waiting
+            holder.close()
+
+    async def test_a_revocation_for_a_wait_whose_time_is_up_fails(self, proxy: FaultProxy) -> None:
+        async with asyncresult.connect(proxy.url()) as backend:
+            with pytest.raises(BackendError, match="nobody who runs tasks"):
+                await backend.result("a").get(timeout=0.01, on_timeout="revoke")
+            async with backend.track("b"):
+                pass
+            asked = proxy.stats.commands["STRLEN"]
+            proxy.delay(60, "STRLEN")
+            waiting = asyncio.create_task(backend.result("a").get(timeout=0.01, on_timeout="revoke"))
+            await proxy.until(lambda: proxy.stats.commands["STRLEN"] > asked)
+            await backend.aclose(timeout=0.1)
+            with pytest.raises(BackendClosed, match="before tasks were revoked"):
+                await waiting
 
     async def test_but_not_forever(
         self, redis_server: RedisServer, proxy: FaultProxy, caplog: pytest.LogCaptureFixture

@@ -168,7 +168,9 @@ class AsyncResult(Readable[T_co]):
                     failed = await wait(self, timeout, follow_parents, on_message, measured)
             except ResultTimeout:
                 if on_timeout == "revoke":
-                    await self.revoke()
+                    from ..control import revoke_attended
+
+                    await revoke_attended(self.backend, [self.id])
                 raise
             except asyncio.CancelledError:
                 if on_cancel == "revoke":

@@ -159,6 +159,32 @@ class TestRevoke:
         with pytest.raises(TaskRevoked, match="terminated"):
             await running
 
+    @pytest.mark.parametrize("how", ["await", "scope", "a wait within a group of tasks"])
+    async def test_the_backend_is_closed_at_once(
+        self, running: asyncio.Task[None], elsewhere: Backend, how: str
+    ) -> None:
+        """Who is cancelled has not yet had its turn."""
+        handle = elsewhere.result("t")
+
+        async def wait() -> None:
+            if how == "await":
+                await handle.get(on_cancel="revoke")
+            elif how == "scope":
+                async with scope() as tasks:
+                    await tasks.adopt(handle)
+            else:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(handle.get(on_cancel="revoke"))
+
+        waiting = asyncio.create_task(wait())
+        await waits_for(elsewhere, 1)
+        waiting.cancel()
+        await elsewhere.aclose()
+        with pytest.raises(TaskRevoked):
+            await running
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+
     async def test_a_set(self, backend: Backend, elsewhere: Backend) -> None:
         async def work(id: str) -> None:
             async with backend.track(id):
