@@ -222,8 +222,9 @@ class Executor(Submitter):
 
         Raises:
             RuntimeError: The executor is not entered, or was entered on another event loop.
-            ValueError: That many may never wait.
+            ValueError: That many may never wait, or ``count`` is no whole number from 1.
         """
+        check_count("count", count)
         if count > self._max_pending:
             raise ValueError(f"cannot queue {count} tasks: max_pending is {self._max_pending}")
         session = self._entered()
@@ -315,6 +316,9 @@ class Executor(Submitter):
         session = self._session
         if session is None or session.loop.is_closed():
             return  # left already
+        task = current_task()
+        if task is not None and task.id in session.jobs:
+            raise RuntimeError(f"task {task.id} cannot wait for the end of the Executor that runs it")
         try:
             if exc is not None:
                 self._open = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import subprocess
 import sys
@@ -138,6 +139,24 @@ async def test_a_backend_that_was_closed_meanwhile(backend: Backend, caplog: pyt
     (line,) = [record for record in caplog.records if f"task {handle.id} has ended" in record.getMessage()]
     assert "but SUCCESS was never stored" in line.getMessage()
     assert (line.levelno, line.__dict__["event"]) == (logging.ERROR, "not stored")
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, float("nan"), "1", None], ids=repr)
+async def test_capacity_for_what_is_no_number(backend: Backend, count: Any) -> None:
+    """Room for NaN tasks never comes."""
+    async with Executor(backend) as executor:
+        with pytest.raises(ValueError, match="count"):
+            await executor.wait_for_capacity(count)
+
+
+async def test_a_task_that_leaves_the_block_that_runs_it(backend: Backend) -> None:
+    """It would wait for its own end."""
+    async with Executor(backend) as executor, contextlib.AsyncExitStack() as stack:
+        stack.push_async_exit(executor.__aexit__)
+        async with asyncio.timeout(20):
+            with pytest.raises(RuntimeError, match="cannot wait for the end of the Executor"):
+                await executor.submit(stack.aclose)
+        assert await executor.submit(asyncio.sleep, 0, "the block goes on") == "the block goes on"
 
 
 def test_importing_the_package_imports_no_anyio() -> None:
