@@ -109,6 +109,27 @@ async def test_what_cannot_be_read_ends_the_wait(
     assert all(message.isprintable() for message in caplog.messages)
 
 
+@pytest.mark.parametrize("compression", ["application/x-gzip", "no such"])
+async def test_a_header_that_kombu_cannot_follow_hurts_no_other_reply(app: Celery, compression: str) -> None:
+    async with connected(app) as backend:
+        waits = [asyncio.ensure_future(backend.result(id).get(timeout=10)) for id in ("t", "u")]
+        await backend.result("t").state()
+        with Connection("memory://") as connection:
+            Producer(connection.channel()).publish(
+                b"neither compressed nor JSON",
+                routing_key=backend.replies.queue,
+                correlation_id="t",
+                content_type="application/json",
+                content_encoding="utf-8",
+                headers={"compression": compression},
+            )
+        reply(backend, "u", record("u", 5))
+        with pytest.raises(ResultDecodeError, match="the record of task 't' cannot be read"):
+            await waits[0]
+        assert await waits[1] == 5
+        assert backend.stats().reconnects == 0
+
+
 async def test_a_final_state_stays(app: Celery) -> None:
     async with connected(app) as backend:
         handle = backend.result("t")

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from kombu import Connection
+from kombu import Connection, Producer
 
 import asyncresult
-from asyncresult import BackendPermissionError
+from asyncresult import BackendPermissionError, ResultDecodeError
 from asyncresult.integrations.celery.rpc import RpcBackend
 from tests.integrations.celery_project import client
 from tests.integrations.rabbitmq import RabbitMQ
@@ -145,6 +145,27 @@ async def test_a_queue_that_was_deleted_is_made_again(rpc_rabbitmq_worker: Celer
                 connection.channel().queue_delete(backend.replies.queue)
             await until(backend, "reconnects", 1)
             assert await (await app.tasks["project.add"].adelay(1, 2)).get(timeout=10) == 3
+
+
+async def test_a_header_that_kombu_cannot_follow_hurts_no_other_reply(rpc_rabbitmq_worker: CeleryWorker) -> None:
+    """The broker would deliver that message again on each connection, for ever."""
+    with client(**rpc_rabbitmq_worker.config) as app:
+        async with connected(app) as backend:
+            forged = backend.result("forged")
+            assert await (await app.tasks["project.add"].adelay(1, 1)).get(timeout=10) == 2
+            with Connection(rpc_rabbitmq_worker.broker) as connection:
+                Producer(connection.channel()).publish(
+                    b"neither compressed nor JSON",
+                    routing_key=backend.replies.queue,
+                    correlation_id="forged",
+                    content_type="application/json",
+                    content_encoding="utf-8",
+                    headers={"compression": "application/x-gzip"},
+                )
+            with pytest.raises(ResultDecodeError, match="the record of task 'forged' cannot be read"):
+                await forged.get(timeout=10)
+            assert await (await app.tasks["project.add"].adelay(1, 2)).get(timeout=10) == 3
+            assert backend.stats().reconnects == 0
 
 
 async def test_a_login_that_is_refused_ends_the_waits(rabbitmq_node: RabbitMQ) -> None:

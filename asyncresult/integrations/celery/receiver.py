@@ -29,6 +29,7 @@ from typing import Any
 from amqp.exceptions import AccessRefused, NotAllowed, PreconditionFailed
 from kombu.common import maybe_declare
 from kombu.entity import Queue
+from kombu.message import Message
 from kombu.messaging import Consumer
 
 from ..._log import Log, get_logger
@@ -266,7 +267,13 @@ class Receiver:
 
     def _consume(self, channel: Any, names: Sequence[str]) -> Any:
         queues = [self._queue(name) for name in names]
-        consumer = _Consumer(channel, queues, on_message=self._on_message, prefetch_count=PREFETCH)
+        consumer = _Consumer(
+            channel,
+            queues,
+            on_message=self._on_message,
+            on_decode_error=self._on_unreadable,
+            prefetch_count=PREFETCH,
+        )
         consumer.consume()
         return consumer
 
@@ -306,6 +313,15 @@ class Receiver:
         self._unacknowledged += 1
         if self._unacknowledged >= ACK_BATCH:
             self._acknowledge()
+
+    def _on_unreadable(self, message: Any, error: Exception) -> None:
+        """Kombu cannot undo what a header says was done to a message. As it is, it is for whoever waits for its task.
+
+        If this raised, the connection would be given up, and the broker would deliver the message again on the next.
+        """
+        if not isinstance(message, Message):  # it is not even one of kombu's, and cannot be acknowledged
+            raise error
+        self._on_message(message)
 
     def _acknowledge(self) -> None:
         if self._last is not None:

@@ -255,7 +255,7 @@ class Replies:
     def _refuse(self, why: str, task_id: object) -> None:
         self.refused += 1
         about = {"event": "reply refused", "backend": ADDRESS, "task_id": task_id}
-        logger.warning("a reply was refused: %s", why, extra=about)
+        logger.warning("a reply was refused: %s", printable(why, 500), extra=about)
 
     def _fail_all(self, error: BackendError) -> None:
         for engine in self.records.engines():
