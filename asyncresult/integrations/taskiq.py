@@ -36,7 +36,8 @@ from .._log import Log, get_logger
 from .._stored_later import store_later
 from ..backend import Backend
 from ..backend import connect as connect_url
-from ..errors import AsyncResultError, BackendError, ResultEncodeError, ResultTimeout
+from ..codec.exceptions import printable
+from ..errors import AsyncResultError, BackendError, ResultDecodeError, ResultEncodeError, ResultTimeout
 from ..meta import TaskMeta
 from ..result import AsyncResult
 from ..states import EXCEPTION_STATES, FAILURE, PENDING, PROGRESS, READY_STATES, STARTED, SUCCESS
@@ -175,9 +176,21 @@ class ResultBackend(AsyncResultBackend[T]):
         )
 
     async def get_progress(self, task_id: str) -> TaskProgress[Any] | None:
-        """What was reported last, also when the task is over; None if nothing was."""
+        """What was reported last, also when the task is over; None if nothing was.
+
+        Raises:
+            ResultDecodeError: What is kept there is no progress.
+            AsyncResultError: It cannot be read.
+        """
         said = await self.backend.get_beside(task_id, NAME)
-        return TaskProgress[Any].model_validate(said) if said is not None else None
+        if said is None:
+            return None
+        state = said.get("state") if isinstance(said, dict) else None
+        if not isinstance(state, str):
+            # pydantic's own error would quote what is there.
+            message = f"what is kept as the progress of task {printable(task_id)} is none"
+            raise ResultDecodeError(message, task_id=task_id)
+        return TaskProgress[Any](state=state, meta=said.get("meta"))
 
 
 def _seconds(time: object) -> float:

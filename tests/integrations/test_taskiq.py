@@ -19,7 +19,7 @@ from taskiq.depends.progress_tracker import ProgressTracker, TaskProgress
 from taskiq.exceptions import ResultGetError, ResultIsReadyError, TaskiqResultTimeoutError
 
 import asyncresult
-from asyncresult import AsyncResult, ResultTypeError, TaskFailed, current_backend
+from asyncresult import AsyncResult, ResultDecodeError, ResultTypeError, TaskFailed, current_backend
 from asyncresult.integrations import taskiq as integration
 from asyncresult.integrations.taskiq import ResultBackend, ResultIsMissing, Task, handle, install
 from tests.matrix import taskiq_suites
@@ -204,6 +204,15 @@ async def test_progress(broker: InMemoryBroker) -> None:
         ("SUCCESS", "done"),
     ]
     assert await task.get_progress() == TaskProgress(state="SUCCESS", meta={"current": 2})
+
+
+@pytest.mark.parametrize("kept", [5, ["secret"], {"meta": "secret"}, {"state": ["secret"]}])
+async def test_what_is_no_progress_is_an_error_that_quotes_nothing(broker: InMemoryBroker, kept: Any) -> None:
+    results = results_of(broker)
+    await results.backend.put_beside("t", integration.NAME, kept)
+    with pytest.raises(ResultDecodeError, match="progress of task t is none") as caught:
+        await results.get_progress("t")
+    assert "secret" not in str(caught.value)
 
 
 async def test_a_wait_that_takes_too_long(broker: InMemoryBroker) -> None:
