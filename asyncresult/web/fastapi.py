@@ -131,7 +131,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 Form = Literal["json", "html", "htmx2", "datastar"]
 # Described as the rule of _checks.py is, so that who generates requests from the description knows it.
-_ID = r"^[^\x00-\x1f\x7f]+$"
+_ID = r"^[^\x00-\x1f\x7f-\x9f]+$"
 Id = Annotated[str, StringConstraints(pattern=_ID)]
 TaskId = Annotated[str, Path(pattern=_ID, description="of the task, or a token for it")]
 

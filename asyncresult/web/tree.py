@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request
 
 from .._handles.base import Node
+from ..errors import ResultDecodeError
 from ..result import AsyncResult
 from .problems import Problem
 from .settings import Settings
@@ -24,6 +25,10 @@ async def tree_document(request: Request, task: Followed, settings: Settings) ->
 
     Each child is authorised as if it had been requested. One that may not be seen is left out, with all below it. What
     is there twice has its children where it is met first. ``more`` is there where the tree was too large to be shown.
+    The state of one whose record cannot be read is "unreadable".
+
+    Raises:
+        ResultDecodeError: That of the task itself cannot be read.
     """
     root: dict[str, Any] = {"id": task.name, "state": None, "children": []}
     met = {task.handle.id}
@@ -31,9 +36,16 @@ async def tree_document(request: Request, task: Followed, settings: Settings) ->
     shown = 1
     while queue:
         node, document = queue.popleft()
-        if isinstance(node, AsyncResult):
-            document["state"] = (await node.meta()).status
-        for child in await node._below():
+        try:
+            if isinstance(node, AsyncResult):
+                document["state"] = (await node.meta()).status
+            children = await node._below()
+        except ResultDecodeError:
+            if document is root:
+                raise
+            document["state"] = document["state"] or "unreadable"  # which hides no other
+            continue
+        for child in children:
             if child.id in met:
                 continue
             met.add(child.id)

@@ -16,6 +16,7 @@ from asyncresult.errors import BackendUnavailable, ResultDecodeError, ResultTime
 from asyncresult.web import Settings, Tokens, accepted, create_app, exception_handlers, status, tree, urls
 from asyncresult.web.documents import dump, status_json
 from asyncresult.web.urls import find_served
+from tests.codec.records import VAGUE
 from tests.web.conftest import Serve, put_raw, serving
 
 from starlette.applications import Starlette  # isort: skip
@@ -291,6 +292,22 @@ async def test_the_tree_shows_what_may_be_seen(backend: Backend, serve: Serve) -
         found = (await client.get("/tasks/top/tree")).json()
     child = {"id": "child", "state": "SUCCESS", "children": []}
     assert found == {"id": "top", "state": "SUCCESS", "children": [child]}
+
+
+async def test_a_record_that_cannot_be_read_hides_no_other_from_the_tree(backend: Backend, serve: Serve) -> None:
+    children = [[[id, None], None] for id in ("junk", "vague", "good")]
+    for id, below in (("top", children), ("vague", [VAGUE])):
+        await put_raw(backend, id, json.dumps({"status": "SUCCESS", "children": below, "task_id": id}).encode())
+    await put_raw(backend, "junk", b"\xff")
+    await backend.store_result("good", 2, "SUCCESS")
+    async with serve() as client:
+        found = (await client.get("/tasks/top/tree")).json()
+        assert [(child["id"], child["state"]) for child in found["children"]] == [
+            ("junk", "unreadable"),
+            ("vague", "SUCCESS"),
+            ("good", "SUCCESS"),
+        ]
+        assert (await client.get("/tasks/junk/tree")).status_code == 502
 
 
 def test_who_may_see_a_task_has_no_default() -> None:
