@@ -59,6 +59,16 @@ async def test_a_future_that_another_thread_drops_ends_its_wait(backend: Backend
     await until(lambda: nobody_waits(backend))
 
 
+async def test_a_future_that_cannot_begin_to_wait(backend: Backend, loop_errors: list[dict[str, Any]]) -> None:
+    await backend.aclose()
+    for begin in (backend.result("t").as_future, backend.result("t").as_concurrent_future):
+        with pytest.raises(BackendClosed):
+            begin()
+    gc.collect()
+    await asyncio.sleep(0.01)
+    assert loop_errors == []
+
+
 async def test_a_future_with_callbacks_is_kept(backend: Backend) -> None:
     """By its wait; nobody else may hold it."""
     seen: list[Any] = []

@@ -50,17 +50,26 @@ class DoneCallback:
 def result_future(handle: Handle[T]) -> asyncio.Future[T]:
     """A future with the task's outcome. Cancelling or dropping it ends the wait."""
     future: _Future[T] = _Future(loop=asyncio.get_running_loop())
-    future.settler = _Settler(future, handle)
-    future.settler.measured = listen_measured(handle, future.settler)
+    future.settler = _settler(future, handle)
     return future
 
 
 def concurrent_future(handle: Handle[T]) -> concurrent.futures.Future[T]:
     """The same for another thread."""
     future: _ConcurrentFuture[T] = _ConcurrentFuture()
-    future.settler = _Settler(future, handle)
-    future.settler.measured = listen_measured(handle, future.settler)
+    future.settler = _settler(future, handle)
     return future
+
+
+def _settler(future: Any, handle: Handle[Any]) -> _Settler:
+    """One that has begun to wait. Raises: as :func:`.listen`."""
+    settler = _Settler(future, handle)
+    try:
+        settler.measured = listen_measured(handle, settler)
+    except BaseException:
+        settler.ignore_the_future()
+        raise
+    return settler
 
 
 def result_promise(handle: Handle[T]) -> Promise[T]:
@@ -100,7 +109,7 @@ class _Settler:
 
     def __call__(self, handle: Handle[Any], reason: Reason | None) -> None:
         future, self.held = self._future(), None
-        self._future = _no_future  # and its end is none of ours
+        self.ignore_the_future()
         if future is None or future.done():
             self.measured.end(outcome="cancelled")
             return
@@ -116,6 +125,10 @@ class _Settler:
                     future.exception()  # a clean shutdown is nothing that anybody must see
         except (asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
             pass  # another thread has cancelled it meanwhile
+
+    def ignore_the_future(self) -> None:
+        """Its end is none of ours."""
+        self._future = _no_future
 
     def cancelled(self) -> None:
         """Called on any thread."""
