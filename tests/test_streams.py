@@ -140,6 +140,19 @@ async def test_members_that_come_and_go_under_a_loop(backend: Backend) -> None:
     await until(lambda: nobody_waits(backend))
 
 
+async def test_a_member_that_cannot_be_waited_for_is_none(backend: Backend) -> None:
+    async with asyncresult.connect("memory://closed") as closed:
+        pass
+    results = backend.results(["t"])
+    stream = results.as_completed()
+    with pytest.raises(BackendClosed):
+        results.add(closed.result("u"))
+    await backend.mark_as_done("t", 1)
+    async with asyncio.timeout(5):
+        assert [handle.id async for handle in stream] == ["t"]
+    assert len(results) == 1
+
+
 async def test_a_member_that_is_there_once_more_is_waited_for_on(backend: Backend) -> None:
     handle = AsyncResult[Any]("t")
     results = ResultSet([handle, handle, ResultSet([handle])])

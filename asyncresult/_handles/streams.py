@@ -92,15 +92,15 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
         new = dict(zip(map(id, leaves), leaves, strict=True))
         for known in new.keys() & self._handles.keys():
             del new[known]
-        self._handles.update(new)
         groups = groups_of(members)
-        self._groups += groups
         if len(new) > AT_ONCE:
             bind(new.values())  # not all are listened for before another backend may be the current one
         if not self._only_looks:
             feed = self._done
             callback = self._measured.noting(lambda handle, reason: feed.put(handle))
             self._waits.append(Many(list(new.values()), callback, groups))
+        self._handles.update(new)  # only now: some may be such that nobody can wait for them
+        self._groups += groups
         if self._own is not None and self._own.is_on:  # else it is that of all streams
             self._own.handles = list(self._handles.values())
 
