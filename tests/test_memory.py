@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,6 +14,8 @@ import asyncresult
 from asyncresult import Backend, BackendUnavailable
 from asyncresult._storage import memory as module
 from asyncresult._storage.memory import Records
+from asyncresult._storage.store import engine_of
+from asyncresult.codec import Codec
 from asyncresult.testing.memory import FakeRecords, close
 
 FOREVER = None
@@ -123,6 +126,44 @@ async def test_a_wait_that_begins_while_they_are_away() -> None:
     await backend.mark_as_done("t", 5)
     assert await waiting == 5
     await backend.aclose()
+
+
+@pytest.mark.parametrize("kind", ["large", "compressed", "yaml", "broken"])
+async def test_a_store_over_what_takes_long_does_not_stop_the_loop(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old record says whether it may be replaced: a thread finds out."""
+    threads: list[threading.Thread] = []
+    original = Codec.decode
+
+    def decode(self: Codec, task_id: str, payload: bytes) -> Any:
+        threads.append(threading.current_thread())
+        return original(self, task_id, payload)
+
+    monkeypatch.setattr(Codec, "decode", decode)
+    options: dict[str, Any] = {"compression": "gzip"} if kind == "compressed" else {}
+    if kind == "yaml":
+        options = {"serializer": "yaml"}
+    async with asyncresult.connect("memory://", **options) as backend:
+        value = "x" * (5000 if kind == "yaml" else 500_000)
+        if kind == "broken":
+            await engine_of(backend).put(
+                backend.task_key("t"), b'{"status": "SUCCESS", "result": "' + value.encode(), None
+            )
+        else:
+            await backend.store_result("t", value, "PROGRESS")
+        # One after the other, as they were called.
+        stored = await asyncio.gather(
+            backend.store_result("t", value, "SUCCESS"),
+            backend.store_result("t", 2, "STARTED"),
+            backend.store_result("t", 3, "FAILURE"),
+        )
+        assert stored == [True, False, False]
+        assert (await backend.get_meta("t")).result == value
+        waiting = asyncio.ensure_future(backend.store_result("t", 4, "FAILURE"))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert not await backend.store_result("t", 5, "STARTED")
+    assert threads and threading.current_thread() not in threads
 
 
 def test_a_loop_that_was_closed_before_its_backend() -> None:

@@ -69,9 +69,17 @@ class Decoder:
         meta = self.at_once(task_id, payload) if payload else TaskMeta(task_id=task_id, status=PENDING)
         return await self.on_thread(self._codec.decode_large, task_id, payload) if meta is None else meta
 
+    def is_small(self, payload: bytes) -> bool:
+        """Whether the loop has the time to decode it, whatever it is."""
+        return self._codec.is_small(payload)
+
+    def apart(self, work: Callable[[], T], done: Callable[[T | ResultDecodeError], object]) -> None:
+        """Run ``work``, which decodes a large record, on the thread, then ``done`` on the loop with what it gives."""
+        self._thread.submit(work, done)
+
     async def group(self, group_id: str, payload: bytes) -> Any:
         """The ``as_tuple`` form of a saved group, whatever its size. Raises ResultDecodeError."""
-        if self._codec.is_small(payload):
+        if self.is_small(payload):
             return self._codec.decode_group(group_id, payload)
         return await self.on_thread(self._codec.decode_group, group_id, payload)
 

@@ -8,6 +8,7 @@ and threads of the process may share a store.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
 import time
@@ -16,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 from urllib.parse import urlsplit
 
-from ..errors import AsyncResultError, BackendClosed
+from ..errors import AsyncResultError, BackendClosed, ResultDecodeError
 from ..probe import Source
 from .engine import BackendStats, Engine
 from .options import split_options
@@ -286,7 +287,29 @@ class MemoryEngine(Engine):
         def keep(old: bytes | None) -> bool:
             return self._backend.precedes(key, old, status, attempt)
 
-        return self._answer(self._store.store, key, payload, expires, keep, unless, history)
+        def store(keep: Callable[[bytes | None], bool]) -> bool:
+            return self._store.store(key, payload, expires, keep, unless, history)
+
+        held = self._peek(key)
+        if held is None or self.decoder.is_small(held):
+            return self._answer(store, keep)
+        future: asyncio.Future[bool] = self.loop.create_future()
+
+        def decided(kept: bool | ResultDecodeError) -> None:
+            if self._peek(key) is held:
+                stored = self._answer(store, lambda old: kept is True if old is held else keep(old))
+            else:  # another was stored meanwhile
+                stored = self.store(key, payload, status, expires, unless=unless, history=history, attempt=attempt)
+            stored.add_done_callback(functools.partial(_pass_on, future))
+
+        self.decoder.apart(functools.partial(keep, held), decided)
+        return future
+
+    def _peek(self, key: bytes) -> bytes | None:
+        try:
+            return self._store.get(key)
+        except AsyncResultError:
+            return None  # the store itself will say so
 
     def history(self, key: bytes, after: str) -> asyncio.Future[list[tuple[str, bytes]]]:
         return self._answer(self._store.history, key, after)
@@ -336,6 +359,14 @@ class MemoryEngine(Engine):
 def _settle(future: asyncio.Future[Any], value: Any) -> None:
     if not future.done():
         future.set_result(value)
+
+
+def _pass_on(future: asyncio.Future[Any], answer: asyncio.Future[Any]) -> None:
+    error = answer.exception()
+    if error is None:
+        _settle(future, answer.result())
+    elif not future.done():
+        future.set_exception(error)
 
 
 def _fail(future: asyncio.Future[Any], error: AsyncResultError) -> None:
