@@ -8,6 +8,7 @@ connections that would store what became of it. Others are made then, for a mome
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import weakref
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,7 @@ __all__ = [
     "loop_ends",
     "store_at_the_end",
     "store_later",
+    "wait_at_the_end",
 ]
 
 logger: Log = get_logger("asyncresult")
@@ -137,6 +139,22 @@ async def _made(attempt: Attempt, backend: Store) -> bool:
             raise
         return False
     return True
+
+
+async def wait_at_the_end(backend: Store, work: asyncio.Task[None]) -> None:
+    """Wait for ``work`` if the event loop ends: it waits only for the tasks that it had when it began to cancel them.
+
+    For who is being cancelled, so that doing so once more changes nothing.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + 2 * END_TIMEOUT
+    turns = 0
+    while not work.done() and loop.time() < deadline:
+        ends = backend._engines.dropped_within(2 * END_TIMEOUT)
+        if not ends and (turns := turns + 1) > _background.TURNS:
+            return
+        with contextlib.suppress(asyncio.CancelledError):
+            await (asyncio.wait([work], timeout=END_TIMEOUT) if ends else asyncio.sleep(0))
 
 
 def store_at_the_end(backend: Store, task_id: str, state: str, attempt: Attempt) -> asyncio.Task[None]:

@@ -38,7 +38,7 @@ from ._log import Log, get_logger
 from ._storage.engine import Engine
 from ._storage.keys import REVOKE as REVOKE_REQUEST
 from ._storage.store import Store, engine_of
-from ._stored_later import at_the_end, loop_ends
+from ._stored_later import at_the_end, even_at_the_end, loop_ends, wait_at_the_end
 from .errors import AsyncResultError, BackendClosed, BackendError, ResultDecodeError
 from .meta import TaskMeta
 from .states import READY_STATES
@@ -162,11 +162,14 @@ def _unreachable(backend: Store) -> BackendError:
 
 
 def revoke_in_background(backend: Store, ids: Sequence[str]) -> None:
-    """Revoke without waiting, for code that is being cancelled. ``backend.aclose()`` waits for it within its bound.
-
-    So does the end of the event loop, if the backend is never closed: the caller lets it begin (``sleep(0)``).
-    """
+    """Revoke without waiting, for code that is being cancelled. ``backend.aclose()`` waits for it within its bound."""
     _background.start(backend, _revoke_unattended(backend, ids), name="revoke")
+
+
+async def revoke_cancelled(backend: Store, ids: Sequence[str]) -> None:
+    """Revoke in the background. Where the event loop ends, and nobody closes the backend, wait for that."""
+    revoking = _background.start(backend, _revoke_unattended(backend, ids), name="revoke")
+    await wait_at_the_end(backend, revoking)
 
 
 async def revoke_attended(backend: Store, ids: Sequence[str]) -> None:
@@ -191,8 +194,9 @@ async def revoke_attended(backend: Store, ids: Sequence[str]) -> None:
     sending = _background.start(backend, send(), name="revoke")
     try:
         await asyncio.wait([sending])
-    except BaseException:
+    except asyncio.CancelledError:
         attended = False
+        await wait_at_the_end(backend, sending)
         raise
     if failure is not None:
         raise failure
@@ -210,12 +214,13 @@ async def _revoke_unattended(backend: Store, ids: Sequence[str]) -> None:
 
 async def _revoke_even_at_the_end(backend: Store, ids: Sequence[str]) -> None:
     table = engine_of(backend).waiters
+    attempt = functools.partial(revoke, backend, ids)
     try:
-        await revoke(backend, ids)
+        await even_at_the_end(backend, attempt)
     except asyncio.CancelledError:
         if not await loop_ends(backend, table):
             raise
-        await at_the_end(backend, functools.partial(revoke, backend, ids))
+        await at_the_end(backend, attempt)
 
 
 def _log_not_revoked(backend: Store, ids: Sequence[str], why: str) -> None:

@@ -380,3 +380,34 @@ def test_a_revocation_is_sent_though_the_loop_ends_and_nobody_closes_the_backend
     kept: list[str] = []
     asyncio.run(main())
     assert redis_server.cli("EXISTS", *kept) == 1
+
+
+@pytest.mark.parametrize("how", ["alone", "wait_for", "a group of tasks", "shield", "timeout"])
+def test_so_it_is_though_who_waits_is_another_task(redis_server: RedisServer, how: str) -> None:
+    """The end of the loop cancels them all at once, and waits for none that begins afterwards."""
+    kept: list[Any] = []
+
+    async def wait(handle: AsyncResult[None]) -> None:
+        if how == "wait_for":
+            await asyncio.wait_for(handle.get(on_cancel="revoke"), 60)
+        elif how == "shield":
+            await asyncio.shield(handle.get(on_cancel="revoke"))
+        elif how == "a group of tasks":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(handle.get(on_cancel="revoke"))
+        elif how == "timeout":
+            await handle.get(timeout=0.01, on_timeout="revoke")
+        else:
+            await handle.get(on_cancel="revoke")
+
+    async def main() -> None:
+        backend = asyncresult.connect(redis_server.url())
+        redis_server.cli("SET", backend.workers_key().decode(), "1")
+        kept.append(backend.key_beside("t", REVOKE).decode())
+        kept.append(asyncio.create_task(wait(AsyncResult[None]("t", backend=backend))))
+        await until(lambda: backend.stats().subscribed == 1)
+        if how == "timeout":
+            await until(lambda: any(task.get_name() == "asyncresult revoke" for task in asyncio.all_tasks()))
+
+    asyncio.run(main())
+    assert redis_server.cli("EXISTS", kept[0]) == 1

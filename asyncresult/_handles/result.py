@@ -174,10 +174,9 @@ class AsyncResult(Readable[T_co]):
                 raise
             except asyncio.CancelledError:
                 if on_cancel == "revoke":
-                    from ..control import revoke_in_background
+                    from ..control import revoke_cancelled
 
-                    revoke_in_background(self.backend, [self.id])
-                    await asyncio.sleep(0)  # let it begin: this may be the end of the loop
+                    await revoke_cancelled(self.backend, [self.id])
                 raise
         if failed is not None and propagate:
             raise_reason(failed)
