@@ -354,6 +354,16 @@ async def test_adding_and_awaiting_are_linear(backend: Backend) -> None:
         assert await asyncio.gather(*waiting[10_000:]) == [1] * 10_000
 
 
+async def test_taking_members_out_under_a_loop_is_linear(backend: Backend) -> None:
+    """Forty thousand would take a minute if all that are left were looked at for each."""
+    async with asyncio.timeout(20):
+        results = backend.results([f"t{n}" for n in range(40_000)])
+        stream = results.as_completed()
+        for handle in results.results.copy():
+            results.remove(handle)
+        assert [handle async for handle in stream] == []
+
+
 async def test_a_set_whose_list_was_changed_directly_still_knows_its_members(backend: Backend) -> None:
     results = backend.results(["a"])
     results.add(AsyncResult("b"))

@@ -143,11 +143,13 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
     def _take_out(self, members: list[Any]) -> None:
         self._known = None
         for stream in list(self._streams):
-            for taken in members:
-                for changing in _sets_in(taken):
-                    changing._streams.discard(stream)
-            for left in stream._remove(members):
-                _tell_of_changes(left, stream)
+            left = stream._remove(members)
+            if has_sets(members):
+                for taken in members:
+                    for changing in _sets_in(taken):
+                        changing._streams.discard(stream)
+                for node in left:
+                    _tell_of_changes(node, stream)
 
     def _members(self) -> Sequence[Any]:
         return self.results

@@ -61,6 +61,7 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
         self._measured: Measured = measured
         self._handles: dict[int, AsyncResult[T]] = {}
         self._given: set[int] = set()
+        self._repeated = False  # whether a handle was there more than once
         self._timeout = timeout
         self._only_looks = looks_once(timeout)
         loop = asyncio.get_running_loop()
@@ -92,6 +93,7 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
         new = dict(zip(map(id, leaves), leaves, strict=True))
         for known in new.keys() & self._handles.keys():
             del new[known]
+        self._repeated = self._repeated or len(new) < len(leaves)
         groups = groups_of(members)
         if len(new) > AT_ONCE:
             bind(new.values())  # not all are listened for before another backend may be the current one
@@ -106,7 +108,7 @@ class Completed(Stream[AsyncResult[T]], Generic[T]):
 
     def _remove(self, members: Iterable[ResultBase[Any]]) -> list[ResultBase[Any]]:
         """Do not wait for these any more, unless they are there once more. Returns what is there."""
-        left = set(map(id, _leaves_in(self._members)))
+        left = set(map(id, _leaves_in(self._members))) if self._repeated else ()
         for member in members:
             for leaf in handles_in(member):
                 if id(leaf) in left:
