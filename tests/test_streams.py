@@ -153,50 +153,6 @@ async def test_a_member_that_cannot_be_waited_for_is_none(backend: Backend) -> N
     assert len(results) == 1
 
 
-async def test_a_member_that_is_there_once_more_is_waited_for_on(backend: Backend) -> None:
-    handle = AsyncResult[Any]("t")
-    results = ResultSet([handle, handle, ResultSet([handle])])
-    stream = results.as_completed()
-    results.remove("t")
-    results.remove("t")
-    await backend.mark_as_done("t", 1)
-    async with asyncio.timeout(20):
-        assert [handle.id async for handle in stream] == ["t"]
-
-
-async def test_members_of_members_that_come_and_go_under_a_loop(backend: Backend) -> None:
-    inner, outer = backend.results(["a", "b"]), backend.results(["c"])
-    outer.add(inner)  # type: ignore[arg-type]
-    seen: list[str] = []
-
-    async def loop() -> None:
-        async for handle in outer.as_completed():
-            seen.append(handle.id)
-
-    looping = asyncio.ensure_future(loop())
-    await waits_for(backend, 3)
-    later = backend.results(["d"])
-    inner.add(later)  # type: ignore[arg-type]
-    later.update([AsyncResult("e"), AsyncResult("f")])
-    inner.remove("b")
-    later.remove("f")
-    await waits_for(backend, 4)
-    outer.remove(inner)  # type: ignore[arg-type]
-    await waits_for(backend, 1)
-    later.add(AsyncResult("not any more"))
-    assert backend.stats().pending == 1
-    outer.add(inner)  # type: ignore[arg-type]
-    await waits_for(backend, 5)
-    later.remove("not any more")
-    inner.results[-1].clear()
-    await waits_for(backend, 2)
-    for id in ("a", "c"):
-        await backend.mark_as_done(id, 1)
-    async with asyncio.timeout(20):
-        await looping
-    assert seen == ["a", "c"]
-
-
 async def test_a_member_that_has_ended_and_is_taken_out_does_not_come_out(backend: Backend) -> None:
     results = backend.results(["a", "b"])
     stream = results.as_completed(timeout=20)

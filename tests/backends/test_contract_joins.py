@@ -260,3 +260,35 @@ async def test_ignored_members_are_none(backend: Backend) -> None:
     results: ResultSet[Any] = ResultSet([ignored, backend.result("t0")])
     assert await results == [None, 0]
     assert [handle.id async for handle in results.as_completed()] == ["ignored", "t0"]
+
+
+@pytest.mark.parametrize("when", ["live", "late", "a look", "known"])
+async def test_the_callback_is_called_once_for_each_handle(backend: Backend, when: str) -> None:
+    """Also for one that is there twice, for each of two handles of one task, and for an ignored one: in every case."""
+    one, other, ignored = AsyncResult[Any]("t"), AsyncResult[Any]("t"), AsyncResult[Any]("ignored")
+    ignored.ignored = True
+    called: list[tuple[str, Any]] = []
+    join = ResultSet([one, one, other, ignored]).get(
+        0 if when == "a look" else 20, callback=lambda id, value: called.append((id, value))
+    )
+    if when == "live":
+        joining = asyncio.ensure_future(join)
+        await waits_for(backend, 1)
+        await backend.mark_as_done("t", 1)
+    else:
+        await backend.mark_as_done("t", 1)
+        if when == "known":
+            await gather(one, other)
+        joining = asyncio.ensure_future(join)
+    assert await joining == [1, 1, 1, None]
+    assert sorted(called) == [("ignored", None), ("t", 1), ("t", 1)]
+
+
+async def test_the_failure_of_an_ignored_member_is_none(backend: Backend) -> None:
+    """Even where it is known."""
+    await backend.mark_as_failure("t", ValueError("ignored"))
+    handle = AsyncResult[Any]("t")
+    await handle.meta()
+    handle.ignored = True
+    assert await gather(handle) == (None,)
+    assert await ResultSet([handle]).then() == [None]
