@@ -16,6 +16,7 @@ from asyncresult import (
     Backend,
     BackendClosed,
     BackendUnavailable,
+    EagerResult,
     GroupResult,
     ResultDecodeError,
     ResultSet,
@@ -226,6 +227,14 @@ async def test_a_handle_that_is_there_twice_comes_out_once(backend: Backend) -> 
     handle = AsyncResult[Any]("t")
     await backend.mark_as_done("t", 1)
     assert [h.id async for h in as_completed([handle, handle, AsyncResult("t")])] == ["t", "t"]
+
+
+async def test_states_of_a_set_end_with_one_that_nobody_tries_again(backend: Backend) -> None:
+    results = ResultSet[Any]([EagerResult("eager", ValueError("again"), "RETRY"), AsyncResult("t")])
+    await backend.mark_as_done("t", 1)
+    async with asyncio.timeout(5):
+        states = [(handle.id, meta.status) async for handle, meta in results.updates()]
+    assert sorted(states) == [("eager", "RETRY"), ("t", "SUCCESS")]
 
 
 async def test_wait_counts_tasks(backend: Backend) -> None:

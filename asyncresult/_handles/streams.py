@@ -21,7 +21,7 @@ from .known import Reason, bind, is_of_look, is_ready
 from .looks import LOOKS_AT_ONCE, look_once
 from .measured import Measured, begin
 from .result import AsyncResult
-from .updates import same_state
+from .updates import is_last, same_state
 from .waiting import many_timed_out, raise_reason
 
 __all__ = ["Completed", "SetUpdates", "has_more"]
@@ -210,7 +210,7 @@ class SetUpdates(Stream[tuple[AsyncResult[T], TaskMeta]]):
                 if last is not None and same_state(last, outcome):
                     continue
                 self._last[id(handle)] = outcome
-                if outcome.ready:
+                if is_last(handle, outcome):
                     self._ended[id(handle)] = None
                 if self._only_looks and len(self._last.keys() | self._ended.keys()) == len(self._handles):
                     self._deadline = asyncio.get_running_loop().time()
@@ -329,4 +329,4 @@ def _untag(tagged: list[_Tagged]) -> None:
 
 
 def _is_final(item: tuple[Handle, TaskMeta | Reason]) -> bool:
-    return not isinstance(item[1], TaskMeta) or item[1].ready
+    return not isinstance(item[1], TaskMeta) or is_last(item[0], item[1])

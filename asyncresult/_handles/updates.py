@@ -23,7 +23,7 @@ from .handle import Handle, listen, observe, read_record, unlisten, unobserve
 from .known import Reason, is_of_look, is_ready
 from .waiting import raise_reason, timed_out
 
-__all__ = ["Updates", "same_state"]
+__all__ = ["Updates", "is_last", "same_state"]
 
 
 class Updates(Stream[TaskMeta]):
@@ -189,8 +189,7 @@ class Updates(Stream[TaskMeta]):
         return last is None or not same_state(meta, last) or (self._reported_stale and not reported)
 
     def _hand_out(self, meta: TaskMeta) -> TaskMeta:
-        # An eager one may end in RETRY.
-        if meta.status in READY_STATES or (self._handle._is_eager and meta is self._handle.snapshot):
+        if is_last(self._handle, meta):
             self._end()
         elif self._only_looks:
             self._deadline = asyncio.get_running_loop().time()
@@ -215,6 +214,12 @@ def _looked(stream: weakref.ref[Updates], feed: Feed[TaskMeta], look: asyncio.Fu
     elif error is None and not look.cancelled() and is_of_look(owner._handle, look.result()):
         feed.put(look.result())
     feed.wake()
+
+
+def is_last(handle: Handle[Any], meta: TaskMeta) -> bool:
+    """Whether no state of the task comes after this one."""
+    # An eager one may end in RETRY.
+    return meta.status in READY_STATES or (handle._is_eager and meta is handle.snapshot)
 
 
 def same_state(meta: TaskMeta, other: TaskMeta) -> bool:
