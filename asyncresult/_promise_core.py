@@ -169,7 +169,7 @@ class BasePromise(Awaitable[T_co]):
             try:
                 self._follow(value._promise())
             except Exception as error:
-                self._reject(error.with_traceback(None))
+                self._reject(BaseException.with_traceback(error, None))
         elif asyncio.isfuture(value):
             self._wait_for(value)
         else:

@@ -110,7 +110,7 @@ class Join(Source):
                 return item._promise()  # which ends with the last link to it
             promise._resolve(item)
         except Exception as error:
-            promise._reject(error.with_traceback(None))
+            promise._reject(BaseException.with_traceback(error, None))  # its own may raise
         return promise
 
     def react(self, index: int, settled: BasePromise[Any]) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Final
 
 from .errors import BackendClosed
@@ -16,6 +18,10 @@ __all__ = ["Rejection", "orphans", "report_orphans"]
 
 #: Reports for loops that were not running in the thread that noticed. Bounded: they may never run again.
 orphans: Final[deque[tuple[asyncio.AbstractEventLoop, dict[str, Any]]]] = deque(maxlen=100)
+
+
+#: The interpreter's own getter: a class of anybody's may have redefined the attribute.
+_traceback_of: Callable[[BaseException], TracebackType | None] = BaseException.__dict__["__traceback__"].__get__
 
 
 class Rejection:
@@ -27,12 +33,12 @@ class Rejection:
         self.loop = loop
         self.reason = reason
         self.seen = seen or isinstance(reason, BackendClosed)  # a clean shutdown is nothing that anybody must see
-        self.traceback = reason.__traceback__
+        self.traceback = _traceback_of(reason)
 
     def take(self) -> BaseException:
         """Return the exception, without the frames that earlier raising has added to it."""
         self.seen = True
-        return self.reason.with_traceback(self.traceback)
+        return BaseException.with_traceback(self.reason, self.traceback)
 
     def __del__(self) -> None:
         # A finalizer may run anywhere, within any lock: only note it here, and report from the loop.

@@ -367,3 +367,30 @@ async def test_it_belongs_to_one_thread() -> None:
     assert failures == []
     resolve(2)  # the wrong calls did not count
     assert await promise == 2
+
+
+class Odd(Exception):
+    """A class that has redefined what a promise needs of an exception."""
+
+    @property
+    def __traceback__(self) -> Any:
+        raise ZeroDivisionError
+
+    @__traceback__.setter
+    def __traceback__(self, traceback: Any) -> None: ...
+
+    def with_traceback(self, traceback: Any) -> Any:
+        raise ZeroDivisionError
+
+
+async def test_the_class_of_an_exception_may_have_redefined_anything() -> None:
+    error = Odd()
+
+    def fail(_: Any) -> Any:
+        raise error
+
+    seen: list[BaseException] = []
+    promise = Promise.resolve(1).then(fail).catch(seen.append)
+    async with asyncio.timeout(5):
+        await promise
+    assert len(seen) == 1 and seen[0] is error

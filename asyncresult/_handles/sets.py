@@ -349,7 +349,7 @@ class ResultSet(Sequence[AsyncResult[T]], ResultBase[list[T]]):
                 promise.settle(values_of(members, True), None)
                 measured.end()
             except Exception as failure:
-                promise.settle(None, failure.with_traceback(None))  # this frame holds the promise: no cycle
+                promise.settle(None, BaseException.with_traceback(failure, None))  # it holds the promise: no cycle
                 measured.end(failure)
 
         def give_up() -> None:

@@ -74,6 +74,8 @@ _TOO_LONG = "(arguments that are too long to be shown)"
 
 #: What reporting an exception calls: str(), repr(), format(), pickle.
 _REPORTING = ("__str__", "__repr__", "__format__", "__reduce__", "__reduce_ex__")
+#: What raising it, and every ``except`` and ``isinstance()``, uses: a class that has redefined it is not made.
+_RAISING = ("__getattribute__", "__class__", "__cause__", "__context__", "__traceback__", "with_traceback")
 
 # The interpreter's own getters: `vars(x)` and `x.__mro__` would use the type of x first.
 _class_dict: Callable[[type], dict[str, Any]] = type.__dict__["__dict__"].__get__
@@ -357,6 +359,8 @@ def _make(cls: type[Exception], in_python: list[type], args: tuple[Any, ...], *,
     except Exception:
         return None  # the arguments do not fit, or an extension module lays out its exceptions differently
     if not _is_sound(exc):
+        return None
+    if any(name in _class_dict(base) for base in in_python for name in _RAISING):
         return None
     own = any(name in _class_dict(base) for base in in_python for name in _REPORTING)
     return exc if not own or (not too_long and _can_be_reported(exc)) else None
