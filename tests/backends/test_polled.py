@@ -388,9 +388,7 @@ async def test_an_outage_and_its_end_are_logged_alike(
     assert set(said[:-1]) == {(logging.WARNING, "lost", str(backend))}
 
 
-async def test_reads_that_are_closed_end_with_an_error_each(
-    sqlite_app: Celery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_reads_that_are_closed_have_an_error_each(sqlite_app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asyncresult._background.TURNS", 0)  # in which they would be answered
     async with connect(sqlite_app) as backend:
         reads = [asyncio.ensure_future(backend.result(f"t{number}").state()) for number in range(3)]
