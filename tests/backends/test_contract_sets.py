@@ -214,9 +214,13 @@ async def test_a_saved_group_that_says_it_is_another_is_refused(backend: Backend
     """Else its delete() would delete the other, and its save() replace it."""
     other = await GroupResult("other", [AsyncResult("a")]).save()
     codec = backend.codec
-    for id, form in (("forged", other.as_tuple()), ("forged-too", [[{"id": "forged-too"}, None], []])):
+    forged: dict[str, tuple[Any, str]] = {
+        "forged": (other.as_tuple(), "what is saved as group forged is another one, "),
+        "no-group": ([[{"id": "no-group"}, None], []], "the saved group no-group is not in Celery's form: "),
+    }
+    for id, (form, words) in forged.items():
         await engine_of(backend).put(backend.group_key(id), codec.encode_group(form), None)
-        with pytest.raises(ResultDecodeError, match=f"what is saved as group {id} is another one, "):
+        with pytest.raises(ResultDecodeError, match=words):
             await GroupResult.restore(id)
     assert await GroupResult.restore("other") == other
 
