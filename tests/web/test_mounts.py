@@ -76,11 +76,11 @@ async def test_a_program(name: str, redis_url: str, tmp_path: Path) -> None:
                     assert (await client.get(secret)).status_code == 404
                 async with stream(client, f"{location}/events") as followed:
                     assert await followed.next() is not None
-                    await backend.store_result(id, {"pid": 4711}, "STARTED")
+                    await backend.store_result(id, {"pid": 4711, "hostname": "worker-of-ours"}, "STARTED")
                     started = await followed.next()
                     assert started is not None
                     assert json.loads(started["data"])["state"] == "STARTED"
-                    assert "4711" not in started["data"]
+                    assert "worker-of-ours" not in started["data"]
                     if name in ("starlette", "django-asgi"):
                         cookie = "; ".join(f"{key}={value}" for key, value in client.cookies.items())
                         await over_a_websocket(backend, f"{address}/follow/", id, {"Cookie": cookie})
