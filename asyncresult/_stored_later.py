@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 
 from . import _background
 from ._log import Log, get_logger
-from ._storage.store import Store
+from ._storage.store import Store, engine_of
 from ._storage.waiters import Waiters
 from .errors import BackendClosed, BackendError
 
@@ -107,8 +107,15 @@ async def even_at_the_end(backend: Store, attempt: Attempt) -> None:
     Raises:
         TimeoutError: It ends, and that took too long.
     """
-    if backend._engines.dropped_within(END_TIMEOUT) or not await _made(attempt, backend):
-        await at_the_end(backend, attempt)
+    if not backend._engines.dropped_within(END_TIMEOUT):
+        table = engine_of(backend).waiters
+        try:
+            if await _made(attempt, backend):
+                return
+        except asyncio.CancelledError:
+            if not await loop_ends(backend, table):
+                raise
+    await at_the_end(backend, attempt)
 
 
 async def at_the_end(backend: Store, attempt: Attempt) -> None:

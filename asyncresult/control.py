@@ -38,7 +38,7 @@ from ._log import Log, get_logger
 from ._storage.engine import Engine
 from ._storage.keys import REVOKE as REVOKE_REQUEST
 from ._storage.store import Store, engine_of
-from ._stored_later import at_the_end, even_at_the_end, loop_ends, wait_at_the_end
+from ._stored_later import even_at_the_end, wait_at_the_end
 from .errors import AsyncResultError, BackendClosed, BackendError, ResultDecodeError
 from .meta import TaskMeta
 from .states import READY_STATES
@@ -213,14 +213,7 @@ async def _revoke_unattended(backend: Store, ids: Sequence[str]) -> None:
 
 
 async def _revoke_even_at_the_end(backend: Store, ids: Sequence[str]) -> None:
-    table = engine_of(backend).waiters
-    attempt = functools.partial(revoke, backend, ids)
-    try:
-        await even_at_the_end(backend, attempt)
-    except asyncio.CancelledError:
-        if not await loop_ends(backend, table):
-            raise
-        await at_the_end(backend, attempt)
+    await even_at_the_end(backend, functools.partial(revoke, backend, ids))
 
 
 def _log_not_revoked(backend: Store, ids: Sequence[str], why: str) -> None:

@@ -11,7 +11,7 @@ from .. import _background
 from .._checks import DetachOrRevoke, check_choice
 from .._log import Log, get_logger
 from .._stored_later import even_at_the_end
-from ..errors import add_note
+from ..errors import BackendClosed, BackendError, add_note
 from .base import SupportsAsyncResult, as_result, handles_in
 from .result import AsyncResult
 from .sets import ResultSet
@@ -54,7 +54,7 @@ class Scope:
         if exc is None:
             return
         choice = self._on_cancel if isinstance(exc, asyncio.CancelledError) else self._on_error
-        running: ResultSet[Any] = ResultSet([leaf for leaf in handles_in(self._adopted) if not leaf.done()])
+        running: ResultSet[Any] = ResultSet([leaf for leaf in handles_in(self._adopted) if _may_run(leaf)])
         if choice != "revoke" or not running:
             return
         # A task of its own: this one may be cancelled, and the revocation must go out all the same.
@@ -63,6 +63,11 @@ class Scope:
             _, late = await asyncio.wait([revoking], timeout=REVOKE_TIMEOUT)
             if late:
                 add_note(exc, f"asyncresult: the scope's tasks were not revoked within {REVOKE_TIMEOUT:g} s")
+
+
+def _may_run(task: AsyncResult[Any]) -> bool:
+    """Whether its end is not known. That the connections were closed first, as the loop ends, says nothing about it."""
+    return not task.done() or isinstance(task._error, BackendError | BackendClosed)
 
 
 async def _revoke(tasks: ResultSet[Any], exc: BaseException) -> None:

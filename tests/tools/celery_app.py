@@ -113,9 +113,13 @@ def progress(self: Task, steps: int = 3, delay: float = 0.0) -> str:
 
 @shared_task(name="tests.retry", bind=True, default_retry_delay=0)
 def retry(self: Task, times: int = 1, *, with_error: bool = True) -> int:
-    """Succeed after that many retries."""
+    """Succeed after that many retries.
+
+    Not at once: the message leaves before RETRY is stored, so another process could store SUCCESS in between, which
+    RETRY would then replace.
+    """
     if self.request.retries < times:
-        raise self.retry(exc=ValueError("try again") if with_error else None, countdown=0, max_retries=times)
+        raise self.retry(exc=ValueError("try again") if with_error else None, countdown=0.1, max_retries=times)
     return int(self.request.retries)
 
 
