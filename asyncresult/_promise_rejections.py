@@ -20,7 +20,7 @@ __all__ = ["Rejection", "orphans", "report_orphans"]
 orphans: Final[deque[tuple[asyncio.AbstractEventLoop, dict[str, Any]]]] = deque(maxlen=100)
 
 
-#: The interpreter's own getter: a class of anybody's may have redefined the attribute.
+#: The interpreter's own getter: an exception class may have redefined the attribute.
 _traceback_of: Callable[[BaseException], TracebackType | None] = BaseException.__dict__["__traceback__"].__get__
 
 

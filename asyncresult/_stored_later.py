@@ -24,7 +24,6 @@ __all__ = [
     "at_the_end",
     "even_at_the_end",
     "log_never_stored",
-    "loop_ends",
     "store_at_the_end",
     "store_later",
     "wait_at_the_end",
@@ -92,7 +91,7 @@ async def _store_again(backend: Store, task_id: str, state: str, attempt: Attemp
 _users: weakref.WeakKeyDictionary[Store, int] = weakref.WeakKeyDictionary()
 
 
-async def loop_ends(backend: Store, table: Waiters) -> bool:
+async def _loop_ends(backend: Store, table: Waiters) -> bool:
     """Whether what cancels us cancels the connections, too, and the backend was not closed."""
     for _ in range(_background.TURNS):
         await asyncio.sleep(0)
@@ -113,7 +112,7 @@ async def even_at_the_end(backend: Store, attempt: Attempt) -> None:
             if await _made(attempt, backend):
                 return
         except asyncio.CancelledError:
-            if not await loop_ends(backend, table):
+            if not await _loop_ends(backend, table):
                 raise
     await at_the_end(backend, attempt)
 
@@ -151,7 +150,7 @@ async def _made(attempt: Attempt, backend: Store) -> bool:
 async def wait_at_the_end(backend: Store, work: asyncio.Task[None]) -> None:
     """Wait for ``work`` if the event loop ends: it waits only for the tasks that it had when it began to cancel them.
 
-    For who is being cancelled, so that doing so once more changes nothing.
+    For a caller that is being cancelled: another cancellation changes nothing.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + 2 * END_TIMEOUT

@@ -43,7 +43,15 @@ from .errors import AsyncResultError, BackendClosed, BackendError, ResultDecodeE
 from .meta import TaskMeta
 from .states import READY_STATES
 
-__all__ = ["Controller", "Reply", "Revocation", "revoke", "revoke_by_stamped_headers", "revoke_in_background"]
+__all__ = [
+    "Controller",
+    "Reply",
+    "Revocation",
+    "revoke",
+    "revoke_attended",
+    "revoke_by_stamped_headers",
+    "revoke_cancelled",
+]
 
 logger: Log = get_logger("asyncresult")
 
@@ -161,13 +169,11 @@ def _unreachable(backend: Store) -> BackendError:
     )
 
 
-def revoke_in_background(backend: Store, ids: Sequence[str]) -> None:
-    """Revoke without waiting, for code that is being cancelled. ``backend.aclose()`` waits for it within its bound."""
-    _background.start(backend, _revoke_unattended(backend, ids), name="revoke")
-
-
 async def revoke_cancelled(backend: Store, ids: Sequence[str]) -> None:
-    """Revoke in the background. Where the event loop ends, and nobody closes the backend, wait for that."""
+    """Revoke without waiting, for code that is being cancelled. ``backend.aclose()`` waits for it within its bound.
+
+    Where the event loop ends, and nobody closes the backend, this waits for it.
+    """
     revoking = _background.start(backend, _revoke_unattended(backend, ids), name="revoke")
     await wait_at_the_end(backend, revoking)
 

@@ -110,6 +110,7 @@ TABLE = [
     ),
     ("records", "codec.json _storage.keys _redis.sieve"),
     ("records", "codec.exceptions"),
+    ("words", "_progress"),
     ("words", "meta _extensions _checks probe"),
     ("words", "errors states version _log _redis.exceptions _redis.packing"),
 ]

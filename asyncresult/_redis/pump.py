@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import warnings
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -58,7 +58,7 @@ class Unanswered(BackendUnavailable):
     """The connection was lost when a job had left that must not be sent twice: it may have been executed."""
 
 
-class Job:
+class Job(ABC):
     """Commands that belong together. What becomes of the answers is said by methods: a job that kept functions of its
     own would be in a cycle of references, and what was read with it, until the garbage collector comes.
 
@@ -85,7 +85,7 @@ class Job:
     def failed(self, error: BackendError | BackendClosed) -> None:
         """Called with the typed error when no replies are to be had."""
 
-    def leave(self) -> None:
+    def leave(self) -> None:  # noqa: B027 - most take nothing in
         """Called each time its turn has come: from the first time on it takes nothing more in."""
 
     @property

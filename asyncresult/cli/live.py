@@ -8,9 +8,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from .._progress import progress_of
 from ..meta import TaskMeta
 from ..states import FAILURE, PENDING, RETRY, REVOKED, SUCCESS
-from .output import describe, escaped, progress_of
+from .output import describe, escaped
 
 __all__ = ["LiveView"]
 
@@ -47,13 +48,14 @@ class LiveView:
         table.add_column(ratio=1)  # its cells do not wrap, but it alone gives way: else one long text hides all ids
         for id, meta in list(self._shown.items()):
             state = Text(escaped(meta.status), style=_STYLES.get(meta.status, "cyan"))
-            progress = None if meta.ready else progress_of(meta)
+            progress = progress_of(meta)
             if progress is None:
                 table.add_row(Text(escaped(id)), state, "", _cut(describe(meta)))
             else:
                 current, total, note = progress
                 drawn = ProgressBar(total=total, completed=current, width=BAR_CELLS)
-                table.add_row(Text(escaped(id)), state, drawn, _cut(f"{current:g}/{total:g} {note}".rstrip()))
+                counts = f"{current:g}/{total:g} {note if note.isprintable() else ''}".rstrip()
+                table.add_row(Text(escaped(id)), state, drawn, _cut(counts))
         return table
 
 

@@ -20,7 +20,6 @@ __all__ = [
     "escaped",
     "fields_of",
     "moves_cursor",
-    "progress_of",
     "say",
     "shortened",
     "state_text",
@@ -39,8 +38,6 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u2
 
 #: Characters of an id in a message: those of Celery have 36, and nobody else's fill a screen.
 MOST_OF_AN_ID = 100
-#: Of progress: a whole number may be more than a float can be, and is drawn as one.
-MOST_TOTAL = 1e300
 
 
 def write(text: str) -> None:
@@ -127,21 +124,6 @@ def describe(meta: TaskMeta) -> str:
     else:
         text = value_text(result)
     return escaped(text)
-
-
-def progress_of(meta: TaskMeta) -> tuple[float, float, str] | None:
-    """Current, total and note of a state that reports progress, as ``progress()`` and most Celery tasks write it."""
-    reported = meta.result
-    if not isinstance(reported, Mapping):
-        return None
-    current, total = reported.get("current"), reported.get("total")
-    if not isinstance(current, (int, float)) or not isinstance(total, (int, float)):
-        return None
-    if not 0 <= current <= total or not 0 < total < MOST_TOTAL:
-        return None
-    notes = (reported.get(name) for name in ("note", "description"))
-    note = next((note for note in notes if isinstance(note, str) and note), "")
-    return current, total, note if note.isprintable() else ""
 
 
 def coloured(stream: TextIO) -> bool:

@@ -6,17 +6,18 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 from .._handles.handle import ancestors
 from .._handles.known import has_failed
+from .._progress import progress_of
 from ..codec.exceptions import safe_str
 from ..errors import ResultDecodeError
 from ..meta import TaskMeta
 from ..result import AsyncResult
 from ..states import FAILURE, REVOKED, SUCCESS
 
-__all__ = ["dump", "etag_of", "failure_before", "progress_of", "status_document", "status_json"]
+__all__ = ["dump", "etag_of", "failure_before", "status_document", "status_json"]
 
 MAX_NOTE = 500
 """Characters of a progress note."""
@@ -39,7 +40,7 @@ def status_document(
         detail?}``. ``stale`` is true where the worker's heartbeat has stopped.
     """
     document: dict[str, Any] = {"id": name, "state": meta.status, "ready": meta.ready}
-    progress = progress_of(meta)
+    progress = _progress(meta)
     if progress is not None:
         document["progress"] = progress
     if meta.status == SUCCESS:
@@ -84,25 +85,15 @@ def failure_before(handle: AsyncResult[Any]) -> TaskMeta | None:
     return next((task.snapshot for task in ancestors(handle) if has_failed(task)), None)
 
 
-def progress_of(meta: TaskMeta) -> dict[str, Any] | None:
-    """Progress, where an unfinished task reports it as ``progress()`` and most Celery tasks do."""
-    reported = meta.result
-    if meta.ready or not isinstance(reported, Mapping):
+def _progress(meta: TaskMeta) -> dict[str, Any] | None:
+    reported = progress_of(meta)
+    if reported is None:
         return None
-    current, total = reported.get("current"), reported.get("total")
-    if not (_is_number(current) and _is_number(total) and 0 <= current <= total and total > 0):
-        return None
+    current, total, note = reported
     progress: dict[str, Any] = {"current": current, "total": total, "percent": round(100 * current / total, 1)}
-    for name in ("note", "description"):
-        note = reported.get(name)
-        if isinstance(note, str) and note:
-            progress["description"] = note[:MAX_NOTE]
-            break
+    if note:
+        progress["description"] = note[:MAX_NOTE]
     return progress
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _error(meta: TaskMeta, reveal: bool) -> dict[str, Any]:

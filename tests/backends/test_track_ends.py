@@ -128,8 +128,8 @@ class TestClosed:
         assert "task t was given up without a final state" in caplog.text
 
 
-@pytest.mark.parametrize("begun", [True, False])
-def test_its_loop_ends_and_nobody_closes_the_backend(redis_server: RedisServer, begun: bool) -> None:
+@pytest.mark.parametrize("turns", [0, 5, 10, 15, 20, 30, None])
+def test_its_loop_ends_and_nobody_closes_the_backend(redis_server: RedisServer, turns: int | None) -> None:
     """As asyncio.run() does it: all tasks are cancelled, those of the connections among them."""
     ids = ["t", "u", "v"]
     kept: list[Any] = []
@@ -146,7 +146,9 @@ def test_its_loop_ends_and_nobody_closes_the_backend(redis_server: RedisServer, 
         await executor.__aenter__()
         for id in ids[1:]:
             kept.append(executor.options(task_id=id).submit(asyncio.sleep, 60))
-        if begun:
+        for _ in range(turns or 0):
+            await asyncio.sleep(0)
+        if turns is None:
             for id in ids[:2]:
                 await backend.result(id).until("STARTED", timeout=20)
 

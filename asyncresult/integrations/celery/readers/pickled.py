@@ -3,8 +3,8 @@
 A pickle is a program. This reads those that build numbers, texts, lists, mappings and a few types of the standard
 library, and refuses every other before any of it has run. Celery 5.7 writes no pickles there.
 
-Numbers that have one hash, where there are many, are refused before they become keys or members: a mapping of 100,000
-would take minutes, and a set would hold the GIL for as long.
+Many numbers with the same hash are refused before they become keys or members: a mapping of 100,000 would take minutes,
+and a set would hold the GIL for as long.
 
 Why it is safe: the interpreter is the one in Python, not in C (which reserves memory for whatever index a pickle
 names); a class is looked up in the table below and nowhere else; registered extensions are refused; state is set on
@@ -27,13 +27,13 @@ from ....codec import register_type
 
 __all__ = ["is_pickled", "load_plain"]
 
-#: Of one hash, as keys or members of anything in a value. Of numbers that nobody has chosen for it, two have one.
+#: Numbers with the same hash, as keys or members of anything in a value. By chance there are two.
 _MOST_ALIKE = 100
 _MODULUS = sys.hash_info.modulus
 
 
 class _Hashes:
-    """Counts numbers that have one hash: below the modulus each has its own.
+    """Counts numbers with the same hash: below the modulus each has its own.
 
     Args:
         most: How many keys and members there may be, with what is in them: a tuple of tuples, each of which has the
