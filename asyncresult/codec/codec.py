@@ -33,7 +33,7 @@ from ..errors import ResultDecodeError, ResultEncodeError, ResultTooLarge
 from ..meta import TaskMeta
 from ..states import PENDING
 from . import pieces
-from .compression import COMPRESSED, compressor, decompressed, load_compressions
+from .compression import COMPRESSED, compressed_record, compressor, decompressed, load_compressions
 from .exceptions import Exceptions, encode_exception, error_text, printable, safe_repr
 from .fast import decode_many, fast_decode
 from .json import SLOW_NUMBERS_BYTES, Bytes, escapes_ascii, holds_slow_numbers, json_texts, suits_msgspec
@@ -448,7 +448,7 @@ class Codec:
         if self._compression is None:
             return data
         content_type, module = self._compression
-        return b"".join((COMPRESSED, content_type.encode(), b"\0", module.compress(data)))
+        return compressed_record(content_type, module.compress(data))
 
 
 def _unreadable(task_id: str, raw: Bytes, problem: str) -> ResultDecodeError:

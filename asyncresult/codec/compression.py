@@ -11,7 +11,7 @@ from typing import Any
 
 from .json import Bytes
 
-__all__ = ["COMPRESSED", "compressor", "decompressed", "load_compressions"]
+__all__ = ["COMPRESSED", "compressed_record", "compressor", "decompressed", "load_compressions"]
 
 #: What is decompressed at once: the most by which the limit is overshot.
 CHUNK_BYTES = 1024 * 1024
@@ -72,6 +72,11 @@ def compressor(name: str) -> tuple[str, Any]:
     if module is None:
         raise ValueError(f"{content_type} needs {_NEEDS.get(content_type, 'a Python that was built with it')}")
     return content_type, module
+
+
+def compressed_record(name: str, stream: Bytes) -> bytes:
+    """What is stored for a stream that was compressed in the way ``name`` says."""
+    return b"".join((COMPRESSED, name.encode("utf-8", "replace"), b"\0", stream))
 
 
 def decompressed(name: str, body: Bytes) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ from kombu import Connection, Producer
 from kombu.transport import memory
 
 import asyncresult
-from asyncresult import BackendError, ResultDecodeError
+from asyncresult import BackendError, ResultDecodeError, ResultTooLarge
 from asyncresult.integrations.celery import replies as replies_module
 from asyncresult.integrations.celery.replies import ReplyRecords
 from asyncresult.integrations.celery.rpc import RpcBackend, watch
@@ -46,8 +46,14 @@ def record(id: str, result: Any = None, status: str = "SUCCESS") -> bytes:
     ).encode()
 
 
-def reply(backend: RpcBackend, id: str | None, body: bytes, content_type: str = "application/json") -> None:
-    """Send as a worker does."""
+def reply(
+    backend: RpcBackend, id: str | None, body: bytes, content_type: str = "application/json", **options: Any
+) -> None:
+    """Send as a worker does.
+
+    Args:
+        options: Others of kombu's ``publish()``: compression, headers.
+    """
     with Connection("memory://") as connection:
         Producer(connection.channel()).publish(
             body,
@@ -55,6 +61,7 @@ def reply(backend: RpcBackend, id: str | None, body: bytes, content_type: str = 
             correlation_id=id,
             content_type=content_type,
             content_encoding="utf-8",
+            **options,
         )
 
 
@@ -109,20 +116,70 @@ async def test_what_cannot_be_read_ends_the_wait(
     assert all(message.isprintable() for message in caplog.messages)
 
 
-@pytest.mark.parametrize("compression", ["application/x-gzip", "no such"])
-async def test_a_header_that_kombu_cannot_follow_hurts_no_other_reply(app: Celery, compression: str) -> None:
+@pytest.mark.parametrize("compression", ["application/x-gzip", "no such", "\ud800", {"a": 1}])
+async def test_a_false_compression_header_hurts_no_other_reply(app: Celery, compression: Any) -> None:
+    async with connected(app) as backend:
+        waits = [asyncio.ensure_future(backend.result(id).get(timeout=10)) for id in ("t", "u")]
+        await backend.result("t").state()
+        reply(backend, "t", b"neither compressed nor JSON", headers={"compression": compression})
+        reply(backend, "u", record("u", 5))
+        with pytest.raises(ResultDecodeError, match="the record of task 't' cannot be read: it cannot be decompressed"):
+            await waits[0]
+        assert await waits[1] == 5
+        assert backend.stats().reconnects == 0
+
+
+@pytest.mark.parametrize("compression", ["gzip", "bzip2", "lzma"])
+async def test_a_compressed_reply(app: Celery, compression: str) -> None:
+    async with connected(app) as backend:
+        handle = backend.result("t")
+        await handle.state()
+        reply(backend, "t", record("t", ["x" * 1000]), compression=compression)
+        assert await handle.get(timeout=10) == ["x" * 1000]
+
+
+async def test_a_reply_that_becomes_too_large_when_decompressed(app: Celery) -> None:
+    async with connected(app) as backend:
+        handle = backend.result("t")
+        await handle.state()
+        reply(backend, "t", b"[]," * 20_000_000, compression="gzip")
+        with pytest.raises(ResultTooLarge, match="decompresses to at least"):
+            await handle.get(timeout=10)
+        assert backend.stats().refused == 1
+
+
+async def test_a_compressed_reply_that_comes_back_to_the_queue(app: Celery) -> None:
+    """Kombu's virtual transports send again what was not acknowledged, without the header."""
+    async with connected(app) as backend:
+        handle = backend.result("t")
+        await handle.state()
+        receiver = backend.replies.receiver
+        take = receiver._take
+        came_back = threading.Event()
+
+        def restore_first(message: Any) -> None:
+            if came_back.is_set():
+                take(message)
+            else:
+                came_back.set()
+                message.channel._restore(message)
+
+        receiver._take = restore_first
+        reply(backend, "t", record("t", 5), compression="gzip")
+        assert await handle.get(timeout=10) == 5
+        assert came_back.is_set()
+
+
+async def test_a_body_that_kombu_cannot_encode_hurts_no_other_reply(app: Celery) -> None:
     async with connected(app) as backend:
         waits = [asyncio.ensure_future(backend.result(id).get(timeout=10)) for id in ("t", "u")]
         await backend.result("t").state()
         with Connection("memory://") as connection:
-            Producer(connection.channel()).publish(
-                b"neither compressed nor JSON",
-                routing_key=backend.replies.queue,
-                correlation_id="t",
-                content_type="application/json",
-                content_encoding="utf-8",
-                headers={"compression": compression},
-            )
+            channel = connection.default_channel
+            properties = {"correlation_id": "t"}
+            message = channel.prepare_message("\ud800", content_type="application/json", properties=properties)
+            message["properties"].update(body_encoding=None, delivery_tag="1", delivery_info={})
+            channel._put(backend.replies.queue, message)
         reply(backend, "u", record("u", 5))
         with pytest.raises(ResultDecodeError, match="the record of task 't' cannot be read"):
             await waits[0]

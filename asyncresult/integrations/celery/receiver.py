@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from amqp.exceptions import AccessRefused, NotAllowed, PreconditionFailed
@@ -33,6 +33,7 @@ from kombu.message import Message
 from kombu.messaging import Consumer
 
 from ..._log import Log, get_logger
+from ...codec.compression import compressed_record
 from ...errors import BackendError, BackendPermissionError
 
 __all__ = ["Receiver"]
@@ -60,6 +61,21 @@ _REDIS = ("redis", "rediss", "sentinel")
 
 class _Stop(Exception):
     """The thread is to end while it tries to connect."""
+
+
+class _AsSent(Message):
+    """A message that stays compressed: kombu would decompress it as it comes, however large that makes it.
+
+    Its body becomes what a store holds of a compressed record, so the codec decompresses it, within its limits.
+    """
+
+    def __init__(self, body: Any = None, headers: Mapping[str, Any] | None = None, **fields: Any) -> None:
+        others = dict(headers or {})
+        compression = others.pop("compression", None)
+        super().__init__(body, headers=others, **fields)  # type: ignore[no-untyped-call]
+        if compression:
+            stream = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+            self.body = compressed_record(str(compression), stream)
 
 
 class _ReplyQueue(Queue):
@@ -267,6 +283,8 @@ class Receiver:
 
     def _consume(self, channel: Any, names: Sequence[str]) -> Any:
         queues = [self._queue(name) for name in names]
+        # Before kombu's own class in the order of methods comes that of the transport, which calls it.
+        channel.Message = type("Message", (channel.Message, _AsSent), {})
         consumer = _Consumer(
             channel,
             queues,
@@ -315,7 +333,7 @@ class Receiver:
             self._acknowledge()
 
     def _on_unreadable(self, message: Any, error: Exception) -> None:
-        """Kombu cannot undo what a header says was done to a message. As it is, it is for whoever waits for its task.
+        """Kombu cannot encode the body of a message. As it is, it is for whoever waits for its task.
 
         If this raised, the connection would be given up, and the broker would deliver the message again on the next.
         """
