@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import logging
 import os
 import platform
+import sys
 import time
 import uuid
 from collections import deque
@@ -36,7 +38,7 @@ from ._log import Log, get_logger
 from ._request import Request, TrackOptions
 from ._storage.keys import REVOKE
 from ._storage.store import Store, engine_of
-from ._stored_later import Delays, log_never_stored, store_at_the_end, store_later
+from ._stored_later import Delays, even_at_the_end, log_never_stored, store_at_the_end, store_later
 from .codec.tracebacks import traceback_text
 from .control import Revocation
 from .errors import AsyncResultError, BackendClosed, BackendError, ResultEncodeError, TaskRevoked, add_note
@@ -240,7 +242,12 @@ class TaskContext:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         if isinstance(exc, GeneratorExit):
-            self._end_closed()
+            block = sys._getframe().f_back
+            # An async generator's aclose() can wait, and must at the end of the loop; a coroutine's close() cannot.
+            self._attended = block is not None and bool(block.f_code.co_flags & inspect.CO_ASYNC_GENERATOR)
+            storing = self._end_closed()
+            if storing is not None and self._attended and not self._backend.closed:
+                await self._wait_closed(storing)
             return
         self._leave()
         ours = False  # whether nothing but a revocation cancels this block
@@ -279,19 +286,31 @@ class TaskContext:
             if timer is not None:
                 timer.cancel()
 
-    def _end_closed(self) -> None:
-        """The block's coroutine or generator is closed, and cannot wait for anything any more."""
+    def _end_closed(self) -> asyncio.Future[bool] | None:
+        """The block's coroutine or generator is closed: store REVOKED, unless the state is final or RETRY."""
         try:
             running = asyncio.get_running_loop() is self._loop
         except RuntimeError:
             running = False
         if not running:  # garbage, found after the loop's end or by another thread
             self._log(logging.ERROR, "not stored", "task %s was given up without a final state: its event loop is gone")
-            return
+            return None
         self._leave()
-        if not (self.over or self._retrying):
-            self.revoked = self.revoked or "closed"
-            self.end_unattended(self._revoked_error(), REVOKED)
+        if self.over or self._retrying:
+            return None
+        self.revoked = self.revoked or "closed"
+        return self.end_unattended(self._revoked_error(), REVOKED)
+
+    async def _wait_closed(self, storing: asyncio.Future[bool]) -> None:
+        """Wait until REVOKED is stored, but not long. It goes on where this is given up."""
+        try:
+            async with asyncio.timeout(REVOKED_STORE_TIMEOUT):
+                await even_at_the_end(self._backend, functools.partial(self._settled, storing))
+        except TimeoutError:
+            self._log_late()
+
+    def _log_late(self) -> None:
+        self._log(logging.ERROR, "not stored", "task %s was %s, which could not be stored in time", self.revoked)
 
     async def end_failed(self, exc: BaseException) -> None:
         """Store FAILURE; where the server refuses its size, with that for an error."""
@@ -317,7 +336,7 @@ class TaskContext:
                 break
             waited = self._ending
         if not waited.done():
-            self._log(logging.ERROR, "not stored", "task %s was %s, which could not be stored in time", self.revoked)
+            self._log_late()
 
     def end_unattended(self, result: Any, state: str) -> asyncio.Future[bool]:
         """Store a final state that is not waited for. Never raises; what fails is logged, and tried again."""
@@ -409,13 +428,17 @@ class TaskContext:
         self._attended = True
         future = self._store_last(result, state, traceback)
         future.add_done_callback(functools.partial(self._keep_storing, result, state, traceback))
-        await asyncio.wait([future])  # not the future itself: who gives up this wait must not give up the store
+        await self._settled(future)
+        if self._keeping is not None and self.patient:
+            await asyncio.wait([self._keeping])
+        elif self._ending is None:
+            future.result()
+
+    async def _settled(self, storing: asyncio.Future[bool]) -> None:
+        """Wait for the attempt to store the final state, and for the next one if the end of the loop broke it off."""
+        await asyncio.wait([storing])  # not the future itself: who gives up this wait must not give up the store
         if self._ending is not None:
             await asyncio.wait([self._ending])
-        elif self._keeping is not None and self.patient:
-            await asyncio.wait([self._keeping])
-        else:
-            future.result()
 
     def _keep_storing(self, result: Any, state: str, traceback: str | None, first: asyncio.Future[bool]) -> None:
         """Go on with storing a final state, if the ``first`` attempt met an outage or the end of the loop."""

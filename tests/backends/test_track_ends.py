@@ -93,6 +93,71 @@ class TestClosed:
         with pytest.raises(TaskRevoked, match="closed"):
             await backend.result("t").get(timeout=20)
 
+    async def test_a_generator_whose_store_takes_long(self, redis_server: RedisServer) -> None:
+        """Its aclose() waits for it, unless that is cancelled: the task whose aclose() it is must end then."""
+        async with asyncresult.connect(redis_server.url()) as backend:
+
+            async def stream() -> AsyncGenerator[int]:
+                async with backend.track("t"):
+                    yield 1
+
+            numbers = stream()
+            await anext(numbers)
+            redis_server.pause()
+
+            async def close() -> None:
+                await numbers.aclose()
+
+            closing = asyncio.create_task(close())
+            done, _ = await asyncio.wait([closing], timeout=0.2)
+            assert not done
+            closing.cancel()
+            await asyncio.wait([closing], timeout=20)
+            assert closing.cancelled()
+            redis_server.resume()
+            with pytest.raises(TaskRevoked, match="closed"):
+                await backend.result("t").get(timeout=20)
+
+    async def test_a_generator_in_an_outage(
+        self, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("asyncresult.worker.REVOKED_STORE_TIMEOUT", 0.05)
+        async with asyncresult.connect(redis_server.url()) as backend:
+
+            async def stream() -> AsyncGenerator[int]:
+                async with backend.track("t"):
+                    yield 1
+
+            async with contextlib.aclosing(stream()) as numbers:
+                await anext(numbers)
+                redis_server.pause()
+            assert "task t was closed, which could not be stored in time" in caplog.text
+            redis_server.resume()
+            with pytest.raises(TaskRevoked, match="closed"):
+                await backend.result("t").get(timeout=20)
+
+    def test_a_generator_that_is_open_when_its_loop_ends(self, redis_server: RedisServer) -> None:
+        """Nobody closes the backend: asyncio.run() cancels its connections before it closes the generators."""
+        generators: list[AsyncGenerator[int]] = []
+
+        async def main() -> None:
+            backend = asyncresult.connect(redis_server.url())
+
+            async def stream() -> AsyncGenerator[int]:
+                async with backend.track("t") as task:
+                    await task.progress(1)
+                    yield 1
+
+            generators.append(stream())
+            await anext(generators[0])
+
+        async def state() -> str:
+            async with asyncresult.connect(redis_server.url()) as backend:
+                return (await backend.get_meta("t")).status
+
+        asyncio.run(main())
+        assert asyncio.run(state()) == "REVOKED"
+
     async def test_a_coroutine(self) -> None:
         """Stepped by hand, in memory, where each step is known."""
         async with asyncresult.connect("memory://") as backend:
