@@ -168,6 +168,22 @@ async def test_a_header_that_kombu_cannot_follow_hurts_no_other_reply(rpc_rabbit
             assert backend.stats().reconnects == 0
 
 
+async def test_a_compressed_reply(rpc_rabbitmq_worker: CeleryWorker) -> None:
+    with client(**rpc_rabbitmq_worker.config) as app:
+        async with connected(app) as backend:
+            handle = backend.result("compressed")
+            await (await app.tasks["project.add"].adelay(1, 1)).get(timeout=10)  # the queue is there
+            with Connection(rpc_rabbitmq_worker.broker) as connection:
+                Producer(connection.channel()).publish(
+                    {"task_id": "compressed", "status": "SUCCESS", "result": ["x" * 1000]},
+                    routing_key=backend.replies.queue,
+                    correlation_id="compressed",
+                    serializer="json",
+                    compression="gzip",
+                )
+            assert await handle.get(timeout=10) == ["x" * 1000]
+
+
 async def test_a_login_that_is_refused_ends_the_waits(rabbitmq_node: RabbitMQ) -> None:
     with client(broker_url=rabbitmq_node.url(password="wrong"), result_backend="rpc://") as app:
         async with connected(app) as backend:
